@@ -1,0 +1,37 @@
+# What there is to do here. `make` alone lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEED ?=
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+demo: $(VENV)/.installed  ## run the bundled pipeline and watch a poison record being isolated; SEED=n moves it
+	@$(BIN)/python -m eventcore.cli.demo $(if $(SEED),--seed $(SEED))
+
+test: $(VENV)/.developing  ## run the whole suite; real servers are started where they can be had
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+check: $(VENV)/.developing  ## formatting, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=.:connectors:functions $(BIN)/lint-imports
+
+clean:  ## remove the environment and what the tools left
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: help demo test check clean

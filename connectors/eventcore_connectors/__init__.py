@@ -1,0 +1,1 @@
+"""Connectors: the outside world, one module or folder a system."""

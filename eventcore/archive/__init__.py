@@ -1,0 +1,1 @@
+"""Failures kept for looking at and running again."""

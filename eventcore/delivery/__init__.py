@@ -1,0 +1,1 @@
+"""Delivery policy: pure decisions, no await, no I/O, no clock."""

@@ -1,0 +1,208 @@
+"""What happens to each record of a batch after an invocation: the one place where Lambda's delivery rules are decided.
+
+Pure: no await, no I/O, no clock. The engine asks, then makes the answer durable. Every function is total: for each
+outcome there is a decision that covers every record of the batch exactly once, in order.
+
+Source: Lambda semantics §3.1 (queues), §4 (streams), §5.1 (Kafka), §12 (recorded order and pauses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from eventcore.delivery.bisect import split_point
+from eventcore.delivery.ordering import EMPTY, Part, ShardState
+from eventcore.delivery.partial import Report
+from eventcore.delivery.retry import StreamRetry, backoff_ms, is_exhausted
+from eventcore.model import DiscardReason, FaultCause, Outcome, OutcomeKind, Record, Verdict, VerdictKind
+
+#: A batch whose invocation was begun this often and never came back is given up, if its retries allow no more.
+MARKS_MIN = 3
+
+SETTLE = Verdict(VerdictKind.SETTLE)
+BISECT = Verdict(VerdictKind.BISECT)
+RELEASE = Verdict(VerdictKind.RELEASE)
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A run of records of the batch with one verdict: indices ``start`` up to, not including, ``stop``."""
+
+    start: int
+    stop: int
+    verdict: Verdict
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What to do with a batch: adjoining runs that cover it, and what is kept of the shard's failing work."""
+
+    runs: tuple[Run, ...]
+    state: ShardState = EMPTY  #: streams only
+    delay_ms: int = 0  #: before the first of the state's parts is invoked
+
+    @property
+    def settled_count(self) -> int:
+        """How many leading records need no further invocation: settled or discarded."""
+        done = 0
+        for run in self.runs:
+            if run.verdict.kind not in {VerdictKind.SETTLE, VerdictKind.DISCARD}:
+                break
+            done = run.stop
+        return done
+
+
+def _discard(reason: DiscardReason) -> Verdict:
+    return Verdict(VerdictKind.DISCARD, reason=reason)
+
+
+def _state(*parts: Part) -> ShardState:
+    return ShardState(parts=parts) if parts else EMPTY
+
+
+def decide_stream(
+    records: Sequence[Record],
+    parts: Sequence[Part],
+    outcome: Outcome,
+    report: Report,
+    policy: StreamRetry,
+    *,
+    now_ms: int,
+    jitter: float,
+) -> Decision:
+    """Return what happens to a stream's batch.
+
+    Args:
+        records: the batch, not empty.
+        parts: the shard's parts; the first one is this batch.
+        outcome: what came back.
+        report: which records the outcome names failed (`eventcore.delivery.partial`), already read from it.
+        policy: the mapping's limits.
+        now_ms: wall time, for the retry's time and the first failure's.
+        jitter: in [0, 1).
+
+    Source: Lambda semantics §4 "Errors", §12 "bisect" and "partial reports".
+    """
+    part, *rest = parts
+    count = len(records)
+    if outcome.kind in {OutcomeKind.THROTTLED, OutcomeKind.RELEASED}:
+        return Decision((Run(0, count, RELEASE),), _state(part, *rest))
+    if outcome.kind is OutcomeKind.SUCCESS and not report.failed and not report.is_unusable:
+        return Decision((Run(0, count, SETTLE),), _state(*rest))
+    lowest = 0 if outcome.kind is OutcomeKind.FAILURE or report.is_unusable else report.failed[0]
+    settled = (Run(0, lowest, SETTLE),) if lowest else ()
+    if outcome.fault is not None and outcome.fault.cause is FaultCause.UNDECODABLE:
+        return _skip_undecodable(records, lowest, settled, rest)
+    if lowest:
+        # What is left is a batch of its own: a new request id and a fresh budget, at once (§12).
+        left = Part(last=records[-1].position)
+        return Decision((*settled, Run(lowest, count, Verdict(VerdictKind.RETRY, at_ms=now_ms))), _state(left, *rest))
+    if policy.bisect_batch_on_function_error and count > 1:
+        return _split(records, rest)
+    attempt = part.attempt + 1
+    if is_exhausted(attempt, policy.maximum_retry_attempts):
+        verdict = _discard(DiscardReason.RETRY_ATTEMPTS_EXHAUSTED)
+        return Decision((Run(0, count, verdict),), _state(*rest))
+    pause_ms = backoff_ms(attempt, jitter)
+    again = msgspec.structs.replace(part, attempt=attempt, first_failure_ms=part.first_failure_ms or now_ms, marks=0)
+    retry = Run(0, count, Verdict(VerdictKind.RETRY, at_ms=now_ms + pause_ms))
+    return Decision((retry,), _state(again, *rest), delay_ms=pause_ms)
+
+
+def _split(records: Sequence[Record], rest: Sequence[Part]) -> Decision:
+    """Halve the batch: each half has a budget of its own, so splitting costs no attempts (§4, trap 18)."""
+    middle = split_point(len(records))
+    left, right = Part(last=records[middle - 1].position), Part(last=records[-1].position)
+    return Decision((Run(0, len(records), BISECT),), _state(left, right, *rest))
+
+
+def _skip_undecodable(
+    records: Sequence[Record], index: int, settled: tuple[Run, ...], rest: Sequence[Part]
+) -> Decision:
+    """Give up the one record that no retry can make readable; go on behind it."""
+    count = len(records)
+    runs = (*settled, Run(index, index + 1, _discard(DiscardReason.UNDECODABLE)))
+    if index + 1 == count:
+        return Decision(runs, _state(*rest))
+    left = Part(last=records[-1].position)
+    return Decision((*runs, Run(index + 1, count, Verdict(VerdictKind.RETRY))), _state(left, *rest))
+
+
+def decide_before_stream(
+    records: Sequence[Record], parts: Sequence[Part], policy: StreamRetry, *, now_ms: int, event_bytes_max: int
+) -> Decision | None:
+    """Return what happens to a stream's batch without invoking it, or None when it is to be invoked.
+
+    Gives up the head that is too old (§4: per record, before invoking), a record that alone exceeds the payload
+    limit (§5.1), and a batch in which the engine died too often (design §3).
+
+    Args:
+        records: the batch, not empty.
+        parts: the shard's parts; the first one is this batch.
+        policy: the mapping's limits.
+        now_ms: wall time.
+        event_bytes_max: how many bytes of data one record may have; 0 when the handler's form sets no limit.
+    """
+    part, *rest = parts
+    old = _count_too_old(records, policy.maximum_record_age_in_seconds, now_ms)
+    if old:
+        return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, rest)
+    if event_bytes_max and len(records) == 1 and records[0].size_bytes > event_bytes_max:
+        return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, rest)
+    if part.marks and policy.bisect_batch_on_function_error and len(records) > 1:
+        return _split(records, rest)
+    if part.marks >= max(MARKS_MIN, policy.maximum_retry_attempts + 1):
+        return _give_up_head(records, len(records), DiscardReason.ENGINE_CRASH, rest)
+    return None
+
+
+def _give_up_head(records: Sequence[Record], count: int, reason: DiscardReason, rest: Sequence[Part]) -> Decision:
+    runs = (Run(0, count, _discard(reason)),)
+    if count == len(records):
+        return Decision(runs, _state(*rest))
+    left = Part(last=records[-1].position)
+    return Decision((*runs, Run(count, len(records), Verdict(VerdictKind.RETRY))), _state(left, *rest))
+
+
+def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> int:
+    """Return how many leading records are past the age limit."""
+    if age_max_s < 0:
+        return 0
+    oldest_ms = now_ms - age_max_s * 1000
+    for index, record in enumerate(records):
+        if record.arrived_ms >= oldest_ms:
+            return index
+    return len(records)
+
+
+def find_mark(state: ShardState) -> ShardState:
+    """Return a taken shard's state with the mark that the owner before left turned into a count (design §3)."""
+    if not state.marked or not state.parts:
+        return msgspec.structs.replace(state, marked=False)
+    head, *rest = state.parts
+    counted = msgspec.structs.replace(head, marks=head.marks + 1)
+    return ShardState(parts=(counted, *rest))
+
+
+def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:
+    """Return what happens to a queue's batch of ``count`` messages.
+
+    What failed stays hidden until its visibility timeout ends; there is no early reset (§3.1 "Outcome rules"). What
+    can't be decoded is given up: no receive would change it.
+    """
+    if outcome.kind in {OutcomeKind.THROTTLED, OutcomeKind.RELEASED}:
+        return Decision((Run(0, count, RELEASE),))
+    if outcome.kind is OutcomeKind.FAILURE or report.is_unusable:
+        return Decision((Run(0, count, Verdict(VerdictKind.RETRY)),))
+    undecodable = outcome.fault is not None and outcome.fault.cause is FaultCause.UNDECODABLE
+    failed_verdict = _discard(DiscardReason.UNDECODABLE) if undecodable else Verdict(VerdictKind.RETRY)
+    runs: list[Run] = []
+    start = 0
+    for index in report.failed:
+        if index > start:
+            runs.append(Run(start, index, SETTLE))
+        runs.append(Run(index, index + 1, failed_verdict))
+        start = index + 1
+    if start < count:
+        runs.append(Run(start, count, SETTLE))
+    return Decision(tuple(runs))

@@ -1,0 +1,69 @@
+"""What is kept of a shard's failing work: which records are tried next, and how often they have been.
+
+A shard has a checkpoint (all before it is settled) and, while something fails, a row of *parts*: adjoining runs of
+records that are tried one after another. The first part starts at the checkpoint. Parts are kept where the checkpoint
+is kept (embedded: its row; Kafka: the commit's metadata), so that whoever takes the shard goes on with them.
+Invariant: parts adjoin, in order, and never overlap.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+#: The format's version; a reader that meets a higher one starts the shard's parts afresh.
+STATE_VERSION = 1
+#: Brokers take 4,096 bytes of commit metadata by default; half of it leaves room for settings below that.
+STATE_BYTES_MAX = 2048
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A run of records that are invoked together, and what has happened to it so far."""
+
+    last: int  #: position of its last record; it starts behind the part before it, or at the checkpoint
+    attempt: int = 0  #: invocations of exactly these records that have failed
+    first_failure_ms: int = 0  #: wall time of the first of them; 0 without one
+    request_id: str = ""  #: kept for unchanged retries (Lambda semantics §12); empty before the first
+    #: Invocations that were begun and never came back, each found by the next owner: the engine died in them.
+    marks: int = 0
+
+
+class ShardState(msgspec.Struct, frozen=True, array_like=True):
+    """The parts of one shard that have been tried and are not settled; empty when nothing fails."""
+
+    version: int = STATE_VERSION
+    parts: tuple[Part, ...] = ()
+    #: The first part is being invoked right now; found by the next owner, it means that the engine died there.
+    marked: bool = False
+
+
+EMPTY = ShardState()
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(ShardState)
+
+
+def encode_state(state: ShardState) -> str:
+    """Return the state as ASCII text of at most `STATE_BYTES_MAX` bytes; empty text for an empty state.
+
+    Pending parts beyond what fits are joined into the last one that does: they lose their own attempts, never a
+    record.
+    """
+    if not state.parts and not state.marked:
+        return ""
+    text = _encoder.encode(state)
+    parts = state.parts
+    while len(text) > STATE_BYTES_MAX and len(parts) > 1:
+        parts = (*parts[:-2], Part(last=parts[-1].last))
+        text = _encoder.encode(msgspec.structs.replace(state, parts=parts))
+    return text.decode()
+
+
+def decode_state(text: str | None) -> ShardState:
+    """Return the state that `encode_state` wrote; an empty one for text that is not ours or of a newer version."""
+    if not text:
+        return EMPTY
+    try:
+        state = _decoder.decode(text)
+    except msgspec.DecodeError:
+        return EMPTY
+    return state if state.version == STATE_VERSION else EMPTY

@@ -1,0 +1,1 @@
+"""The built-in queue and stream, on the store."""

@@ -1,0 +1,1 @@
+"""The long-lived tasks that move batches, files named in hop order."""

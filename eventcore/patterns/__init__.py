@@ -1,0 +1,1 @@
+"""Event patterns and filter criteria: pure, compiled once."""

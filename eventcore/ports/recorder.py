@@ -1,0 +1,46 @@
+"""Who remembers failures.
+
+The recorder never writes by itself: it returns operations that the settler puts into its own transaction, so that a
+failure is kept exactly when its batch is settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from eventcore.model import Batch, Outcome
+from eventcore.ports.sources import EventShape
+from eventcore.ports.store import Operation
+
+
+class FailedBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch, or the part of one, that failed."""
+
+    batch: Batch
+    function: str
+    shape: EventShape
+    reason: str  #: a `DiscardReason`, or "Failing"
+    attempts: int
+    outcome: Outcome | None  #: None when it was given up without an invocation
+    first_failure_ms: int
+    now_ms: int
+    is_final: bool = True
+
+
+class Recorder(Protocol):
+    """Keeps failures."""
+
+    def failure_id(self, failed: FailedBatch) -> str:
+        """Return the failure's id: the same for the same records of the same mapping, whenever it is computed."""
+        ...
+
+    def keep(self, failed: FailedBatch) -> Sequence[Operation]:
+        """Return the writes that keep a failure."""
+        ...
+
+    def finish(self, ids: Sequence[str]) -> Sequence[Operation]:
+        """Return the writes that forget failures whose records have succeeded after all."""
+        ...

@@ -1,0 +1,528 @@
+"""The state: queues, streams, checkpoints, outbox, failures, behind one writer.
+
+Writes are *operations*: plain structs, given to `Store.commit` as one list that takes effect as a whole or not at all.
+The store may put the lists of many callers into one transaction (group commit); each caller awaits its own result.
+Operations carry the wall time they need; a store reads no clock. Reads see everything that was committed before them.
+
+Fixed bounds: a commit holds at most `OPERATIONS_MAX` operations; a message or record body at most `BODY_BYTES_MAX`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import msgspec
+
+from eventcore.delivery.ordering import EMPTY, ShardState
+
+OPERATIONS_MAX = 10_000
+#: The largest body of a message or record, bytes: SQS's limit since 2025 (Lambda semantics §3.2).
+BODY_BYTES_MAX = 1_048_576
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """A write. Each subclass says what it does and what `Store.commit` returns for it."""
+
+
+# -- queues (Lambda semantics §3.2) ------------------------------------------------------------------------------------
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a queue remembers of its definition. Times in seconds."""
+
+    visibility_timeout: int = 30
+    message_retention_period: int = 345_600
+    delay: int = 0
+    receive_message_wait_time: int = 0
+    maximum_message_size: int = BODY_BYTES_MAX
+    dead_letter_queue: str = ""  #: empty: none
+    max_receive_count: int = 0  #: receives after which a message goes to the dead-letter queue; 0 without one
+
+
+class DefineQueue(Operation, frozen=True, kw_only=True):
+    """Make a queue, or change its settings; its messages stay. Returns None."""
+
+    queue: str
+    settings: QueueSettings
+
+
+class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to send."""
+
+    id: str
+    body: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    group: str = ""  #: message group; empty without one
+    delay_s: int | None = None  #: None for the queue's own
+    #: A message with a token that the queue has taken before is dropped silently, for as long as
+    #: `IDEMPOTENCY_DAYS`; empty: never dropped.
+    idempotency_token: str = ""
+
+
+#: A destination's row that a redelivered batch writes again is recognised for this long: longer than any retention.
+IDEMPOTENCY_DAYS = 15
+
+
+class SendMessages(Operation, frozen=True, kw_only=True):
+    """Put messages into a queue, in order. Returns the ids of those that were new, in order.
+
+    Raises:
+        KeyError: the queue is not defined.
+    """
+
+    queue: str
+    messages: tuple[NewMessage, ...]
+    now_ms: int
+
+
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it stands in a queue."""
+
+    number: int  #: rises as sent
+    id: str
+    body: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    group: str = ""
+    sent_ms: int = 0
+    receive_count: int = 0
+    first_receive_ms: int = 0  #: 0 before the first
+    visible_ms: int = 0  #: hidden until then; 0 when visible
+    receipt: str = ""  #: of the receive that returned it; empty when peeked
+
+
+class ReceiveMessages(Operation, frozen=True, kw_only=True):
+    """Hide up to ``count_max`` visible messages and return them: a `ReceiveResult`.
+
+    Oldest first as far as retries allow. A message whose receive count would exceed the queue's limit goes to the
+    dead-letter queue instead, with its id (trap 16); one past its retention is dropped. Delays and visibility
+    timeouts that have ended by ``now_ms`` count as ended.
+    """
+
+    queue: str
+    count_max: int
+    now_ms: int
+    visibility_timeout_s: int | None = None  #: None for the queue's own
+
+
+class MovedMessage(msgspec.Struct, frozen=True):
+    """A message that went to the dead-letter queue."""
+
+    id: str
+    receive_count: int
+    target: str
+
+
+class ReceiveResult(msgspec.Struct, frozen=True):
+    """What a receive brought."""
+
+    messages: Sequence[StoredMessage] = ()
+    moved: Sequence[MovedMessage] = ()
+    expired: Sequence[str] = ()  #: ids that retention dropped
+    next_visible_ms: int = 0  #: when the next hidden or delayed message shows; 0 when there is none
+
+
+class DeleteMessages(Operation, frozen=True, kw_only=True):
+    """Delete received messages. Returns the receipts that no longer owned theirs, as a list."""
+
+    queue: str
+    receipts: tuple[str, ...]
+
+
+class ChangeVisibility(Operation, frozen=True, kw_only=True):
+    """Hide received messages until ``now_ms`` + ``timeout_s``. Returns a dict: old receipt to new one, owners only."""
+
+    queue: str
+    receipts: tuple[str, ...]
+    timeout_s: int
+    now_ms: int
+
+
+class PurgeQueue(Operation, frozen=True, kw_only=True):
+    """Delete every message of a queue, hidden ones too. Returns how many there were."""
+
+    queue: str
+
+
+class MoveMessages(Operation, frozen=True, kw_only=True):
+    """Move up to ``count_max`` visible messages to another queue, oldest first. Returns how many were moved.
+
+    They become new messages: receive count 0, sent now (Lambda semantics §3.2 "StartMessageMoveTask"; §12).
+    """
+
+    source: str
+    target: str
+    count_max: int
+    now_ms: int
+
+
+class DropMessages(Operation, frozen=True, kw_only=True):
+    """Delete messages by their id, wherever they stand in the queue. Returns how many there were."""
+
+    queue: str
+    ids: tuple[str, ...]
+
+
+class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """How many messages a queue holds, from counters."""
+
+    queue: str
+    visible: int
+    hidden: int  #: received and not settled
+    delayed: int  #: not yet received, and not yet due
+    oldest_ms: int = 0  #: sent time of the oldest; 0 when empty
+    settings: QueueSettings = QueueSettings()
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream remembers of its definition."""
+
+    shards: int = 4
+    retention_period: int = 86_400  #: seconds
+    retention_bytes: int = 0  #: of bodies, all shards together; 0: no limit
+
+
+class DefineStream(Operation, frozen=True, kw_only=True):
+    """Make a stream, or change its settings. Returns None.
+
+    Raises:
+        ValueError: the number of shards differs from the one it was made with.
+    """
+
+    stream: str
+    settings: StreamSettings
+
+
+class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record to append."""
+
+    shard: int
+    body: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    idempotency_token: str = ""  #: as in `NewMessage`
+
+
+class AppendRecords(Operation, frozen=True, kw_only=True):
+    """Append records to a stream. Returns their positions in order, rising by one a shard; -1 for a repeated one.
+
+    Raises:
+        KeyError: the stream is not defined.
+    """
+
+    stream: str
+    records: tuple[NewRecord, ...]
+    now_ms: int
+
+
+class StoredRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record as it stands in a stream."""
+
+    position: int
+    body: bytes
+    key: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    arrived_ms: int
+
+
+class TrimStream(Operation, frozen=True, kw_only=True):
+    """Drop records that arrived before ``before_ms``, and the oldest past ``retention_bytes``, in bounded steps.
+
+    Returns how many were dropped by this step; call again until 0.
+    """
+
+    stream: str
+    before_ms: int
+    count_max: int = 1000
+
+
+class ShardExtent(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a shard of an embedded stream begins and ends."""
+
+    shard: int
+    first: int  #: position of the oldest record kept; equals `end` when empty
+    end: int  #: position that the next record gets
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+class TakeShard(Operation, frozen=True, kw_only=True):
+    """Become a shard's owner. Returns a `Checkpoint` with a new, higher epoch."""
+
+    mapping: str
+    shard: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A shard's progress for one mapping."""
+
+    mapping: str
+    shard: str
+    epoch: int
+    position: int  #: first position that is not settled; -1 when nothing was ever settled
+    state: ShardState = EMPTY
+
+
+class SaveCheckpoint(Operation, frozen=True, kw_only=True):
+    """Move a shard's checkpoint and replace its state. Returns None.
+
+    Raises:
+        FencedOut: the epoch is not the newest, or the position goes back; the whole commit has no effect.
+    """
+
+    mapping: str
+    shard: str
+    epoch: int
+    position: int
+    state: ShardState = EMPTY
+
+
+class SeekCheckpoint(Operation, frozen=True, kw_only=True):
+    """Set a shard's checkpoint to any position, drop its state and raise its epoch. Returns the new epoch."""
+
+    mapping: str
+    shard: str
+    position: int
+
+
+# -- outbox ------------------------------------------------------------------------------------------------------------
+
+
+class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to hand over to a destination outside the store."""
+
+    key: str  #: unique: a redelivered batch writes its row once (design §3)
+    destination: str  #: reference, as `kafka:local/failed`
+    lane: str  #: rows of one (destination, lane) are handed over in order: mapping and shard
+    payload: bytes
+    record_key: bytes | None = None  #: the key of a Kafka record
+    attributes: Mapping[str, str] = {}
+    created_ms: int = 0
+    attempts: int = 0
+    due_ms: int = 0  #: not to be tried before
+    number: int = 0  #: rises as written; set by the store
+    last_error: str = ""
+
+
+class PutOutbox(Operation, frozen=True, kw_only=True):
+    """Add a row, or do nothing when its key was ever there. Returns whether it was new."""
+
+    row: OutboxRow
+
+
+class MarkSent(Operation, frozen=True, kw_only=True):
+    """Take rows out that were handed over; their keys are kept for `IDEMPOTENCY_DAYS`. Returns None."""
+
+    keys: tuple[str, ...]
+    now_ms: int
+
+
+class PostponeOutbox(Operation, frozen=True, kw_only=True):
+    """Note a failed hand-over: attempts + 1, the error, and when to try again. Returns None."""
+
+    key: str
+    due_ms: int
+    error: str
+
+
+class OutboxDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits for one destination."""
+
+    destination: str
+    rows: int
+    size_bytes: int
+    oldest_ms: int
+    last_error: str = ""
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A failed batch, kept for looking at and running again."""
+
+    id: str
+    mapping: str
+    function: str
+    source: str
+    shard: str
+    first: str  #: position or message id of the first record
+    last: str
+    count: int  #: records
+    reason: str  #: a `DiscardReason`, or "Failing" for a queue's message that will come back
+    attempts: int
+    error_type: str = ""
+    error_message: str = ""
+    stack_trace: str = ""
+    location: str = ""  #: `file:line` in the user's code
+    code_hash: str = ""  #: SHA-256 of the function's code folder, first 16 hex digits
+    environment_names: tuple[str, ...] = ()  #: names only: values may be secrets
+    request_id: str = ""
+    first_failure_ms: int = 0
+    created_ms: int = 0
+    #: The event exactly as it was given, JSON; empty where it was larger than `FAILURE_EVENT_BYTES_MAX`.
+    event: bytes = b""
+    #: The records as msgpack (`model.Record`), so that a native or typed handler can be run again.
+    records: bytes = b""
+    is_final: bool = True  #: False while its message may still succeed
+
+
+#: A larger event is kept without its body, and says so.
+FAILURE_EVENT_BYTES_MAX = 6 * 1024 * 1024 + 512 * 1024
+
+
+class KeepFailure(Operation, frozen=True, kw_only=True):
+    """Keep a failure, or replace the one with the same id. Returns None."""
+
+    failure: Failure
+
+
+class DropFailures(Operation, frozen=True, kw_only=True):
+    """Forget failures. Returns how many there were."""
+
+    ids: tuple[str, ...]
+
+
+class TrimFailures(Operation, frozen=True, kw_only=True):
+    """Forget the oldest failures past a size or an age. Returns how many were forgotten."""
+
+    before_ms: int
+    size_bytes_max: int
+
+
+# -- notes -------------------------------------------------------------------------------------------------------------
+
+
+class PutNote(Operation, frozen=True, kw_only=True):
+    """Keep a small named value (counters, the state of a mapping). Returns None."""
+
+    name: str
+    value: bytes
+
+
+# -- the port ----------------------------------------------------------------------------------------------------------
+
+
+class StoreCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store can promise."""
+
+    is_durable: bool  #: a commit survives SIGKILL and power loss
+    is_shared: bool = False  #: several engines may use it at once
+
+
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot."""
+
+    commits: int  #: transactions
+    operations: int
+    waiting: int  #: callers whose commit has not begun
+
+
+class Store(Protocol):
+    """State with one writer. Opened by an async context manager of the implementation's module."""
+
+    capabilities: StoreCapabilities
+
+    async def commit(self, operations: Sequence[Operation]) -> list[Any]:
+        """Carry out operations in order, all or none; return one result each.
+
+        When it returns they are durable (`StoreCapabilities.is_durable`). Cancelled before its transaction began,
+        nothing is written; cancelled later, everything may have been written.
+
+        Raises:
+            FencedOut: a conditional write was refused; nothing of this list was written.
+            KeyError, ValueError: an operation names what is not there; nothing of this list was written.
+            StoreUnavailable: disk full, read-only, locked; nothing of this list was written.
+            StoreCorrupt: the file is damaged.
+        """
+        ...
+
+    def watch(self, topic: str) -> AbstractAsyncContextManager[Watch]:
+        """Watch a topic (`queue:NAME`, `stream:NAME`, `outbox`) for commits that may give a reader something to do."""
+        ...
+
+    async def queue_depths(self) -> Sequence[QueueDepth]:
+        """Return all queues by name."""
+        ...
+
+    async def peek(
+        self, queue: str, *, count_max: int, after_number: int = 0, now_ms: int = 0
+    ) -> Sequence[StoredMessage]:
+        """Return messages in the order they were sent, without receiving them; `visible_ms` tells their state.
+
+        Raises:
+            KeyError: the queue is not defined.
+        """
+        ...
+
+    async def streams(self) -> Mapping[str, StreamSettings]:
+        """Return all streams by name."""
+        ...
+
+    async def extents(self, stream: str) -> Sequence[ShardExtent]:
+        """Return where each shard begins and ends.
+
+        Raises:
+            KeyError: the stream is not defined.
+        """
+        ...
+
+    async def read(
+        self, stream: str, shard: int, position: int, *, count_max: int, size_bytes_max: int
+    ) -> Sequence[StoredRecord]:
+        """Return records from ``position`` on, in order, at least one if there is one."""
+        ...
+
+    async def find_position(self, stream: str, shard: int, at_ms: int) -> int:
+        """Return the position of the first record that arrived at or after ``at_ms``; the end when there is none."""
+        ...
+
+    async def checkpoints(self, mapping: str | None = None) -> Sequence[Checkpoint]:
+        """Return checkpoints, of one mapping or of all, by mapping and shard."""
+        ...
+
+    async def due_outbox(self, *, now_ms: int, count_max: int) -> Sequence[OutboxRow]:
+        """Return rows that may be handed over now, in order of their number.
+
+        A lane whose oldest row is not due holds back its later ones; other lanes pass.
+        """
+        ...
+
+    async def next_outbox_ms(self) -> int:
+        """Return when the next row becomes due; 0 when none waits."""
+        ...
+
+    async def outbox_depths(self) -> Sequence[OutboxDepth]:
+        """Return what waits, by destination."""
+        ...
+
+    async def failures(
+        self, *, mapping: str | None = None, count_max: int = 100, before_id: str = ""
+    ) -> Sequence[Failure]:
+        """Return failures, newest first, without `Failure.event` and `Failure.records`."""
+        ...
+
+    async def failure(self, failure_id: str) -> Failure | None:
+        """Return one whole failure; a prefix of its id of at least 6 characters will do if it is unique."""
+        ...
+
+    async def note(self, name: str) -> bytes | None:
+        """Return a small named value."""
+        ...
+
+    def statistics(self) -> StoreStatistics:
+        """Return a snapshot."""
+        ...
+
+
+class Watch(Protocol):
+    """Wakes up after commits that concern its topic; wake-ups coalesce."""
+
+    async def wait(self) -> None:
+        """Return at once if something was committed since the last return, else when something is."""
+        ...

@@ -1,0 +1,1 @@
+"""How a handler runs: in the engine's loop, or isolated in a process."""

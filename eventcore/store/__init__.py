@@ -1,0 +1,1 @@
+"""The state: memory and SQLite behind one port."""

@@ -1,0 +1,1 @@
+"""Traces, metrics and logs; attribute names in one place."""

@@ -1,0 +1,1 @@
+"""Shipped to users: harness, virtual loop, conformance kits."""
