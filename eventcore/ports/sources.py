@@ -62,6 +62,8 @@ class Received(msgspec.Struct, frozen=True):
     """What one receive brought."""
 
     records: Sequence[Record] = ()
+    #: Wall time at which what it hid shows again, unless it is deleted or hidden for longer.
+    hidden_until_ms: int = 0
     redriven: Sequence[Redrive] = ()  #: moved to the dead-letter queue by this receive
     expired_count: int = 0  #: dropped by retention since the last receive
 

@@ -382,6 +382,13 @@ class KeepFailure(Operation, frozen=True, kw_only=True):
     failure: Failure
 
 
+class SealFailures(Operation, frozen=True, kw_only=True):
+    """Make kept failures final, with a new reason: their message went to a dead-letter queue. Returns how many."""
+
+    ids: tuple[str, ...]
+    reason: str
+
+
 class DropFailures(Operation, frozen=True, kw_only=True):
     """Forget failures. Returns how many there were."""
 
@@ -486,15 +493,15 @@ class Store(Protocol):
         """Return checkpoints, of one mapping or of all, by mapping and shard."""
         ...
 
-    async def due_outbox(self, *, now_ms: int, count_max: int) -> Sequence[OutboxRow]:
-        """Return rows that may be handed over now, in order of their number.
+    async def due_outbox(self, destination: str, *, now_ms: int, count_max: int) -> Sequence[OutboxRow]:
+        """Return a destination's rows that may be handed over now, in order of their number.
 
         A lane whose oldest row is not due holds back its later ones; other lanes pass.
         """
         ...
 
-    async def next_outbox_ms(self) -> int:
-        """Return when the next row becomes due; 0 when none waits."""
+    async def next_outbox_ms(self, destination: str) -> int:
+        """Return when the destination's next row becomes due; 0 when none waits."""
         ...
 
     async def outbox_depths(self) -> Sequence[OutboxDepth]:
