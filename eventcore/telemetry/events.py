@@ -1,0 +1,268 @@
+"""What happens in the engine, as facts that others may listen to.
+
+The engine says each thing once, here; logging, counters, the live lines of the command line and tests subscribe. An
+event concerns a batch or a state, never a single record, so that a subscriber's cost is per batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+
+from eventcore.errors import ProgrammingError
+from eventcore.model import DiscardReason, Fault
+
+#: One a mapping for its counters, and logging, a live view, tests, a user's own: more is a leak of subscriptions.
+SUBSCRIBERS_MAX = 1_000
+#: An error is told in one line; the whole of it is kept with the failure. Characters.
+ERROR_TEXT_MAX = 500
+
+
+class EngineEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened. `NAME` is its name in logs: stable, for people who search for it."""
+
+    NAME: ClassVar[str] = ""
+    mapping: str = ""  #: empty where it concerns none
+
+
+class RecordsSent(EngineEvent, frozen=True, kw_only=True):
+    """Records were put into a source by a command, a function or the engine."""
+
+    NAME: ClassVar[str] = "records.sent"
+    source: str  #: reference
+    count: int
+
+
+class RecordsReceived(EngineEvent, frozen=True, kw_only=True):
+    """A mapping has taken records from its source."""
+
+    NAME: ClassVar[str] = "records.received"
+    mapping: str
+    shard: str  #: empty for a queue, here and below
+    count: int
+
+
+class RecordsFiltered(EngineEvent, frozen=True, kw_only=True):
+    """Received records that match no filter were settled without an invocation."""
+
+    NAME: ClassVar[str] = "records.filtered"
+    mapping: str
+    shard: str
+    count: int
+
+
+class RecordsLost(EngineEvent, frozen=True, kw_only=True):
+    """The source gave records up before the mapping received them: retention, or a redrive policy."""
+
+    NAME: ClassVar[str] = "records.lost"
+    mapping: str
+    shard: str
+    count: int
+    reason: DiscardReason
+    first: int | str = ""  #: position, or message id; empty where the source does not say
+    last: int | str = ""
+    destination: str = ""  #: reference of what was told, or of the dead-letter queue; empty without one
+
+
+class BatchInvoked(EngineEvent, frozen=True, kw_only=True):
+    """A function is about to be invoked with a batch."""
+
+    NAME: ClassVar[str] = "batch.invoked"
+    mapping: str
+    shard: str
+    function: str
+    first: int  #: position of the first record, here and below
+    last: int
+    count: int
+    attempt: int  #: from 1
+    request_id: str
+
+
+class InvocationFinished(EngineEvent, frozen=True, kw_only=True):
+    """An invocation came back. Throttled and released ones did not run to an end and are not told."""
+
+    NAME: ClassVar[str] = "invocation.finished"
+    mapping: str  #: empty for a direct invocation
+    function: str
+    request_id: str
+    duration_ms: float
+    fault: Fault | None = None
+
+
+class BatchSettled(EngineEvent, frozen=True, kw_only=True):
+    """Records were processed, and the source knows it."""
+
+    NAME: ClassVar[str] = "batch.settled"
+    mapping: str
+    shard: str
+    first: int
+    last: int
+    count: int
+
+
+class BatchRetried(EngineEvent, frozen=True, kw_only=True):
+    """Records failed and will be invoked again."""
+
+    NAME: ClassVar[str] = "batch.retried"
+    mapping: str
+    shard: str
+    first: int
+    last: int
+    count: int
+    attempt: int  #: invocations of exactly these records that have failed; 0 for what is left of a shortened batch
+    delay_ms: int  #: until the next one
+    error: str  #: see `fault_text`
+    location: str = ""  #: `file:line` in the user's code
+    #: The source keeps them and hands them out again (a queue); else the engine does (a shard of a stream).
+    is_returned: bool = False
+
+
+class BatchBisected(EngineEvent, frozen=True, kw_only=True):
+    """A failed batch of a stream was split; the left part is invoked first."""
+
+    NAME: ClassVar[str] = "batch.bisected"
+    mapping: str
+    shard: str
+    first: int
+    middle: int  #: position of the last record of the left part
+    last: int
+    left_count: int
+    right_count: int
+    error: str = ""
+    location: str = ""
+
+
+class RecordsDiscarded(EngineEvent, frozen=True, kw_only=True):
+    """Received records were given up, and that is durable."""
+
+    NAME: ClassVar[str] = "records.discarded"
+    mapping: str
+    shard: str
+    first: int | str  #: position; a queue's message id
+    last: int | str
+    count: int
+    reason: DiscardReason
+    failure_id: str
+    destination: str  #: reference; empty without one
+    error: str = ""
+    location: str = ""
+
+
+class RecordsReturned(EngineEvent, frozen=True, kw_only=True):
+    """Received records went back to their source as they were: drain, a throttled queue."""
+
+    NAME: ClassVar[str] = "records.returned"
+    mapping: str
+    shard: str
+    count: int
+    why: str
+
+
+class MappingStateChanged(EngineEvent, frozen=True, kw_only=True):
+    """A mapping is in another state: Creating, Enabled, Problem and so on."""
+
+    NAME: ClassVar[str] = "mapping.state_changed"
+    mapping: str
+    state: str
+    why: str = ""
+
+
+class ShardTaken(EngineEvent, frozen=True, kw_only=True):
+    """A shard is ours now."""
+
+    NAME: ClassVar[str] = "shard.taken"
+    mapping: str
+    shard: str
+    epoch: int
+    checkpoint: int  #: -1 when nothing was ever settled
+
+
+class ShardReleased(EngineEvent, frozen=True, kw_only=True):
+    """A shard is no longer ours; what was received of it and is not settled, its next owner receives."""
+
+    NAME: ClassVar[str] = "shard.released"
+    mapping: str
+    shard: str
+    why: str
+
+
+class OutboxBlocked(EngineEvent, frozen=True, kw_only=True):
+    """A destination outside takes nothing: rows wait for it, and at the bound the mapping stops pulling."""
+
+    NAME: ClassVar[str] = "outbox.blocked"
+    destination: str  #: reference
+    rows: int
+    error: str
+    retry_in_ms: int
+    is_at_bound: bool = False  #: mappings that write to it have stopped pulling
+
+
+#: Called in the engine's loop, in the order of subscription. Must not wait and must not raise: an exception ends the
+#: part of the engine that told the event.
+Subscriber = Callable[[EngineEvent], None]
+
+
+class EngineEvents:
+    """Hands each event to whoever has subscribed, at once."""
+
+    def __init__(self) -> None:
+        # Replaced, never changed: a subscriber may unsubscribe while an event is being handed out.
+        self._to_all: tuple[Subscriber, ...] = ()
+        self._to_one: dict[str, tuple[Subscriber, ...]] = {}
+        self._count = 0
+
+    def subscribe(self, subscriber: Subscriber, *, mapping: str = "") -> Callable[[], None]:
+        """Hand every later event to ``subscriber``; return what ends that. Ending it twice is harmless.
+
+        Args:
+            subscriber: what to call.
+            mapping: only events of this mapping; empty for all events.
+
+        Raises:
+            ProgrammingError: `SUBSCRIBERS_MAX` are there already.
+        """
+        if self._count >= SUBSCRIBERS_MAX:
+            raise ProgrammingError(f"more than {SUBSCRIBERS_MAX} subscribers: some are not unsubscribed")
+        self._count += 1
+        self._put(mapping, (*self._get(mapping), subscriber))
+        is_subscribed = True
+
+        def unsubscribe() -> None:
+            nonlocal is_subscribed
+            if is_subscribed:
+                is_subscribed = False
+                self._count -= 1
+                left = list(self._get(mapping))
+                left.remove(subscriber)
+                self._put(mapping, tuple(left))
+
+        return unsubscribe
+
+    def emit(self, event: EngineEvent) -> None:
+        """Tell what happened: first to those who hear everything, then to those of its mapping."""
+        for subscriber in self._to_all:
+            subscriber(event)
+        if event.mapping:
+            for subscriber in self._to_one.get(event.mapping, ()):
+                subscriber(event)
+
+    def _get(self, mapping: str) -> tuple[Subscriber, ...]:
+        return self._to_one.get(mapping, ()) if mapping else self._to_all
+
+    def _put(self, mapping: str, subscribers: tuple[Subscriber, ...]) -> None:
+        if not mapping:
+            self._to_all = subscribers
+        elif subscribers:
+            self._to_one[mapping] = subscribers
+        else:
+            del self._to_one[mapping]
+
+
+def fault_text(fault: Fault | None) -> str:
+    """Return a fault as one line of at most `ERROR_TEXT_MAX` characters; empty without one."""
+    if fault is None:
+        return ""
+    text = " ".join(f"{fault.error_type}: {fault.message}".split())
+    return text if len(text) <= ERROR_TEXT_MAX else text[: ERROR_TEXT_MAX - 1] + "…"
