@@ -11,11 +11,9 @@ from typing import ClassVar
 
 import msgspec
 
-from eventcore.errors import ProgrammingError
 from eventcore.model import DiscardReason, Fault
+from eventcore.telemetry.fanout import FanOut
 
-#: One a mapping for its counters, and logging, a live view, tests, a user's own: more is a leak of subscriptions.
-SUBSCRIBERS_MAX = 1_000
 #: An error is told in one line; the whole of it is kept with the failure. Characters.
 ERROR_TEXT_MAX = 500
 
@@ -199,21 +197,13 @@ class OutboxBlocked(EngineEvent, frozen=True, kw_only=True):
     is_at_bound: bool = False  #: mappings that write to it have stopped pulling
 
 
-#: Called in the engine's loop, in the order of subscription. Must not wait and must not raise: an exception ends the
-#: part of the engine that told the event.
-Subscriber = Callable[[EngineEvent], None]
-
-
 class EngineEvents:
-    """Hands each event to whoever has subscribed, at once."""
+    """Hands each event to whoever has subscribed, at once; see `FanOut` for what a subscriber owes."""
 
     def __init__(self) -> None:
-        # Replaced, never changed: a subscriber may unsubscribe while an event is being handed out.
-        self._to_all: tuple[Subscriber, ...] = ()
-        self._to_one: dict[str, tuple[Subscriber, ...]] = {}
-        self._count = 0
+        self._listeners: FanOut[EngineEvent] = FanOut()
 
-    def subscribe(self, subscriber: Subscriber, *, mapping: str = "") -> Callable[[], None]:
+    def subscribe(self, subscriber: Callable[[EngineEvent], None], *, mapping: str = "") -> Callable[[], None]:
         """Hand every later event to ``subscriber``; return what ends that. Ending it twice is harmless.
 
         Args:
@@ -223,41 +213,11 @@ class EngineEvents:
         Raises:
             ProgrammingError: `SUBSCRIBERS_MAX` are there already.
         """
-        if self._count >= SUBSCRIBERS_MAX:
-            raise ProgrammingError(f"more than {SUBSCRIBERS_MAX} subscribers: some are not unsubscribed")
-        self._count += 1
-        self._put(mapping, (*self._get(mapping), subscriber))
-        is_subscribed = True
-
-        def unsubscribe() -> None:
-            nonlocal is_subscribed
-            if is_subscribed:
-                is_subscribed = False
-                self._count -= 1
-                left = list(self._get(mapping))
-                left.remove(subscriber)
-                self._put(mapping, tuple(left))
-
-        return unsubscribe
+        return self._listeners.subscribe(subscriber, mapping)
 
     def emit(self, event: EngineEvent) -> None:
-        """Tell what happened: first to those who hear everything, then to those of its mapping."""
-        for subscriber in self._to_all:
-            subscriber(event)
-        if event.mapping:
-            for subscriber in self._to_one.get(event.mapping, ()):
-                subscriber(event)
-
-    def _get(self, mapping: str) -> tuple[Subscriber, ...]:
-        return self._to_one.get(mapping, ()) if mapping else self._to_all
-
-    def _put(self, mapping: str, subscribers: tuple[Subscriber, ...]) -> None:
-        if not mapping:
-            self._to_all = subscribers
-        elif subscribers:
-            self._to_one[mapping] = subscribers
-        else:
-            del self._to_one[mapping]
+        """Tell what happened."""
+        self._listeners.tell(event, event.mapping)
 
 
 def fault_text(fault: Fault | None) -> str:

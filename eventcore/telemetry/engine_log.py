@@ -1,0 +1,64 @@
+"""The engine's events as log records of the standard library.
+
+The event's name is the message, its facts stand in ``extra`` under the names of `eventcore.telemetry.attributes`. A
+change of state is told at INFO or above, a batch's ordinary way at DEBUG; nothing is told per record.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+
+import msgspec
+
+from eventcore.model import Fault
+from eventcore.telemetry.attributes import of_field
+from eventcore.telemetry.events import (
+    BatchBisected,
+    BatchRetried,
+    EngineEvent,
+    MappingStateChanged,
+    OutboxBlocked,
+    RecordsDiscarded,
+    RecordsLost,
+    ShardReleased,
+    ShardTaken,
+    fault_text,
+)
+
+#: The logger that all events go to: `logging.getLogger("eventcore.engine").setLevel(...)` chooses.
+LOGGER = "eventcore.engine"
+
+_LEVELS: dict[type[EngineEvent], int] = {
+    BatchRetried: logging.WARNING,
+    BatchBisected: logging.WARNING,
+    RecordsDiscarded: logging.ERROR,
+    RecordsLost: logging.ERROR,
+    OutboxBlocked: logging.WARNING,
+    MappingStateChanged: logging.INFO,
+    ShardTaken: logging.INFO,
+    ShardReleased: logging.INFO,
+}
+
+_logger = logging.getLogger(LOGGER)
+
+
+def log_event(event: EngineEvent) -> None:
+    """Log an event; subscribe this to `EngineEvents`."""
+    level = _LEVELS.get(type(event), logging.DEBUG)
+    if _logger.isEnabledFor(level):
+        _logger.log(level, event.NAME, extra=facts(event))
+
+
+def facts(event: EngineEvent) -> dict[str, object]:
+    """Return what an event says, by attribute; without what it does not say."""
+    named: dict[str, object] = {}
+    for field in msgspec.structs.fields(event):
+        value = getattr(event, field.name)
+        if isinstance(value, Fault):
+            named[of_field("error_type")] = value.error_type
+            named[of_field("error")] = fault_text(value)
+            named[of_field("location")] = value.location
+        elif value not in ("", None):
+            named[of_field(field.name)] = value.value if isinstance(value, Enum) else value
+    return named

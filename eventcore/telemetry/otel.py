@@ -1,0 +1,250 @@
+"""Tracing by the OpenTelemetry SDK; imported only when it is switched on.
+
+A span costs some 15 µs, so there are none per record. Exporters run on the SDK's own thread, behind its bounded queue:
+when that is full, spans are dropped, never the engine delayed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import lru_cache
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.to_thread
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import sampling as samplers
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SimpleSpanProcessor,
+    SpanExporter,
+)
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.util.types import AttributeValue
+
+from eventcore import __version__
+from eventcore.config.reference import parse_reference
+from eventcore.delivery.decide import Decision
+from eventcore.errors import ConnectorUnavailable
+from eventcore.model import Batch, Fault, VerdictKind
+from eventcore.telemetry import attributes as names
+from eventcore.telemetry.events import fault_text
+from eventcore.telemetry.propagation import TraceContext, contexts_of
+from eventcore.telemetry.settings import TraceSettings
+
+#: How long closing waits for what is not yet exported, seconds. A collector that is there answers within one; one that
+#: is not must not hold up Ctrl-C.
+FLUSH_S = 5.0
+#: Process spans whose batch is not yet settled: more than batches can be in flight. Beyond, a settle span begins a
+#: trace of its own.
+OPEN_BATCHES_MAX = 4_096
+#: A span tells this much of a stack trace, characters: its end, where the error is.
+STACK_TEXT_MAX = 8_192
+#: Batches come from as many sources as a pipeline has; names are parsed once for each.
+SOURCES_MAX = 1_024
+
+_SETTLE_COUNTS = {
+    VerdictKind.SETTLE: names.SETTLED_COUNT,
+    VerdictKind.RETRY: names.RETRIED_COUNT,
+    VerdictKind.BISECT: names.RETRIED_COUNT,
+    VerdictKind.DISCARD: names.DISCARDED_COUNT,
+    VerdictKind.RELEASE: names.RELEASED_COUNT,
+}
+
+
+class OtelTracing:
+    """Implements `Tracing`."""
+
+    def __init__(self, settings: TraceSettings, exporter: SpanExporter | None = None) -> None:
+        self._has_context = settings.has_context
+        self._provider = TracerProvider(
+            sampler=_sampler(settings), resource=_resource(settings), shutdown_on_exit=False
+        )
+        self._exporters: tuple[SpanExporter, ...] = ()
+        if exporter is not None:
+            self._provider.add_span_processor(SimpleSpanProcessor(exporter))
+        else:
+            self._exporters = tuple(_exporter(name, settings) for name in settings.exporters)
+            for own in self._exporters:
+                self._provider.add_span_processor(BatchSpanProcessor(own))
+        self._tracer = self._provider.get_tracer("eventcore", __version__)
+        self._processed: OrderedDict[str, SpanContext] = OrderedDict()
+
+    def receive(self, mapping: str, source: str) -> _Step:
+        """Trace one receive; see `Tracing.receive`."""
+        step = self._start("receive", source, SpanKind.CLIENT, {names.MAPPING: mapping})
+        step.is_kept = False
+        return step
+
+    def process(self, batch: Batch, function: str) -> _Step:
+        """Trace an invocation; see `Tracing.process`."""
+        own = _batch_attributes(batch)
+        own[names.FAAS_INVOKED_NAME] = function
+        own[names.FAAS_TRIGGER] = "pubsub"
+        step = self._start("process", batch.source, SpanKind.CONSUMER, own, links=self._links(batch))
+        self._processed[batch.request_id] = step.span.get_span_context()
+        if len(self._processed) > OPEN_BATCHES_MAX:
+            self._processed.popitem(last=False)
+        return step
+
+    def settle(self, batch: Batch, decision: Decision) -> _Step:
+        """Trace the settling of a batch; see `Tracing.settle`."""
+        own = _batch_attributes(batch)
+        for run in decision.runs:
+            name = _SETTLE_COUNTS[run.verdict.kind]
+            own[name] = int(own.get(name, 0)) + run.stop - run.start
+        parent = self._processed.pop(batch.request_id, None)
+        links = self._links(batch) if parent is None else []
+        return self._start("settle", batch.source, SpanKind.CLIENT, own, links=links, parent=parent)
+
+    async def aclose(self) -> None:
+        """Hand out what is not yet exported, within `FLUSH_S`; see `Tracing.aclose`."""
+        if not self._exporters:
+            self._provider.shutdown()
+            return
+        with anyio.move_on_after(FLUSH_S) as scope:
+            await anyio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            # An exporter that is told ends its pauses between tries, and with them the thread.
+            for exporter in self._exporters:
+                exporter.shutdown()
+
+    def _start(
+        self,
+        operation: str,
+        source: str,
+        kind: SpanKind,
+        own: dict[str, str | int],
+        *,
+        links: list[Link] | None = None,
+        parent: SpanContext | None = None,
+    ) -> _Step:
+        system, destination = _name_source(source)
+        attributes: Mapping[str, AttributeValue] = {
+            names.MESSAGING_SYSTEM: system,
+            names.MESSAGING_DESTINATION_NAME: destination,
+            names.MESSAGING_OPERATION_NAME: operation,
+            names.MESSAGING_OPERATION_TYPE: operation,
+            **own,
+        }
+        # An empty context: whatever span the engine itself may run in is not this one's parent.
+        context = Context()
+        if parent is not None:
+            context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
+        name = f"{operation} {destination}"
+        return _Step(self._tracer.start_span(name, context=context, kind=kind, attributes=attributes, links=links))
+
+    def _links(self, batch: Batch) -> list[Link]:
+        if not self._has_context:
+            return []
+        return [Link(_span_context(context)) for context in contexts_of(batch.records)]
+
+
+class _Step:
+    """One span, and its ``with`` block."""
+
+    def __init__(self, span: trace.Span) -> None:
+        self.span = span
+        self.is_kept = True
+        context = span.get_span_context()
+        self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
+
+    def fail(self, fault: Fault) -> None:
+        """Mark the step failed."""
+        self.span.set_attribute(names.ERROR_TYPE, fault.error_type)
+        if fault.location:
+            self.span.set_attribute(names.CODE_LOCATION, fault.location)
+        self.span.add_event(
+            names.EXCEPTION_EVENT,
+            {
+                names.EXCEPTION_TYPE: fault.error_type,
+                names.EXCEPTION_MESSAGE: fault_text(fault),
+                names.EXCEPTION_STACKTRACE: "".join(fault.stack_trace)[-STACK_TEXT_MAX:],
+            },
+        )
+        self.span.set_status(Status(StatusCode.ERROR, fault_text(fault)))
+
+    def count(self, records: int) -> None:
+        """Note how many records the step concerns."""
+        self.is_kept = self.is_kept or records > 0
+        self.span.set_attribute(names.MESSAGING_BATCH_MESSAGE_COUNT, records)
+
+    def __enter__(self) -> Self:
+        self._token = otel_context.attach(trace.set_span_in_context(self.span))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        otel_context.detach(self._token)
+        # A cancelled step has not failed: it was ended by us.
+        if isinstance(error, Exception):
+            self.is_kept = True
+            self.span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
+            self.span.set_status(Status(StatusCode.ERROR, str(error)))
+        if self.is_kept:
+            self.span.end()
+
+
+def _batch_attributes(batch: Batch) -> dict[str, str | int]:
+    attributes: dict[str, str | int] = {
+        names.MAPPING: batch.mapping,
+        names.MESSAGING_BATCH_MESSAGE_COUNT: len(batch),
+        names.FAAS_INVOCATION_ID: batch.request_id,
+        names.ATTEMPT: batch.attempt,
+        names.FIRST_POSITION: batch.first.position,
+        names.LAST_POSITION: batch.last.position,
+    }
+    if batch.shard:
+        attributes[names.MESSAGING_DESTINATION_PARTITION_ID] = batch.shard
+    return attributes
+
+
+@lru_cache(maxsize=SOURCES_MAX)
+def _name_source(source: str) -> tuple[str, str]:
+    """Return a source's messaging system and its name there."""
+    reference = parse_reference(source)
+    return ("kafka" if reference.kind == "kafka" else "eventcore", reference.part or reference.name)
+
+
+def _span_context(context: TraceContext) -> SpanContext:
+    return SpanContext(context.trace_id, context.span_id, is_remote=True, trace_flags=TraceFlags(context.flags))
+
+
+def _exporter(name: str, settings: TraceSettings) -> SpanExporter:
+    if name == "console":
+        # Standard output belongs to data.
+        return ConsoleSpanExporter(out=sys.stderr)
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError as error:
+        raise ConnectorUnavailable(requirement='"eventcore-engine[otlp]"') from error
+    return OTLPSpanExporter(endpoint=settings.otlp_endpoint or None)
+
+
+def _sampler(settings: TraceSettings) -> samplers.Sampler:
+    root = settings.sampler.removeprefix("parentbased_")
+    sampler: samplers.Sampler = {
+        "always_on": samplers.ALWAYS_ON,
+        "always_off": samplers.ALWAYS_OFF,
+        "traceidratio": samplers.TraceIdRatioBased(settings.sampler_ratio),
+    }[root]
+    return sampler if root == settings.sampler else samplers.ParentBased(sampler)
+
+
+def _resource(settings: TraceSettings) -> Resource:
+    """Return the resource: `OTEL_RESOURCE_ATTRIBUTES` as the SDK reads them, and a service name in any case."""
+    resource = Resource.create()
+    if settings.service_name:
+        return resource.merge(Resource({SERVICE_NAME: settings.service_name}))
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        return resource.merge(Resource({SERVICE_NAME: "eventcore"}))
+    return resource
