@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from eventcore.model import Batch, Outcome
-from eventcore.ports.sources import EventShape
+from eventcore.ports.sources import EventShape, LostRange
 from eventcore.ports.store import Operation
 
 
@@ -30,6 +30,17 @@ class FailedBatch(msgspec.Struct, frozen=True, kw_only=True):
     is_final: bool = True
 
 
+class FailedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event, not a batch, that a function failed for good."""
+
+    key: str  #: what makes it one event, however often it is handed over
+    function: str
+    event: bytes  #: JSON
+    attempts: int
+    outcome: Outcome
+    now_ms: int
+
+
 class Recorder(Protocol):
     """Keeps failures."""
 
@@ -39,6 +50,24 @@ class Recorder(Protocol):
 
     def keep(self, failed: FailedBatch) -> Sequence[Operation]:
         """Return the writes that keep a failure."""
+        ...
+
+    def keep_lost(
+        self, lost: LostRange, *, mapping: str, function: str, source: str, now_ms: int
+    ) -> tuple[str, Sequence[Operation]]:
+        """Return the id of, and the writes that keep, a range of records that its source dropped unread."""
+        ...
+
+    def keep_event(self, failed: FailedEvent) -> Sequence[Operation]:
+        """Return the writes that keep an event that a function destination failed for good."""
+        ...
+
+    def message_failure_id(self, mapping: str, source: str, message_id: str) -> str:
+        """Return the id under which a queue's failing message is kept."""
+        ...
+
+    def seal(self, ids: Sequence[str], reason: str) -> Sequence[Operation]:
+        """Return the writes that make kept failures final: their messages went to a dead-letter queue."""
         ...
 
     def finish(self, ids: Sequence[str]) -> Sequence[Operation]:

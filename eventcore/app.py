@@ -1,0 +1,437 @@
+"""Assembles a pipeline and runs it: start, drain, stop.
+
+`open_engine` takes everything that touches the outside as an argument, so that the same engine runs on SQLite and real
+processes, or on memory in virtual time. `run_pipeline` is the first of the two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from eventcore import __version__
+from eventcore.archive.failures import FailureRecorder
+from eventcore.clock import Clock, SystemClock
+from eventcore.config.effective import EffectivePipeline, resolve
+from eventcore.config.load import LoadedConfig
+from eventcore.config.pipeline import Pipeline
+from eventcore.config.reference import Reference
+from eventcore.embedded.destinations import QueueDestination, StreamDestination
+from eventcore.engine.assembly import Surroundings, build_mapping
+from eventcore.engine.invoker import FunctionDestination, invoke_event
+from eventcore.engine.maintenance import Maintenance
+from eventcore.engine.mapping import MappingSupervisor
+from eventcore.engine.outbox import Outbox
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.router import Router
+from eventcore.engine.status import EngineStatus
+from eventcore.errors import CommandError, ConfigError, ConnectorUnavailable, Mistake
+from eventcore.ids import IdFactory, SystemIds
+from eventcore.model import Outcome
+from eventcore.ports.connectors import Connector, ConnectorContext
+from eventcore.ports.destinations import Destination, TransactionalDestination
+from eventcore.ports.runtime import FunctionSpec, LogSink, Runtime
+from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
+from eventcore.registry import Function, Registry
+from eventcore.telemetry.events import EngineEvents
+from eventcore.telemetry.tracing import NULL_TRACING, Tracing
+
+#: What a drained engine gives destinations outside to take the last results, seconds; the rest waits in the store.
+FLUSH_GRACE_S = 3.0
+
+
+def load_connector(kind: str) -> Connector:
+    """Return the connector of a kind.
+
+    Raises:
+        ConnectorUnavailable: nothing installed provides it.
+    """
+    for entry in entry_points(group="eventcore.connectors", name=kind):
+        connector: Connector = entry.load()
+        return connector
+    raise ConnectorUnavailable(f"no installed package provides a connector for `{kind}:`")
+
+
+class Engine:
+    """A pipeline that runs. Made by `open_engine`; `run` once; not reusable."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        supervisors: Mapping[str, MappingSupervisor],
+        outbox: Outbox,
+        maintenance: Maintenance,
+        store: Store,
+        clock: Clock,
+        ids: IdFactory,
+        events: EngineEvents,
+        drain_timeout_s: float,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.ids = ids
+        self.events = events
+        self._registry = registry
+        self._supervisors = supervisors
+        self._outbox = outbox
+        self._maintenance = maintenance
+        self._drain_timeout_s = drain_timeout_s
+        self._started_ms = clock.now_ms()
+        self._stopping = anyio.Event()
+        self._aborting = anyio.Event()
+
+    async def run(self) -> None:
+        """Run every mapping until `drain` or `abort`; returns when what ran is settled or released.
+
+        A drain that takes longer than the pipeline's `drain_timeout` becomes an abort.
+        """
+        async with anyio.create_task_group() as services:
+            services.start_soon(self._outbox.run)
+            services.start_soon(self._maintenance.run)
+            async with anyio.create_task_group() as watch:
+                watch.start_soon(self._enforce_drain)
+                async with anyio.create_task_group() as mappings:
+                    for name, supervisor in self._supervisors.items():
+                        mappings.start_soon(supervisor.run, name=f"mapping {name}")
+                    await self._stopping.wait()
+                watch.cancel_scope.cancel()
+            with anyio.move_on_after(0 if self._aborting.is_set() else FLUSH_GRACE_S):
+                await self._outbox.wait_idle()
+            services.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Take nothing new; finish and settle what runs."""
+        self._stopping.set()
+        for supervisor in self._supervisors.values():
+            supervisor.drain()
+
+    def abort(self) -> None:
+        """Kill what runs and hand its records back; what was settled stays settled."""
+        self._aborting.set()
+        self._stopping.set()
+        for supervisor in self._supervisors.values():
+            supervisor.abort()
+
+    async def _enforce_drain(self) -> None:
+        await self._stopping.wait()
+        await anyio.sleep(self._drain_timeout_s)
+        self.abort()
+
+    # -- what people ask of it -----------------------------------------------------------------------------------------
+
+    async def status(self) -> EngineStatus:
+        """Return a snapshot."""
+        return EngineStatus(
+            version=__version__,
+            pid=os.getpid(),
+            started_ms=self._started_ms,
+            is_draining=self._stopping.is_set(),
+            mappings=[await supervisor.status() for supervisor in self._supervisors.values()],
+            destinations=self._outbox.statistics(),
+        )
+
+    async def invoke(self, function: str, event: Any) -> Outcome:
+        """Run a function once with an event.
+
+        Raises:
+            CommandError: there is no such function.
+            Throttled: all of its environments are busy.
+        """
+        entry = self._registry.get(function)
+        if entry is None:
+            raise CommandError(f"there is no function `{function}` in this pipeline")
+        return await invoke_event(entry, event, self.ids)
+
+
+def function_specs(loaded: LoadedConfig, targets: Mapping[str, Any] | None = None) -> dict[str, FunctionSpec]:
+    """Return the pipeline's functions as a runtime needs them."""
+    settings = loaded.config.settings
+    targets = targets or {}
+    return {
+        name: FunctionSpec(
+            name=name,
+            handler=function.handler,
+            code=(loaded.folder / function.code).resolve(),
+            arn=f"arn:aws:lambda:{settings.region}:{settings.account_id}:function:{name}",
+            timeout_s=function.timeout,
+            memory_size_mb=function.memory_size,
+            ephemeral_storage_mb=function.ephemeral_storage,
+            environment=function.environment,
+            runtime=function.runtime,
+            start=function.start,
+            preload=function.preload,
+            idle_timeout_s=function.idle_timeout,
+            target=targets.get(name),
+        )
+        for name, function in loaded.config.functions.items()
+    }
+
+
+async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
+    """Make the pipeline's queues and streams in the store, or bring their settings up to date.
+
+    Raises:
+        ConfigError: a stream was made with another number of shards.
+    """
+    for name, queue in pipeline.queues.items():
+        redrive = queue.redrive_policy
+        settings = QueueSettings(
+            visibility_timeout=queue.visibility_timeout,
+            message_retention_period=queue.message_retention_period,
+            delay=queue.delay,
+            receive_message_wait_time=queue.receive_message_wait_time,
+            maximum_message_size=queue.maximum_message_size,
+            dead_letter_queue=redrive.dead_letter_queue if redrive else "",
+            max_receive_count=redrive.max_receive_count if redrive else 0,
+        )
+        await store.commit([DefineQueue(queue=name, settings=settings)])
+    for name, stream in stream_settings(pipeline).items():
+        try:
+            await store.commit([DefineStream(stream=name, settings=stream)])
+        except ValueError as error:
+            raise ConfigError([Mistake(path=f"streams.{name}.shards", message=str(error))]) from error
+
+
+def stream_settings(pipeline: EffectivePipeline) -> dict[str, StreamSettings]:
+    """Return the embedded streams as the store keeps them."""
+    return {
+        name: StreamSettings(
+            shards=stream.shards, retention_period=stream.retention_period, retention_bytes=stream.retention_bytes
+        )
+        for name, stream in pipeline.streams.items()
+    }
+
+
+@asynccontextmanager
+async def open_engine(
+    loaded: LoadedConfig,
+    *,
+    store: Store,
+    runtimes: Mapping[str, Runtime],
+    clock: Clock,
+    ids: IdFactory,
+    events: EngineEvents | None = None,
+    tracing: Tracing = NULL_TRACING,
+    targets: Mapping[str, Any] | None = None,
+    connectors: Mapping[str, Connector] | None = None,
+) -> AsyncIterator[Engine]:
+    """Assemble a pipeline on an open store.
+
+    Args:
+        loaded: the pipeline, checked.
+        store: open for as long as the engine is.
+        runtimes: by name, "process" and "inline", open for as long as the engine is.
+        clock: wall time.
+        ids: identifiers and jitter.
+        events: hears what happens; a new one when None.
+        tracing: spans.
+        targets: callables of functions that run inline, by function name.
+        connectors: by kind; those that are not given are loaded by entry point.
+
+    Raises:
+        ConfigError: a stream was made with another number of shards.
+        ConnectorUnavailable: a source or destination has no connector.
+        StoreUnavailable, StoreCorrupt: the state can't be read or written.
+    """
+    pipeline = resolve(loaded)
+    settings = loaded.config.settings
+    await define_sources(store, pipeline)
+    specs = function_specs(loaded, targets)
+    registry = Registry(
+        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
+        for name, spec in specs.items()
+    )
+    recorder = FailureRecorder(specs)
+    events = events if events is not None else EngineEvents()
+    context = ConnectorContext(clock=clock, ids=ids, region=settings.region, account_id=settings.account_id)
+    connections = pipeline_connections(loaded)
+    found = _find_connectors(pipeline, connectors or {})
+    transactional = _transactional(pipeline, clock, ids)
+    destinations: dict[str, Destination] = {}
+    for reference in _outside_destinations(pipeline, transactional):
+        destinations[str(reference)] = _open_destination(
+            reference, connections, found, registry, store, recorder, context
+        )
+    outbox = Outbox(store, destinations, clock, ids)
+    await outbox.load()
+    around = Surroundings(
+        store=store,
+        router=Router(transactional),
+        recorder=recorder,
+        outbox=outbox,
+        clock=clock,
+        ids=ids,
+        tracing=tracing,
+        region=settings.region,
+        account_id=settings.account_id,
+        connections=connections,
+        connectors=found,
+        visibility_timeouts_s={name: queue.visibility_timeout for name, queue in pipeline.queues.items()},
+    )
+    supervisors = {
+        mapping.name: _supervise(mapping.name, pipeline, registry, events, around)
+        for mapping in pipeline.mappings.values()
+    }
+    async with AsyncExitStack() as stack:
+        for destination in destinations.values():
+            stack.push_async_callback(destination.aclose)
+        yield Engine(
+            registry=registry,
+            supervisors=supervisors,
+            outbox=outbox,
+            maintenance=Maintenance(
+                store,
+                clock,
+                stream_settings(pipeline),
+                failures_bytes_max=settings.failures_maximum_bytes,
+                failures_age_s=settings.failures_retention_period,
+            ),
+            store=store,
+            clock=clock,
+            ids=ids,
+            events=events,
+            drain_timeout_s=settings.drain_timeout,
+        )
+
+
+def _supervise(
+    name: str, pipeline: EffectivePipeline, registry: Registry, events: EngineEvents, around: Surroundings
+) -> MappingSupervisor:
+    mapping = pipeline.mappings[name]
+    function = registry.get(mapping.function)
+    assert function is not None, "the checks of the pipeline file find missing functions"
+    reporter = Reporter(name, mapping.function, events)
+    return MappingSupervisor(
+        lambda: build_mapping(mapping, function, reporter, around),
+        reporter,
+        around.ids,
+        source=str(mapping.source),
+        is_enabled=mapping.enabled,
+    )
+
+
+def pipeline_connections(loaded: LoadedConfig) -> dict[tuple[str, str], Any]:
+    """Return the pipeline's connections by kind and name."""
+    config = loaded.config
+    return {
+        **{("kafka", name): connection for name, connection in config.kafka.items()},
+        **{("http", name): connection for name, connection in config.http.items()},
+    }
+
+
+def _find_connectors(pipeline: EffectivePipeline, given: Mapping[str, Connector]) -> dict[str, Connector]:
+    kinds = {mapping.source.kind for mapping in pipeline.mappings.values()}
+    kinds |= {mapping.on_failure.kind for mapping in pipeline.mappings.values()}
+    outside = kinds - {"queue", "stream", "function"}
+    return {kind: given[kind] if kind in given else load_connector(kind) for kind in sorted(outside)}
+
+
+def _transactional(pipeline: EffectivePipeline, clock: Clock, ids: IdFactory) -> dict[str, TransactionalDestination]:
+    queues: dict[str, TransactionalDestination] = {
+        f"queue:{name}": QueueDestination(name, clock=clock, ids=ids) for name in pipeline.queues
+    }
+    streams: dict[str, TransactionalDestination] = {
+        f"stream:{name}": StreamDestination(name, shards=stream.shards, clock=clock)
+        for name, stream in pipeline.streams.items()
+    }
+    return queues | streams
+
+
+def _outside_destinations(
+    pipeline: EffectivePipeline, transactional: Mapping[str, TransactionalDestination]
+) -> list[Reference]:
+    wanted = {str(mapping.on_failure): mapping.on_failure for mapping in pipeline.mappings.values()}
+    return [reference for text, reference in sorted(wanted.items()) if text not in transactional]
+
+
+def _open_destination(
+    reference: Reference,
+    connections: Mapping[tuple[str, str], Any],
+    connectors: Mapping[str, Connector],
+    registry: Registry,
+    store: Store,
+    recorder: FailureRecorder,
+    context: ConnectorContext,
+) -> Destination:
+    if reference.kind == "function":
+        function = registry.get(reference.name)
+        assert function is not None, "the checks of the pipeline file find missing functions"
+        return FunctionDestination(str(reference), function, store, recorder, context.clock, context.ids)
+    connection = connections.get((reference.kind, reference.name))
+    return connectors[reference.kind].open_destination(reference, connection, context)
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How `run_pipeline` runs."""
+
+    state: Path  #: the state folder; made when it is not there
+    targets: Mapping[str, Any] = {}
+    log_sink: LogSink | None = None
+
+
+@asynccontextmanager
+async def run_pipeline(
+    loaded: LoadedConfig, options: RunOptions, *, events: EngineEvents | None = None
+) -> AsyncIterator[Engine]:
+    """Assemble a pipeline on its state folder, with real processes and real time.
+
+    Raises:
+        StateInUse: another engine runs on the state folder.
+        SchemaMismatch, StoreCorrupt, StoreUnavailable: the state can't be used; nothing was changed.
+        ConfigError, ConnectorUnavailable: as `open_engine`.
+    """
+    from eventcore.runtime.inline import open_inline_runtime
+    from eventcore.runtime.process import open_process_runtime
+    from eventcore.store.lock import hold_state
+    from eventcore.store.sqlite import open_sqlite_store
+    from eventcore.telemetry.logs import FunctionLogs
+    from eventcore.telemetry.tracing import open_tracing
+
+    clock, ids = SystemClock(), SystemIds()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(hold_state(options.state))
+        store = await stack.enter_async_context(open_sqlite_store(options.state / "state.db"))
+        sink = options.log_sink or stack.enter_context(FunctionLogs(options.state / "logs"))
+        tracing = open_tracing(os.environ)
+        stack.push_async_callback(tracing.aclose)
+        runtimes: dict[str, Runtime] = {
+            "inline": await stack.enter_async_context(open_inline_runtime(clock, ids, sink)),
+        }
+        if any(function.runtime == "process" for function in loaded.config.functions.values()):
+            process = open_process_runtime(clock, ids, sink, options.state)
+            runtimes["process"] = await stack.enter_async_context(process)
+        yield await stack.enter_async_context(
+            open_engine(
+                loaded,
+                store=store,
+                runtimes=runtimes,
+                clock=clock,
+                ids=ids,
+                events=events,
+                tracing=tracing,
+                targets=options.targets,
+            )
+        )
+
+
+class App(Pipeline):
+    """A pipeline written in Python, run by `eventcore run MODULE:app`, or by `App.run` inside a program.
+
+    Source: design §5: the same settings as the pipeline file, and equal structs.
+    """
+
+    def open(self, state: str | os.PathLike[str] = ".eventcore", *, events: EngineEvents | None = None) -> Any:
+        """Return an async context manager that yields the `Engine`, assembled on a state folder.
+
+        Raises:
+            ConfigError: the pipeline has mistakes; all of them at once.
+        """
+        return run_pipeline(self.loaded(), RunOptions(state=Path(state), targets=self.targets), events=events)

@@ -1,0 +1,185 @@
+"""Builds what runs a mapping from its settings: the source, the batching, the context of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.config.effective import EffectiveMapping
+from eventcore.config.reference import Reference
+from eventcore.delivery.batching import BatchPolicy
+from eventcore.embedded.queue import EmbeddedQueue
+from eventcore.embedded.stream import EmbeddedStream
+from eventcore.engine.batcher import records_ahead_max
+from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.mapping import RunningMapping
+from eventcore.engine.outbox import Outbox
+from eventcore.engine.queue_mapping import QueueContext, QueueMapping
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.router import Router
+from eventcore.engine.settler import Settler, SettlerContext
+from eventcore.engine.shard import ShardContext
+from eventcore.engine.stream_mapping import StreamMapping
+from eventcore.ids import IdFactory
+from eventcore.model import PAYLOAD_BYTES_MAX
+from eventcore.ports.connectors import REVOKE_BUDGET_SHARE, Connector, ConnectorContext, StreamRequest
+from eventcore.ports.recorder import Recorder
+from eventcore.ports.runtime import HandlerForm
+from eventcore.ports.sources import EventShape, StreamSource
+from eventcore.ports.store import Store
+from eventcore.registry import Function
+from eventcore.telemetry.tracing import Tracing
+
+#: What a revoked shard's batch gets to finish where the connection does not say, seconds.
+REVOKE_BUDGET_DEFAULT_S = 30.0
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every mapping of an engine shares."""
+
+    store: Store
+    router: Router
+    recorder: Recorder
+    outbox: Outbox
+    clock: Clock
+    ids: IdFactory
+    tracing: Tracing
+    region: str
+    account_id: str
+    #: Connections by (kind, name), as their config structs.
+    connections: Mapping[tuple[str, str], Any]
+    connectors: Mapping[str, Connector]
+    visibility_timeouts_s: Mapping[str, int]  #: of the embedded queues, by name
+
+
+async def build_mapping(
+    settings: EffectiveMapping, function: Function, reporter: Reporter, around: Surroundings
+) -> RunningMapping:
+    """Make a mapping ready to run: the function is imported, the source is not connected yet.
+
+    Raises:
+        InvocationError: the function does not import.
+        ConnectorUnavailable: the source's client library is missing.
+    """
+    form = await function.prepare()
+    if settings.source.kind == "queue":
+        return _queue_mapping(settings, function, form, reporter, around)
+    return _stream_mapping(settings, function, form, reporter, around)
+
+
+def _batching(settings: EffectiveMapping, form: HandlerForm, shape: EventShape) -> BatchPolicy:
+    """Return a batch's limits: only a Lambda-shaped event is JSON, with its base64 and its keys around each record."""
+    is_event = form is HandlerForm.EVENT
+    return BatchPolicy(
+        batch_size=settings.batch_size,
+        window_s=settings.window_s,
+        record_overhead_bytes=shape.record_overhead_bytes if is_event else 0,
+        is_base64=shape.is_base64 if is_event else False,
+    )
+
+
+def _settler(settings: EffectiveMapping, function: Function, shape: EventShape, around: Surroundings) -> Settler:
+    return Settler(
+        SettlerContext(
+            mapping=settings.name,
+            function=function.spec.name,
+            function_arn=function.spec.arn,
+            source=str(settings.source),
+            shape=shape,
+            on_failure=settings.on_failure,
+            store=around.store,
+            router=around.router,
+            recorder=around.recorder,
+            outbox=around.outbox,
+            clock=around.clock,
+        )
+    )
+
+
+def _stream_mapping(
+    settings: EffectiveMapping, function: Function, form: HandlerForm, reporter: Reporter, around: Surroundings
+) -> StreamMapping:
+    source = _open_stream(settings, around)
+    batching = _batching(settings, form, source.shape)
+    record_bytes_max = PAYLOAD_BYTES_MAX - batching.record_overhead_bytes
+    context = ShardContext(
+        mapping=settings.name,
+        source_reference=str(settings.source),
+        source=source,
+        dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
+        settler=_settler(settings, function, source.shape, around),
+        retry=settings.retry,
+        batching=batching,
+        record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
+        clock=around.clock,
+        ids=around.ids,
+        reporter=reporter,
+        tracing=around.tracing,
+    )
+    return StreamMapping(source, context, revoke_budget_s=_revoke_budget_s(settings.source, around))
+
+
+def _open_stream(settings: EffectiveMapping, around: Surroundings) -> StreamSource:
+    if settings.source.kind == "stream":
+        return EmbeddedStream(
+            settings.source.name,
+            mapping=settings.name,
+            starting_position=settings.starting_position,
+            store=around.store,
+            region=around.region,
+            account_id=around.account_id,
+        )
+    connector = around.connectors[settings.source.kind]
+    return connector.open_stream(
+        StreamRequest(
+            reference=settings.source,
+            connection=around.connections[settings.source.kind, settings.source.name],
+            mapping=settings.name,
+            starting_position=settings.starting_position,
+            consumer_group_id=settings.consumer_group_id,
+            records_ahead_max=records_ahead_max(settings.batch_size),
+            context=ConnectorContext(
+                clock=around.clock, ids=around.ids, region=around.region, account_id=around.account_id
+            ),
+        )
+    )
+
+
+def _revoke_budget_s(source: Reference, around: Surroundings) -> float:
+    """Return how long a revoked shard's batch may go on: below the connection's own limit for a rebalance."""
+    connection = around.connections.get((source.kind, source.name))
+    timeout_ms = getattr(connection, "rebalance_timeout_ms", None)
+    return REVOKE_BUDGET_DEFAULT_S if timeout_ms is None else timeout_ms / 1000 * REVOKE_BUDGET_SHARE
+
+
+def _queue_mapping(
+    settings: EffectiveMapping, function: Function, form: HandlerForm, reporter: Reporter, around: Surroundings
+) -> QueueMapping:
+    source = EmbeddedQueue(
+        settings.source.name,
+        store=around.store,
+        clock=around.clock,
+        region=around.region,
+        account_id=around.account_id,
+    )
+    return QueueMapping(
+        QueueContext(
+            mapping=settings.name,
+            source_reference=str(settings.source),
+            source=source,
+            shape=source.shape,
+            dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
+            settler=_settler(settings, function, source.shape, around),
+            recorder=around.recorder,
+            batching=_batching(settings, form, source.shape),
+            maximum_concurrency=settings.maximum_concurrency,
+            visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],
+            clock=around.clock,
+            ids=around.ids,
+            reporter=reporter,
+            tracing=around.tracing,
+        )
+    )

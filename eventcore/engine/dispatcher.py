@@ -1,0 +1,57 @@
+"""Hop 4: a batch gets a concurrency slot and is invoked; what came back is read into a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventcore import signals
+from eventcore.delivery.partial import SUCCESS, Report, read_report
+from eventcore.model import Batch, Invocation, Outcome, OutcomeKind, Record
+from eventcore.ports.sources import EventShape
+from eventcore.registry import Function
+from eventcore.telemetry.tracing import Tracing
+
+#: What an invocation becomes that was ended by us.
+RELEASED = Outcome(kind=OutcomeKind.RELEASED)
+
+
+class Dispatcher:
+    """The way into one function, for the batches of one mapping."""
+
+    def __init__(self, function: Function, shape: EventShape, tracing: Tracing, *, reports_failures: bool) -> None:
+        self.function = function
+        self._shape = shape
+        self._tracing = tracing
+        self._reports_failures = reports_failures
+
+    async def invoke(self, batch: Batch) -> Outcome:
+        """Run the function once with a batch. The caller holds one of the function's slots.
+
+        Cancelled, the environment that serves the invocation is killed first.
+        """
+        await signals.reach("dispatcher.before_invoke")
+        with self._tracing.process(batch, self.function.spec.name) as span:
+            invocation = Invocation(
+                request_id=batch.request_id,
+                build_event=lambda: self._shape.event(batch.records, batch.shard),
+                batch=batch,
+                trace_header=span.traceparent,
+            )
+            outcome = await self.function.runtime.invoke(self.function.spec, invocation)
+            if outcome.fault is not None:
+                span.fail(outcome.fault)
+        await signals.reach("dispatcher.after_invoke")
+        return outcome
+
+    def read(self, batch: Batch, outcome: Outcome) -> Report:
+        """Return which records of the batch the outcome names failed (Lambda semantics §3.1)."""
+        if outcome.failed is not None:
+            return Report(failed=outcome.failed) if outcome.failed else SUCCESS
+        if outcome.kind is not OutcomeKind.SUCCESS or not self._reports_failures:
+            return SUCCESS
+        if outcome.response in {b"null", b"{}"}:
+            return SUCCESS
+        return read_report(outcome.response, self._known(batch.records, batch.shard), self._shape.read_identifier)
+
+    def _known(self, records: Sequence[Record], shard: str) -> dict[object, int]:
+        return {self._shape.identifier(record, shard): index for index, record in enumerate(records)}

@@ -1,0 +1,170 @@
+"""A mapping's life: made, enabled, restarted with back-off when it fails, stopped; it never takes others down.
+
+| error | what happens |
+|---|---|
+| `SourceUnavailable`, `StoreError`, `InvocationError` | `Problem: why`, then again after a pause that doubles |
+| `SourceClosed` | `Stopped`: the source was deleted |
+| anything else | a bug of ours or of a connector: logged with its traceback, then as above |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import anyio
+import anyio.abc
+
+from eventcore.delivery.retry import backoff_ms
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.status import MappingState, MappingStatus, ShardStatus
+from eventcore.errors import EventcoreError, SourceClosed, SourceUnavailable
+from eventcore.ids import IdFactory
+
+#: The first pause before a failed mapping starts anew, and the longest, seconds.
+RESTART_FIRST_S = 1.0
+RESTART_MAX_S = 60.0
+#: A mapping that ran for so long has recovered: its next failure pauses from the start, seconds.
+RECOVERED_S = 60.0
+
+_logger = logging.getLogger("eventcore.engine")
+
+
+class RunningMapping(Protocol):
+    """A stream or queue mapping, connected."""
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Read until drained, or until something fails."""
+        ...
+
+    def drain(self) -> None:
+        """Take nothing new."""
+        ...
+
+    def abort(self) -> None:
+        """Kill what runs."""
+        ...
+
+    async def shards(self) -> Sequence[ShardStatus]:
+        """Return the owned shards; none for a queue."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """How many batches are being worked on."""
+        ...
+
+
+class MappingSupervisor:
+    """Runs one mapping for as long as the engine runs."""
+
+    def __init__(
+        self,
+        build: Callable[[], Awaitable[RunningMapping]],
+        reporter: Reporter,
+        ids: IdFactory,
+        *,
+        source: str,
+        is_enabled: bool,
+    ) -> None:
+        self._build = build
+        self._reporter = reporter
+        self._ids = ids
+        self._source = source
+        self._current: RunningMapping | None = None
+        self._stopping = anyio.Event()
+        self.state = MappingState.CREATING if is_enabled else MappingState.DISABLED
+        self.reason = ""
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the mapping until `drain`; returns when what ran is settled."""
+        if self.state is MappingState.DISABLED:
+            return
+        failures = 0
+        while not self._stopping.is_set():
+            began_s = anyio.current_time()
+            try:
+                await self._run_once()
+            except SourceClosed as error:
+                self._enter(MappingState.STOPPED, str(error))
+                return
+            except Exception as error:  # noqa: BLE001 - one of the three named in errors.py
+                if anyio.current_time() - began_s > RECOVERED_S:
+                    failures = 0
+                failures += 1
+                await self._pause(_first(error), failures)
+        self._enter(MappingState.STOPPED)
+
+    def drain(self) -> None:
+        """Take nothing new, and end when what runs is settled."""
+        self._stopping.set()
+        if self._current is not None:
+            self._current.drain()
+
+    def abort(self) -> None:
+        """Kill what runs, and end."""
+        self._stopping.set()
+        if self._current is not None:
+            self._current.abort()
+
+    async def _run_once(self) -> None:
+        self._enter(MappingState.CREATING)
+        mapping = await self._build()
+        try:
+            self._current = mapping
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(mapping.run)
+                self._enter(MappingState.ENABLED)
+                if self._stopping.is_set():
+                    mapping.drain()
+        finally:
+            self._current = None
+
+    async def _pause(self, error: BaseException, failures: int) -> None:
+        if not isinstance(error, EventcoreError):
+            _logger.error("mapping.failed", exc_info=error, extra={"mapping": self._reporter.mapping})
+            self._enter(MappingState.PROBLEM, f"internal error: {type(error).__name__}: {error}")
+        else:
+            self._enter(MappingState.PROBLEM, str(error))
+        pause_ms = backoff_ms(failures, self._ids.jitter(), first_s=RESTART_FIRST_S, max_s=RESTART_MAX_S)
+        if isinstance(error, SourceUnavailable) and error.retry_after_s is not None:
+            pause_ms = int(error.retry_after_s * 1000)
+        with anyio.move_on_after(pause_ms / 1000):
+            await self._stopping.wait()
+
+    def _enter(self, state: MappingState, reason: str = "") -> None:
+        if state is self.state and reason == self.reason:
+            return
+        # A mapping that is being made again after a failure still has its problem, until it runs.
+        if state is MappingState.CREATING and self.state is MappingState.PROBLEM:
+            return
+        self.state, self.reason = state, reason
+        self._reporter.state(state.value, reason)
+
+    # -- snapshot ------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> MappingStatus:
+        """Return a snapshot."""
+        current = self._current
+        return MappingStatus(
+            mapping=self._reporter.mapping,
+            source=self._source,
+            function=self._reporter.function,
+            state=self.state,
+            reason=self.reason,
+            rate=self._reporter.rate,
+            counters=self._reporter.counters.snapshot(),
+            last_result=self._reporter.last_result,
+            shards=await current.shards() if current is not None and self.state is MappingState.ENABLED else (),
+            running=current.running if current is not None else 0,
+        )
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first error inside nested groups: several tasks of a mapping tend to fail for one reason."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,301 @@
+"""A mapping that reads a queue: one poller, and a bounded number of batches at the same time.
+
+What fails stays hidden until its visibility timeout ends; the queue's own redrive policy decides when a message is
+given up (Lambda semantics §3.1 "Outcome rules", trap 9, trap 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.abc
+import msgspec
+
+from eventcore import signals
+from eventcore.clock import Clock
+from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.decide import Decision, decide_queue
+from eventcore.delivery.partial import SUCCESS
+from eventcore.engine.batcher import RecordBuffer
+from eventcore.engine.dispatcher import RELEASED, Dispatcher
+from eventcore.engine.lease_keeper import Lease, LeaseKeeper
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.settler import SETTLE_GRACE_S, Settler
+from eventcore.engine.status import ShardStatus
+from eventcore.ids import IdFactory
+from eventcore.model import Batch, DiscardReason, Outcome, Record, VerdictKind
+from eventcore.ports.recorder import FailedBatch, Recorder
+from eventcore.ports.sources import EventShape, QueueSource, Received
+from eventcore.ports.store import Operation
+from eventcore.telemetry.tracing import Tracing
+
+#: One receive waits this long for a first message, seconds: SQS's longest poll (Lambda semantics §3.2).
+RECEIVE_WAIT_S = 20.0
+#: Messages hidden by one receive: large leases are handed out in batches.
+RECEIVE_MAX = 1000
+
+
+class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the batches of one mapping share."""
+
+    mapping: str
+    source_reference: str
+    source: QueueSource
+    shape: EventShape
+    dispatcher: Dispatcher
+    settler: Settler
+    recorder: Recorder
+    batching: BatchPolicy
+    maximum_concurrency: int
+    visibility_timeout_s: int
+    clock: Clock
+    ids: IdFactory
+    reporter: Reporter
+    tracing: Tracing
+
+
+class QueueMapping:
+    """Runs one queue mapping. Not reusable."""
+
+    def __init__(self, context: QueueContext) -> None:
+        self._context = context
+        self._buffer = RecordBuffer(context.batching)
+        self._leases: dict[str, tuple[int, int]] = {}  #: receipt: received, hidden until; both wall ms
+        function = context.dispatcher.function
+        self._keeper = LeaseKeeper(
+            context.source,
+            function.runtime,
+            context.clock,
+            timeout_s=function.spec.timeout_s,
+            visibility_timeout_s=context.visibility_timeout_s,
+        )
+        self._slots = anyio.Semaphore(context.maximum_concurrency, fast_acquire=True)
+        self._taken = anyio.Event()
+        self._polling = anyio.CancelScope()
+        self._keeping = anyio.CancelScope()
+        self._invocations: set[anyio.CancelScope] = set()
+        self._is_aborted = False
+
+    @property
+    def running(self) -> int:
+        """How many batches are being worked on."""
+        return self._context.maximum_concurrency - self._slots.value
+
+    async def shards(self) -> Sequence[ShardStatus]:
+        """Return none: a queue has no shards."""
+        return ()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Read until `drain`, or until something fails.
+
+        Raises:
+            SourceUnavailable, SourceClosed: the queue failed.
+            StoreUnavailable: what had to be written could not be.
+        """
+        try:
+            async with anyio.create_task_group() as keeping:
+                keeping.start_soon(self._keep_leases)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._hand_out, tasks)
+                    task_status.started()
+                    with self._polling:
+                        await self._poll()
+                self._keeping.cancel()
+        finally:
+            with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
+                await self._give_back()
+                await self._context.source.aclose()
+
+    def drain(self) -> None:
+        """Take nothing new; let the batches that run be settled."""
+        self._polling.cancel()
+        self._buffer.close()
+
+    def abort(self) -> None:
+        """Kill what runs; its messages come back after their visibility timeout."""
+        self.drain()
+        self._is_aborted = True
+        for scope in list(self._invocations):
+            scope.cancel()
+
+    async def _keep_leases(self) -> None:
+        with self._keeping:
+            await self._keeper.run()
+
+    async def _give_back(self) -> None:
+        """Show messages that were received and never invoked to others at once."""
+        receipts = list(self._leases)
+        if receipts:
+            await self._context.source.change_visibility(receipts, 0)
+            self._context.reporter.returned("", len(receipts), "the mapping stops")
+            self._leases.clear()
+
+    # -- hop 2: the poller ---------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            room = self._room()
+            while room <= 0:
+                self._taken = anyio.Event()
+                await self._taken.wait()
+                room = self._room()
+            context = self._context
+            with context.tracing.receive(context.mapping, context.source_reference) as span:
+                received = await context.source.receive(min(room, RECEIVE_MAX), wait_s=RECEIVE_WAIT_S)
+                span.count(len(received.records))
+            await self._note(received)
+            await signals.reach("poller.received")
+
+    def _room(self) -> int:
+        """Return how many messages fit: a batch for every free slot, and one ahead."""
+        batches = self._slots.value + 1
+        return batches * self._context.batching.batch_size - len(self._buffer)
+
+    async def _note(self, received: Received) -> None:
+        context = self._context
+        if received.redriven:
+            ids = [
+                context.recorder.message_failure_id(context.mapping, context.source_reference, moved.id)
+                for moved in received.redriven
+            ]
+            await context.settler.commit(context.recorder.seal(ids, DiscardReason.RECEIVES_EXHAUSTED.value))
+            for moved in received.redriven:
+                context.reporter.redriven("", moved.id, moved.target)
+        context.reporter.expired(received.expired_count)
+        if received.records:
+            context.reporter.received("", len(received.records))
+            lease = (context.clock.now_ms(), received.hidden_until_ms)
+            for record in received.records:
+                self._leases[record.receipt] = lease
+            self._buffer.put(received.records)
+
+    # -- hops 3 to 7, a batch at a time --------------------------------------------------------------------------------
+
+    async def _hand_out(self, tasks: anyio.abc.TaskGroup) -> None:
+        while True:
+            await self._slots.acquire()
+            records = await self._buffer.take()
+            if not records:
+                self._slots.release()
+                return
+            tasks.start_soon(self._work, records)
+
+    async def _work(self, records: Sequence[Record]) -> None:
+        try:
+            function = self._context.dispatcher.function
+            async with function.slots:
+                lease = self._lease(records)
+                if lease is not None:
+                    await self._invoke(lease)
+        finally:
+            self._slots.release()
+            self._taken.set()
+
+    def _lease(self, records: Sequence[Record]) -> Lease | None:
+        """Return the right to those records whose visibility timeout has not ended while they waited."""
+        now_ms = self._context.clock.now_ms()
+        held = [record for record in records if self._leases[record.receipt][1] > now_ms]
+        times = [self._leases.pop(record.receipt) for record in records]
+        if len(held) < len(records):
+            self._context.reporter.returned(
+                "", len(records) - len(held), "the visibility timeout ended before the invocation"
+            )
+        if not held or self._is_aborted:
+            return None
+        return Lease(
+            held, received_ms=min(times)[0], hidden_until_ms=min(until for _, until in times if until > now_ms)
+        )
+
+    async def _invoke(self, lease: Lease) -> None:
+        context = self._context
+        batch = Batch(
+            mapping=context.mapping,
+            source=context.source_reference,
+            shard="",
+            records=lease.records,
+            request_id=context.ids.new_id(),
+        )
+        context.reporter.invoked(batch)
+        self._keeper.hold(lease, batch.request_id)
+        outcome = RELEASED
+        scope = anyio.CancelScope()
+        self._invocations.add(scope)
+        try:
+            with scope:
+                outcome = await context.dispatcher.invoke(batch)
+        finally:
+            self._invocations.discard(scope)
+            self._keeper.drop(lease)
+        context.reporter.finished(batch, outcome)
+        report = context.dispatcher.read(batch, outcome) if outcome is not RELEASED else SUCCESS
+        decision = decide_queue(len(batch), outcome, report)
+        with context.tracing.settle(batch, decision):
+            await self._settle(batch, lease, decision, outcome)
+        if outcome is RELEASED:
+            context.reporter.returned("", len(batch), "the invocation was ended by a stop")
+        context.reporter.decided(batch, decision, outcome, is_returned=True)
+
+    async def _settle(self, batch: Batch, lease: Lease, decision: Decision, outcome: Outcome) -> None:
+        context = self._context
+        entries = await context.settler.discard(batch, decision, outcome, invocations=1, first_failure_ms=0)
+        context.reporter.discarded(batch, entries, outcome)
+        await context.settler.commit(self._failures(batch, decision, outcome))
+        await signals.reach("settler.before_ack")
+        with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
+            done = _receipts(batch, lease, decision, {VerdictKind.SETTLE, VerdictKind.DISCARD})
+            if done:
+                await context.source.delete(done)
+            if lease.is_extended:
+                await self._return_on_time(batch, lease, decision)
+        await signals.reach("settler.after_ack")
+
+    def _failures(self, batch: Batch, decision: Decision, outcome: Outcome) -> list[Operation]:
+        """Keep each message that failed, until it succeeds or goes to the dead-letter queue (design, §12)."""
+        context = self._context
+        operations: list[Operation] = []
+        succeeded: list[str] = []
+        for run in decision.runs:
+            for record in batch.records[run.start : run.stop]:
+                count = int(record.attributes.get("ApproximateReceiveCount", "1"))
+                if run.verdict.kind is VerdictKind.RETRY:
+                    operations.extend(context.recorder.keep(self._failing(batch, record, count, outcome)))
+                elif run.verdict.kind is VerdictKind.SETTLE and count > 1:
+                    succeeded.append(
+                        context.recorder.message_failure_id(context.mapping, context.source_reference, record.id)
+                    )
+        operations.extend(context.recorder.finish(succeeded))
+        return operations
+
+    def _failing(self, batch: Batch, record: Record, count: int, outcome: Outcome) -> FailedBatch:
+        return FailedBatch(
+            batch=msgspec.structs.replace(batch, records=[record]),
+            function=self._context.dispatcher.function.spec.name,
+            shape=self._context.shape,
+            reason="Failing",
+            attempts=count,
+            outcome=outcome,
+            first_failure_ms=int(record.attributes.get("ApproximateFirstReceiveTimestamp", "0")),
+            now_ms=self._context.clock.now_ms(),
+            is_final=False,
+        )
+
+    async def _return_on_time(self, batch: Batch, lease: Lease, decision: Decision) -> None:
+        """Let failed messages whose lease was extended come back at their own visibility timeout."""
+        kept = _receipts(batch, lease, decision, {VerdictKind.RETRY, VerdictKind.RELEASE})
+        if kept:
+            remaining_ms = max(0, lease.returns_ms - self._context.clock.now_ms())
+            await self._context.source.change_visibility(kept, -(-remaining_ms // 1000))
+
+
+def _receipts(batch: Batch, lease: Lease, decision: Decision, kinds: set[VerdictKind]) -> Sequence[str]:
+    """Return the receipts, still ours, of the records whose verdict is one of ``kinds``."""
+    receipts = [
+        lease.receipt(record)
+        for run in decision.runs
+        if run.verdict.kind in kinds
+        for record in batch.records[run.start : run.stop]
+    ]
+    return [receipt for receipt in receipts if receipt]

@@ -1,0 +1,49 @@
+"""Which way a result goes: into the settling transaction, or through the outbox."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from eventcore.config.reference import Reference
+from eventcore.ports.destinations import Dispatch, TransactionalDestination
+from eventcore.ports.store import Operation, OutboxRow, PutOutbox
+
+
+def dispatch_key(mapping: str, shard: str, first: str, last: str, destination: str, condition: str) -> str:
+    """Return the key under which a destination gets one discard, however often its batch is redelivered.
+
+    Neither request id, nor time, nor attempt goes into it (design §3).
+    """
+    text = f"{mapping}\0{shard}\0{first}\0{last}\0{destination}\0{condition}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Router:
+    """Knows how each destination of the pipeline is written."""
+
+    def __init__(self, transactional: Mapping[str, TransactionalDestination]) -> None:
+        self._transactional = transactional
+
+    def is_transactional(self, reference: Reference) -> bool:
+        """Tell whether the destination is on the store, and so is written when the batch is settled."""
+        return str(reference) in self._transactional
+
+    def operations(self, reference: Reference, dispatch: Dispatch) -> Sequence[Operation]:
+        """Return the writes that hand a result over, or that make sure it will be."""
+        destination = self._transactional.get(str(reference))
+        if destination is not None:
+            return destination.operations(dispatch)
+        return (
+            PutOutbox(
+                row=OutboxRow(
+                    key=dispatch.key,
+                    destination=str(reference),
+                    lane=dispatch.lane,
+                    payload=dispatch.payload,
+                    record_key=dispatch.record_key,
+                    attributes=dispatch.attributes,
+                    created_ms=dispatch.created_ms,
+                )
+            ),
+        )

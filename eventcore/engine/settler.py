@@ -1,0 +1,255 @@
+"""Hop 7: the one shielded step that makes a decision durable and tells the source.
+
+First the store: destinations' rows, kept failures and the note of what was given up, in one transaction. Then the
+source's ack. So a crash never loses a record, and never tells a destination twice:
+
+| crash | what the next process sees |
+|---|---|
+| before the store's commit | nothing was written: the batch is delivered and invoked again |
+| after it, before the ack | the discard is durable; its records come again, and are settled without an invocation |
+| after the ack | everything is done; rows of the outbox are handed over by the next process |
+| in the outbox: after the send, before its mark | the row is sent again, with the same key |
+
+An ack before the store's commit can't happen: they are consecutive statements of one function.
+A batch with nothing to write skips the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+
+from eventcore import signals
+from eventcore.clock import Clock
+from eventcore.config.reference import Reference
+from eventcore.delivery.decide import Decision, Run
+from eventcore.engine.failure_record import failure_record, lost_record
+from eventcore.engine.outbox import Outbox
+from eventcore.engine.router import Router, dispatch_key
+from eventcore.errors import StoreUnavailable
+from eventcore.model import Batch, DiscardReason, Outcome, VerdictKind
+from eventcore.ports.destinations import Dispatch
+from eventcore.ports.recorder import FailedBatch, Recorder
+from eventcore.ports.sources import EventShape, LostRange
+from eventcore.ports.store import Operation, PutNote, Store
+
+#: The settling step may take this long when the engine is being cancelled around it, seconds; past it the batch is
+#: redelivered.
+SETTLE_GRACE_S = 10.0
+#: Ranges of given-up records that a shard's note may hold; the checkpoint passes them long before.
+COVERED_MAX = 1000
+
+#: First and last position of a run of records that was given up, both inclusive.
+Range = tuple[int, int]
+
+_ranges = msgspec.json.Decoder(list[Range])
+
+
+class Discarded(msgspec.Struct, frozen=True, kw_only=True):
+    """What was given up by one decision, for telling people."""
+
+    first: str
+    last: str
+    count: int
+    reason: DiscardReason
+    failure_id: str
+    destination: str
+
+
+class SettlerContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mapping's settler works with."""
+
+    mapping: str
+    function: str
+    function_arn: str
+    source: str
+    shape: EventShape
+    on_failure: Reference
+    store: Store
+    router: Router
+    recorder: Recorder
+    outbox: Outbox
+    clock: Clock
+
+
+class Settler:
+    """Makes the decisions of one mapping durable."""
+
+    def __init__(self, context: SettlerContext) -> None:
+        self._context = context
+        #: Reference of where results go.
+        self.destination = str(context.on_failure)
+
+    # -- what was given up earlier -------------------------------------------------------------------------------------
+
+    async def covered(self, shard: str, checkpoint: int) -> list[Range]:
+        """Return the ranges at or past a checkpoint that an earlier engine on this store gave up without an ack."""
+        note = await self._context.store.note(self._note_name(shard))
+        if note is None:
+            return []
+        return [covered for covered in _ranges.decode(note) if covered[1] >= checkpoint]
+
+    def _note_name(self, shard: str) -> str:
+        return f"covered/{self._context.mapping}/{shard}"
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    async def discard(
+        self,
+        batch: Batch,
+        decision: Decision,
+        outcome: Outcome | None,
+        *,
+        invocations: int,
+        first_failure_ms: int,
+        covered: list[Range] | None = None,
+    ) -> list[Discarded]:
+        """Write what a decision gives up: its destination's rows, its failures, the note that covers it.
+
+        Nothing is written, and the store is not asked, when the decision gives up nothing.
+
+        Args:
+            batch: the batch that was decided on.
+            decision: covers the batch.
+            outcome: of its invocation; None without one.
+            invocations: of exactly this batch, this one included.
+            first_failure_ms: wall time; 0 when it never failed before.
+            covered: the shard's ranges, extended in place; None for a queue.
+
+        Raises:
+            StoreUnavailable: nothing was written.
+        """
+        runs = [run for run in decision.runs if run.verdict.kind is VerdictKind.DISCARD]
+        if not runs:
+            return []
+        operations: list[Operation] = []
+        discarded: list[Discarded] = []
+        for run in runs:
+            discarded.append(self._give_up(run, batch, outcome, invocations, first_failure_ms, operations))
+            if covered is not None:
+                records = batch.records[run.start : run.stop]
+                covered.append((records[0].position, records[-1].position))
+        if covered is not None:
+            del covered[:-COVERED_MAX]
+            operations.append(PutNote(name=self._note_name(batch.shard), value=msgspec.json.encode(covered)))
+        await self._commit(operations)
+        return discarded
+
+    def _give_up(
+        self,
+        run: Run,
+        batch: Batch,
+        outcome: Outcome | None,
+        invocations: int,
+        first_failure_ms: int,
+        operations: list[Operation],
+    ) -> Discarded:
+        context = self._context
+        reason = run.verdict.reason
+        assert reason is not None, "a discard has a reason"
+        part = msgspec.structs.replace(batch, records=batch.records[run.start : run.stop])
+        now_ms = context.clock.now_ms()
+        failed = FailedBatch(
+            batch=part,
+            function=context.function,
+            shape=context.shape,
+            reason=reason.value,
+            attempts=invocations,
+            outcome=outcome,
+            first_failure_ms=first_failure_ms or now_ms,
+            now_ms=now_ms,
+        )
+        failure_id = context.recorder.failure_id(failed)
+        first, last = _name(part, 0), _name(part, -1)
+        carries_payload = context.on_failure.kind == "kafka"
+        dispatch = Dispatch(
+            key=dispatch_key(
+                context.mapping, batch.shard or context.source, first, last, self.destination, reason.value
+            ),
+            payload=failure_record(
+                part,
+                context.shape,
+                function_arn=context.function_arn,
+                reason=reason,
+                invocations=invocations,
+                outcome=outcome,
+                now_ms=now_ms,
+                payload=context.shape.event(part.records, part.shard) if carries_payload else None,
+            ),
+            lane=self.lane(batch.shard),
+            record_key=part.records[0].key if len(part) == 1 else None,
+            attributes={"eventcore-failure-id": failure_id},
+            created_ms=now_ms,
+        )
+        operations.extend(context.recorder.keep(failed))
+        operations.extend(context.router.operations(context.on_failure, dispatch))
+        return Discarded(
+            first=first,
+            last=last,
+            count=len(part),
+            reason=reason,
+            failure_id=failure_id,
+            destination=self.destination,
+        )
+
+    async def discard_lost(self, lost: LostRange) -> Discarded:
+        """Write the counted discard of a range that the source dropped unread (`RecordExpired`)."""
+        context = self._context
+        now_ms = context.clock.now_ms()
+        reason = DiscardReason.RECORD_EXPIRED
+        first, last = str(lost.first), str(lost.last)
+        failure_id, operations = context.recorder.keep_lost(
+            lost, mapping=context.mapping, function=context.function, source=context.source, now_ms=now_ms
+        )
+        dispatch = Dispatch(
+            key=dispatch_key(context.mapping, lost.shard, first, last, self.destination, reason.value),
+            payload=lost_record(lost, source=context.source, function_arn=context.function_arn, now_ms=now_ms),
+            lane=self.lane(lost.shard),
+            attributes={"eventcore-failure-id": failure_id},
+            created_ms=now_ms,
+        )
+        await self._commit([*operations, *context.router.operations(context.on_failure, dispatch)])
+        count = lost.last - lost.first + 1
+        return Discarded(
+            first=first, last=last, count=count, reason=reason, failure_id=failure_id, destination=self.destination
+        )
+
+    async def commit(self, operations: Sequence[Operation]) -> None:
+        """Write operations of the recorder that belong to a settling step; nothing for none."""
+        if operations:
+            await self._commit(operations)
+
+    async def _commit(self, operations: Sequence[Operation]) -> None:
+        await signals.reach("settler.before_store")
+        with anyio.move_on_after(SETTLE_GRACE_S, shield=True) as scope:
+            results = await self._context.store.commit(operations)
+            self._context.outbox.added(operations, results)
+        if scope.cancelled_caught:
+            raise StoreUnavailable(f"the store took longer than {SETTLE_GRACE_S:.0f} s; the batch will be redelivered")
+        await signals.reach("settler.after_store")
+
+    # -- waiting for destinations --------------------------------------------------------------------------------------
+
+    def lane(self, shard: str) -> str:
+        """Return the name under which a shard's results keep their order."""
+        return f"{self._context.mapping}/{shard}"
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the destination has no room for another result."""
+        return not self._context.outbox.has_room(self.destination)
+
+    async def wait_room(self) -> None:
+        """Wait until the destination has room for another result."""
+        await self._context.outbox.wait_room(self.destination)
+
+    async def wait_taken(self, shard: str) -> None:
+        """Wait until the destination has taken everything that a shard gave up."""
+        await self._context.outbox.wait_lane(self.destination, self.lane(shard))
+
+
+def _name(batch: Batch, index: int) -> str:
+    record = batch.records[index]
+    return record.id or str(record.position)

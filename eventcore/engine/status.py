@@ -1,0 +1,69 @@
+"""What a running engine says of itself: snapshots for `status`, the control socket and tests."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+from eventcore.engine.outbox import DestinationStatus
+from eventcore.telemetry.counters import CountersSnapshot
+
+
+class MappingState(enum.StrEnum):
+    """The life of a mapping (Lambda semantics §3.1); `Problem` is ours: it could not run, and will be tried again."""
+
+    CREATING = "Creating"
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+    PROBLEM = "Problem"
+    STOPPED = "Stopped"
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """A shard's failing batch."""
+
+    position: int  #: of its first record
+    since_ms: int
+    attempt: int
+    error_type: str
+    error_message: str
+    location: str  #: `file:line` in the user's code
+    next_try_ms: int
+
+
+class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One owned shard."""
+
+    shard: str
+    checkpoint: int
+    lag: int  #: records behind the end, as far as known; -1 unknown
+    buffered: int
+    blocked: Blocked | None = None
+
+
+class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One mapping."""
+
+    mapping: str
+    source: str
+    function: str
+    state: MappingState
+    reason: str = ""  #: why, for `Problem`
+    rate: float = 0.0  #: records settled a second, over the last seconds
+    counters: CountersSnapshot | None = None
+    last_result: str = ""  #: "OK", "PROBLEM: ..." or empty before the first
+    shards: Sequence[ShardStatus] = ()
+    running: int = 0  #: batches being worked on
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole engine."""
+
+    version: str
+    pid: int
+    started_ms: int
+    is_draining: bool
+    mappings: Sequence[MappingStatus]
+    destinations: Sequence[DestinationStatus] = ()

@@ -1,0 +1,147 @@
+"""A mapping that reads a stream: one poller, and one worker for each shard that is ours.
+
+Hop 2 is `_poll`: it asks the source for what there is room for (full shards are paused) and puts records into the
+buffers of their shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.abc
+
+from eventcore import signals
+from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
+from eventcore.engine.shard import ShardContext, ShardWorker
+from eventcore.engine.status import ShardStatus
+from eventcore.ports.sources import StreamSource, TakenShard
+
+#: One receive waits this long for a first record, seconds; a stop does not wait for it.
+RECEIVE_WAIT_S = 5.0
+#: Clean-up of a source may take this long when the mapping is cancelled, seconds.
+CLOSE_GRACE_S = 10.0
+
+
+class StreamMapping:
+    """Runs one stream mapping; also the source's `ShardListener`. Not reusable."""
+
+    def __init__(self, source: StreamSource, context: ShardContext, *, revoke_budget_s: float) -> None:
+        self._source = source
+        self._context = context
+        self._revoke_budget_s = revoke_budget_s
+        self._workers: dict[str, ShardWorker] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._polling = anyio.CancelScope()
+        self._is_stopping = False
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Read until `drain`, or until something fails; then give the shards up.
+
+        Raises:
+            SourceUnavailable, SourceClosed: the source failed.
+            StoreUnavailable: what had to be written could not be.
+        """
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                await self._source.open(self)
+                task_status.started()
+                with self._polling:
+                    await self._poll()
+                # Drained: the workers end by themselves; the group waits for them.
+        finally:
+            with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
+                await self._source.aclose()
+
+    def drain(self) -> None:
+        """Take nothing new; let the batches that run be settled."""
+        self._is_stopping = True
+        self._polling.cancel()
+        for worker in self._workers.values():
+            worker.stop()
+
+    def abort(self) -> None:
+        """Kill what runs, and release it."""
+        self.drain()
+        for worker in self._workers.values():
+            worker.abort()
+
+    async def _poll(self) -> None:
+        context = self._context
+        while True:
+            with context.tracing.receive(context.mapping, context.source_reference) as span:
+                arrived = await self._source.receive(wait_s=RECEIVE_WAIT_S)
+                span.count(sum([len(received.records) for received in arrived]))
+            for received in arrived:
+                worker = self._workers.get(received.shard)
+                if worker is None:
+                    continue
+                count = worker.offer(received.records, received.lost)
+                context.reporter.received(received.shard, count)
+            await signals.reach("poller.received")
+
+    # -- ShardListener -------------------------------------------------------------------------------------------------
+
+    async def on_taken(self, shards: Sequence[TakenShard]) -> None:
+        """Begin work on shards. Returns at once."""
+        assert self._tasks is not None, "the source is opened inside the task group"
+        for taken in shards:
+            worker = ShardWorker(self._context, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
+            self._workers[taken.shard] = worker
+            self._context.reporter.taken(taken.shard, taken.epoch, taken.checkpoint)
+            if self._is_stopping:
+                worker.stop()
+            self._tasks.start_soon(worker.run, name=f"shard {self._context.mapping}/{taken.shard}")
+        self._share_buffers()
+
+    async def on_revoked(self, shards: Sequence[str]) -> None:
+        """Stop work on shards: settled or handed back when this returns, within the budget."""
+        workers = [self._workers[shard] for shard in shards if shard in self._workers]
+        for worker in workers:
+            worker.stop()
+        with anyio.move_on_after(self._revoke_budget_s):
+            for worker in workers:
+                await worker.finished.wait()
+        for worker in workers:
+            worker.abort()
+        with anyio.move_on_after(CLOSE_GRACE_S):
+            for worker in workers:
+                await worker.finished.wait()
+        await self.on_lost(shards)
+
+    async def on_lost(self, shards: Sequence[str]) -> None:
+        """Abandon shards at once."""
+        for shard in shards:
+            worker = self._workers.pop(shard, None)
+            if worker is not None:
+                worker.abandon()
+                self._context.reporter.released(shard, "another owner may take it")
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        share = max(BUFFER_BYTES_MAX // max(len(self._workers), 1), SHARD_BYTES_MIN)
+        for worker in self._workers.values():
+            worker.buffer.limit(share)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many batches are being worked on."""
+        return sum(worker.is_invoking for worker in self._workers.values())
+
+    async def shards(self) -> Sequence[ShardStatus]:
+        """Return the owned shards."""
+        lags = {lag.shard: lag for lag in await self._source.lag()}
+        return [
+            ShardStatus(
+                shard=shard,
+                checkpoint=worker.checkpoint,
+                lag=lags[shard].lag if shard in lags else -1,
+                buffered=len(worker.buffer),
+                blocked=worker.blocked,
+            )
+            for shard, worker in sorted(self._workers.items())
+        ]
