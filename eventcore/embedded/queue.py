@@ -1,0 +1,336 @@
+"""The embedded queue: a queue of the store, read as a `QueueSource`; and how messages get into it.
+
+Messages, leases, counts and redrive are the store's; here is what needs a loop: the long poll, and deletes that share
+a transaction with the next receive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+
+from eventcore.clock import Clock
+from eventcore.delivery.visibility import VISIBILITY_MAX_S
+from eventcore.embedded.shapes import SqsShape, queue_arn
+from eventcore.errors import CommandError, EventcoreError, SourceClosed, SourceUnavailable, StoreUnavailable
+from eventcore.ids import IdFactory
+from eventcore.model import Record, TimestampKind
+from eventcore.ports.connectors import OutgoingRecord
+from eventcore.ports.sources import EventShape, QueueCapabilities, Received, Redrive
+from eventcore.ports.store import (
+    ChangeVisibility,
+    DeleteMessages,
+    NewMessage,
+    Operation,
+    ReceiveMessages,
+    ReceiveResult,
+    SendMessages,
+    Store,
+    StoredMessage,
+    Watch,
+)
+
+#: Messages of one receive: about 10 ms of the writer; larger leases would make other commits wait behind them.
+RECEIVE_MAX = 1000
+#: The longest delay of a message, seconds (Lambda semantics §3.2).
+DELAY_MAX_S = 900
+#: A delete waits this long for another commit of its queue to carry it, seconds (design §3).
+DELETE_WAIT_S = 0.005
+#: Receipts that one commit carries beside its own work: ten full receives.
+CARRIED_RECEIPTS_MAX = 10_000
+#: A commit that carries others' deletes is not cancelled with its caller, for at most this long, seconds; a commit
+#: takes milliseconds, and a store that is stuck must not keep an engine from stopping.
+COMMIT_SHIELD_S = 5.0
+#: The shortest pause of a long poll, seconds: wall time and loop time may round to different milliseconds.
+PAUSE_MIN_S = 0.001
+#: Messages of one `send_messages`: they are one transaction, held in memory twice.
+SEND_MAX = 10_000
+
+
+class EmbeddedQueue:
+    """One queue of the store. Open when made; `aclose` ends waiting receives; not reusable after that.
+
+    Any number of receives, deletes and changes may run at the same time.
+    """
+
+    shape: EventShape
+
+    def __init__(self, name: str, *, store: Store, clock: Clock, region: str, account_id: str) -> None:
+        self.name = name
+        self.shape = SqsShape(queue_arn(name, region=region, account_id=account_id))
+        self.capabilities = QueueCapabilities(
+            receive_max=RECEIVE_MAX, delay_s_max=DELAY_MAX_S, survives_restart=store.capabilities.is_durable
+        )
+        self._store = store
+        self._clock = clock
+        self._account_id = account_id
+        self._is_closed = False
+        self._pauses: list[anyio.CancelScope] = []
+        self._deletes = _DeleteBuffer()
+        self._redriven: list[Redrive] = []
+        self._expired_count = 0
+
+    async def receive(self, records_max: int, *, wait_s: float, visibility_timeout_s: int | None = None) -> Received:
+        """Receive up to ``records_max`` messages and hide them; see `QueueSource.receive`.
+
+        Returns without a message before ``wait_s`` is over when its redrive policy took one away.
+        """
+        request = (max(1, min(records_max, RECEIVE_MAX)), visibility_timeout_s)
+        deadline = anyio.current_time() + wait_s
+        async with self._store.watch(f"queue:{self.name}") as watch:
+            while not self._is_closed:
+                result = await self._receive_once(*request)
+                remaining_s = deadline - anyio.current_time()
+                if result.messages or self._redriven or remaining_s <= 0:
+                    return self._report(result.messages)
+                if result.next_visible_ms:
+                    until_visible_s = (result.next_visible_ms - self._clock.now_ms()) / 1000
+                    remaining_s = min(remaining_s, max(until_visible_s, PAUSE_MIN_S))
+                await self._wait(watch, remaining_s)
+        raise SourceClosed(f"the queue {self.name} was closed", source=self.name)
+
+    async def _wait(self, watch: Watch, pause_s: float) -> None:
+        """Wait until there may be something to receive, or the queue is closed."""
+        if self._is_closed:
+            return
+        with anyio.move_on_after(pause_s) as pause:
+            self._pauses.append(pause)
+            try:
+                await watch.wait()
+            finally:
+                self._pauses.remove(pause)
+
+    async def _receive_once(self, count_max: int, visibility_timeout_s: int | None) -> ReceiveResult:
+        operation = ReceiveMessages(
+            queue=self.name,
+            count_max=count_max,
+            now_ms=self._clock.now_ms(),
+            visibility_timeout_s=visibility_timeout_s,
+        )
+        result: ReceiveResult = await self._commit(operation)
+        # Kept until a receive returns them: a cancelled one must not lose what happened.
+        self._redriven.extend([Redrive(moved.id, moved.receive_count, moved.target) for moved in result.moved])
+        self._expired_count += len(result.expired)
+        return result
+
+    def _report(self, messages: Sequence[StoredMessage]) -> Received:
+        received = Received(
+            records=[self._record(message) for message in messages],
+            hidden_until_ms=messages[0].visible_ms if messages else 0,
+            redriven=self._redriven,
+            expired_count=self._expired_count,
+        )
+        self._redriven, self._expired_count = [], 0
+        return received
+
+    def _record(self, message: StoredMessage) -> Record:
+        attributes = {
+            "ApproximateReceiveCount": str(message.receive_count),
+            "SentTimestamp": str(message.sent_ms),
+            "SenderId": self._account_id,
+            "ApproximateFirstReceiveTimestamp": str(message.first_receive_ms),
+        }
+        if message.group:
+            attributes["MessageGroupId"] = message.group
+        return Record(
+            position=message.number,
+            body=message.body,
+            key=message.group.encode() if message.group else None,
+            arrived_ms=message.sent_ms,
+            headers=message.headers,
+            size_bytes=SqsShape.size_bytes(message.body, message.headers),
+            timestamp_kind=TimestampKind.LOG_APPEND_TIME,
+            id=message.id,
+            receipt=message.receipt,
+            attributes=attributes,
+        )
+
+    async def delete(self, receipts: Sequence[str]) -> Sequence[str]:
+        """Delete messages by receipt; return the receipts that no longer own theirs (those were not deleted).
+
+        Returns when the deletion is durable. It waits up to 5 ms for a receive of this queue, whose transaction then
+        carries it, and else makes its own, with what others have waiting. Cancelled, it may or may not have happened.
+
+        Raises:
+            SourceUnavailable: the store can't write; they may or may not be deleted.
+            SourceClosed: the queue was deleted.
+        """
+        if not receipts:
+            return ()
+        delete = self._deletes.add(receipts)
+        try:
+            with anyio.move_on_after(DELETE_WAIT_S):
+                await delete.taken.wait()
+            while not delete.taken.is_set():
+                await self._commit()
+            await delete.done.wait()
+        finally:
+            self._deletes.withdraw(delete)
+        return delete.result()
+
+    async def change_visibility(self, receipts: Sequence[str], timeout_s: int) -> Mapping[str, str]:
+        """Hide received messages for ``timeout_s`` seconds counted from now; see `QueueSource.change_visibility`.
+
+        Raises:
+            ValueError: ``timeout_s`` is not within 0-43,200.
+            SourceUnavailable: the store can't write; nothing was changed.
+            SourceClosed: the queue was deleted.
+        """
+        if not 0 <= timeout_s <= VISIBILITY_MAX_S:
+            raise ValueError(f"a visibility timeout is 0-{VISIBILITY_MAX_S} seconds, not {timeout_s}")
+        if not receipts:
+            return {}
+        renewed: Mapping[str, str] = await self._commit(
+            ChangeVisibility(
+                queue=self.name, receipts=tuple(receipts), timeout_s=timeout_s, now_ms=self._clock.now_ms()
+            )
+        )
+        return renewed
+
+    async def aclose(self) -> None:
+        """End waiting receives with `SourceClosed`. Messages that are still hidden come back by themselves."""
+        self._is_closed = True
+        for pause in self._pauses:
+            pause.cancel()
+
+    async def _commit(self, *operations: Operation) -> Any:
+        """Commit operations together with waiting deletes; return the last one's result."""
+        carried = self._deletes.take()
+        if not carried:
+            return (await self._write(operations))[-1]
+        receipts = tuple([receipt for delete in carried for receipt in delete.receipts])
+        failure: EventcoreError = SourceUnavailable("the store does not answer", source=self.name)
+        try:
+            # Others wait for their deletes in it: it must not end with this caller alone.
+            with anyio.move_on_after(COMMIT_SHIELD_S, shield=True):
+                results = await self._write([DeleteMessages(queue=self.name, receipts=receipts), *operations])
+                spent = frozenset(results[0])
+                for delete in carried:
+                    delete.finish(spent)
+                return results[-1]
+            raise failure
+        except EventcoreError as error:
+            failure = error
+            raise
+        finally:
+            for delete in carried:
+                delete.fail(failure)
+
+    async def _write(self, operations: Sequence[Operation]) -> list[Any]:
+        try:
+            return await self._store.commit(operations)
+        except StoreUnavailable as error:
+            raise SourceUnavailable(error.message, source=self.name) from error
+        except KeyError as error:
+            raise SourceClosed(f"there is no queue {self.name}", source=self.name) from error
+
+
+class _Delete:
+    """Receipts that one caller wants deleted, and what became of them."""
+
+    def __init__(self, receipts: Sequence[str]) -> None:
+        self.receipts = receipts
+        self.taken = anyio.Event()
+        self.done = anyio.Event()
+        self._spent: list[str] = []
+        self._failure: EventcoreError | None = None
+
+    def finish(self, spent: frozenset[str]) -> None:
+        self._spent = [receipt for receipt in self.receipts if receipt in spent]
+        self.done.set()
+
+    def fail(self, failure: EventcoreError) -> None:
+        """Note a failure, unless it is finished."""
+        if not self.done.is_set():
+            self._failure = failure
+            self.done.set()
+
+    def result(self) -> Sequence[str]:
+        if self._failure is not None:
+            raise self._failure
+        return self._spent
+
+
+class _DeleteBuffer:
+    """Deletes that wait to be carried by a commit, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: list[_Delete] = []
+
+    def add(self, receipts: Sequence[str]) -> _Delete:
+        delete = _Delete(receipts)
+        self._waiting.append(delete)
+        return delete
+
+    def withdraw(self, delete: _Delete) -> None:
+        """Take a delete out whose caller no longer waits, if no commit has it yet."""
+        if not delete.taken.is_set():
+            self._waiting.remove(delete)
+
+    def take(self) -> list[_Delete]:
+        """Take what one commit carries: the oldest, at least one if there is one."""
+        count = size = 0
+        for delete in self._waiting:
+            size += len(delete.receipts)
+            if count and size > CARRIED_RECEIPTS_MAX:
+                break
+            delete.taken.set()
+            count += 1
+        taken = self._waiting[:count]
+        del self._waiting[:count]
+        return taken
+
+
+async def send_messages(
+    store: Store,
+    queue: str,
+    records: Sequence[OutgoingRecord],
+    *,
+    clock: Clock,
+    ids: IdFactory,
+    delay_s: int | None = None,
+) -> list[str]:
+    """Send messages to an embedded queue, all or none, and return their ids in order once they are durable.
+
+    Args:
+        store: holds the queue.
+        queue: its name.
+        records: at most `SEND_MAX`; a key becomes the message group, in UTF-8.
+        clock: for the time they were sent.
+        ids: for the messages' ids.
+        delay_s: seconds before they show, 0-900; None for the queue's own.
+
+    Raises:
+        CommandError: there is no such queue; a message is longer than its `maximum_message_size`; a delay is out of
+            range.
+        StoreUnavailable: nothing was sent.
+    """
+    if len(records) > SEND_MAX:
+        raise CommandError(f"at most {SEND_MAX} messages can be sent at once, not {len(records)}")
+    if delay_s is not None and not 0 <= delay_s <= DELAY_MAX_S:
+        raise CommandError(f"a delay is 0-{DELAY_MAX_S} seconds, not {delay_s}")
+    size_bytes_max = await _maximum_message_size(store, queue)
+    messages = tuple([_new_message(record, size_bytes_max, ids.new_id(), delay_s) for record in records])
+    if messages:
+        await store.commit([SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms())])
+    return [message.id for message in messages]
+
+
+async def _maximum_message_size(store: Store, queue: str) -> int:
+    for depth in await store.queue_depths():
+        if depth.queue == queue:
+            return depth.settings.maximum_message_size
+    raise CommandError(f"there is no queue {queue}")
+
+
+def _new_message(record: OutgoingRecord, size_bytes_max: int, message_id: str, delay_s: int | None) -> NewMessage:
+    # Attributes count with name and value (SQS developer guide, "Message quotas").
+    size_bytes = len(record.body) + sum([len(name.encode()) + len(value) for name, value in record.headers])
+    if size_bytes > size_bytes_max:
+        raise CommandError(
+            f"One or more parameters are invalid. Reason: Message must be shorter than {size_bytes_max} bytes."
+        )
+    group = record.key.decode(errors="backslashreplace") if record.key else ""
+    return NewMessage(id=message_id, body=record.body, headers=record.headers, group=group, delay_s=delay_s)

@@ -1,0 +1,429 @@
+"""The embedded stream: a stream of the store, read as a `StreamSource`; how records get into it, and out by age.
+
+Invariant: a position is handed out once by one open source, and what retention took before that is named as lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import anyio
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.delivery.ordering import ShardState
+from eventcore.embedded.shapes import KinesisShape, stream_arn
+from eventcore.embedded.sharding import shard_name, shard_of_key
+from eventcore.errors import (
+    CommandError,
+    FencedOut,
+    ProgrammingError,
+    ShardLost,
+    SourceClosed,
+    SourceUnavailable,
+    StoreUnavailable,
+)
+from eventcore.ids import IdFactory
+from eventcore.model import Record, TimestampKind
+from eventcore.ports.connectors import OutgoingRecord, StartingPosition
+from eventcore.ports.sources import (
+    EventShape,
+    LostRange,
+    ShardLag,
+    ShardListener,
+    ShardRecords,
+    StreamCapabilities,
+    TakenShard,
+)
+from eventcore.ports.store import (
+    BODY_BYTES_MAX,
+    AppendRecords,
+    Checkpoint,
+    NewRecord,
+    SaveCheckpoint,
+    ShardExtent,
+    Store,
+    StoredRecord,
+    StreamSettings,
+    TakeShard,
+    TrimStream,
+)
+
+#: Records of one read: it shares the reading connection with the command line.
+READ_RECORDS_MAX = 1000
+#: Bytes of one read, bodies: a few of the largest records.
+READ_BYTES_MAX = 4 * 1024 * 1024
+#: Reads of one receive, one a shard: a thousand shards must not keep the first one's records waiting.
+READS_MAX = 16
+#: Records of one `append_records`: they are one transaction, held in memory twice.
+APPEND_MAX = 10_000
+#: Records that one step of trimming drops, and steps of one call: about a second of the writer in short turns.
+TRIM_STEP_RECORDS = 1000
+TRIM_STEPS_MAX = 100
+
+
+def checkpoint_shard(stream: str, shard: str) -> str:
+    """Return the name under which a mapping's checkpoint of a shard is kept in the store: `orders/shardId-…`.
+
+    It names the stream too, so that a mapping which is pointed at another stream does not go on there from the
+    first one's position.
+    """
+    return f"{stream}/{shard}"
+
+
+class EmbeddedStream:
+    """One stream of the store, read for one mapping. Open → closed; not reusable.
+
+    Takes every shard when it is opened; reads each from its checkpoint on. One receive at a time.
+    """
+
+    shape: EventShape
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: Store,
+        mapping: str,
+        starting_position: StartingPosition,
+        region: str,
+        account_id: str,
+    ) -> None:
+        self.name = name
+        self.shape = KinesisShape(stream_arn(name, region=region, account_id=account_id))
+        self.capabilities = StreamCapabilities(survives_restart=store.capabilities.is_durable)
+        self._store = store
+        self._mapping = mapping
+        self._starting_position = starting_position
+        self._shards: dict[str, _Shard] = {}
+        self._turn = 0
+        self._listener: ShardListener | None = None
+        #: Shards that a settle found in another's hands; the next receive says so and takes them again.
+        self._fenced: list[str] = []
+        self._is_closed = False
+        self._pause: anyio.CancelScope | None = None
+        self._has_changed = False
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    async def open(self, listener: ShardListener) -> None:
+        """Take every shard; a mapping that never was here starts at its starting position, which is made durable.
+
+        So a crash before the first settle moves it neither forward nor back.
+
+        Raises:
+            SourceUnavailable: there is no such stream, or the store can't write.
+            ProgrammingError: it was opened before.
+        """
+        if self._listener is not None:
+            raise ProgrammingError(f"the stream {self.name} was opened before")
+        self._listener = listener
+        with self._translated():
+            settings = (await self._store.streams()).get(self.name)
+        if settings is None:
+            raise SourceUnavailable(f"there is no stream {self.name}: define [streams.{self.name}]", source=self.name)
+        await self._take(listener, [shard_name(index) for index in range(settings.shards)])
+
+    async def _take(self, listener: ShardListener, names: Sequence[str]) -> None:
+        """Become the owner of shards, and say so."""
+        with self._translated():
+            checkpoints: list[Checkpoint] = await self._store.commit(
+                [TakeShard(mapping=self._mapping, shard=checkpoint_shard(self.name, name)) for name in names]
+            )
+            if any(checkpoint.position < 0 for checkpoint in checkpoints):
+                checkpoints = await self._start(names, checkpoints)
+        taken = [
+            TakenShard(shard=name, epoch=checkpoint.epoch, checkpoint=checkpoint.position, state=checkpoint.state)
+            for name, checkpoint in zip(names, checkpoints, strict=True)
+        ]
+        self._shards.update({shard.shard: _Shard(shard) for shard in taken})
+        self._fenced = [name for name in self._fenced if name not in names]
+        await listener.on_taken(taken)
+
+    async def _start(self, names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Give the checkpoints that were never settled their starting position, durably."""
+        extents = {shard_name(extent.shard): extent for extent in await self._store.extents(self.name)}
+        started = [
+            checkpoint
+            if checkpoint.position >= 0
+            else msgspec.structs.replace(checkpoint, position=await self._find_start(extents[name]))
+            for name, checkpoint in zip(names, checkpoints, strict=True)
+        ]
+        await self._store.commit(
+            [
+                SaveCheckpoint(
+                    mapping=checkpoint.mapping,
+                    shard=checkpoint.shard,
+                    epoch=checkpoint.epoch,
+                    position=checkpoint.position,
+                    state=checkpoint.state,
+                )
+                for checkpoint in started
+            ]
+        )
+        return started
+
+    async def _find_start(self, extent: ShardExtent) -> int:
+        match self._starting_position.kind:
+            case "TRIM_HORIZON":
+                return extent.first
+            case "LATEST":
+                return extent.end
+            case "AT_TIMESTAMP":
+                return await self._store.find_position(self.name, extent.shard, self._starting_position.at_ms)
+            case kind:
+                raise ProgrammingError(f"{kind} is not a starting position")
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def receive(self, *, wait_s: float) -> Sequence[ShardRecords]:
+        """Return records of shards that are not paused, each shard's in order; see `StreamSource.receive`.
+
+        A shard whose unread records were all dropped by retention comes without records, with `ShardRecords.lost`.
+
+        Raises:
+            SourceClosed: the source was closed.
+        """
+        deadline = anyio.current_time() + wait_s
+        while True:
+            reads = await self._find(deadline)
+            # Shards move on only here, where nothing waits any more: a receive that was cancelled has lost no records.
+            found = [
+                shard.advance(records, extent.first)
+                for shard, extent, records in reads
+                if self._shards.get(shard.name) is shard and not shard.is_paused
+            ]
+            if found or not reads:
+                return found
+
+    async def _find(self, deadline: float) -> Sequence[_Read]:
+        """Wait until something can be read, and read it; empty when the deadline came first."""
+        async with self._store.watch(f"stream:{self.name}") as watch:
+            while not self._is_closed:
+                self._has_changed = False
+                await self._take_back()
+                reads = await self._read()
+                pause_s = deadline - anyio.current_time()
+                if reads or pause_s <= 0:
+                    return reads
+                if not self._has_changed:
+                    with anyio.move_on_after(pause_s) as self._pause:
+                        await watch.wait()
+        raise SourceClosed(f"the stream {self.name} was closed", source=self.name)
+
+    async def _take_back(self) -> None:
+        """Take shards again that were found in another's hands, as after their checkpoint was moved by hand.
+
+        Cancelled, the next receive begins anew.
+        """
+        if self._fenced and self._listener is not None:
+            names = list(self._fenced)
+            await self._listener.on_lost(names)
+            await self._take(self._listener, names)
+
+    async def _read(self) -> Sequence[_Read]:
+        """Read what there is in some shards, in turns, up to one read's worth of records and bytes in all."""
+        reads: list[_Read] = []
+        records_left, bytes_left = READ_RECORDS_MAX, READ_BYTES_MAX
+        with self._translated():
+            for shard, extent in await self._find_readable():
+                records = await self._store.read(
+                    self.name, extent.shard, shard.next, count_max=records_left, size_bytes_max=bytes_left
+                )
+                if records or extent.first > shard.next:
+                    reads.append((shard, extent, records))
+                self._turn = extent.shard + 1
+                records_left -= len(records)
+                bytes_left -= sum([len(record.body) for record in records])
+                if records_left <= 0 or bytes_left <= 0:
+                    break
+        return reads
+
+    async def _find_readable(self) -> list[tuple[_Shard, ShardExtent]]:
+        """Return some shards that have something to read; who was not served last time comes first."""
+        extents = await self._store.extents(self.name)
+        begin = self._turn % len(extents)
+        return [
+            (shard, extent)
+            for extent in (*extents[begin:], *extents[:begin])
+            if (shard := self._shards.get(shard_name(extent.shard))) and not shard.is_paused and extent.end > shard.next
+        ][:READS_MAX]
+
+    def pause(self, shard: str) -> None:
+        """Return no more records of a shard until `resume`; a no-op for a shard that is not owned."""
+        if shard in self._shards:
+            self._shards[shard].is_paused = True
+
+    def resume(self, shard: str) -> None:
+        """Return records of a shard again; a no-op for a shard that is not owned or not paused."""
+        if shard in self._shards and self._shards[shard].is_paused:
+            self._shards[shard].is_paused = False
+            self._wake()
+
+    def _wake(self) -> None:
+        self._has_changed = True
+        if self._pause is not None:
+            self._pause.cancel()
+
+    # -- settling ------------------------------------------------------------------------------------------------------
+
+    async def settle(self, shard: str, epoch: int, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
+        """Move a shard's checkpoint and keep its failing work; durable when it returns, urgent or not.
+
+        Raises:
+            ShardLost: the shard has another owner, or its checkpoint was moved by hand; nothing was written. The next
+                receive tells the listener, and takes the shard again from where its checkpoint stands then.
+            SourceUnavailable: the store can't write; nothing was written.
+        """
+        del is_urgent
+        owned = self._shards.get(shard)
+        if owned is None or owned.epoch != epoch:
+            raise self._lost(shard, epoch)
+        save = SaveCheckpoint(
+            mapping=self._mapping,
+            shard=checkpoint_shard(self.name, shard),
+            epoch=epoch,
+            position=checkpoint,
+            state=state,
+        )
+        try:
+            with self._translated():
+                await self._store.commit([save])
+        except FencedOut as error:
+            if self._shards.get(shard) is owned:
+                del self._shards[shard]
+                self._fenced.append(shard)
+                self._wake()
+            raise self._lost(shard, epoch) from error
+        owned.checkpoint = checkpoint
+
+    def _lost(self, shard: str, epoch: int) -> ShardLost:
+        message = f"{shard} of the stream {self.name} has another owner"
+        return ShardLost(message, source=self.name, shard=shard, epoch=epoch)
+
+    async def lag(self) -> Sequence[ShardLag]:
+        """Return how far behind each owned shard is: exactly, for the store is asked."""
+        with self._translated():
+            extents = await self._store.extents(self.name)
+        return [
+            ShardLag(
+                shard=shard.name,
+                checkpoint=shard.checkpoint,
+                end=extent.end,
+                lag=max(0, extent.end - max(shard.checkpoint, extent.first)),
+            )
+            for extent in extents
+            if (shard := self._shards.get(shard_name(extent.shard)))
+        ]
+
+    async def aclose(self) -> None:
+        """Give up the shards and end a waiting receive with `SourceClosed`. Every checkpoint is durable already."""
+        self._is_closed = True
+        self._shards = {}
+        self._wake()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise the store's errors as a source's."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            raise SourceUnavailable(error.message, source=self.name) from error
+        except KeyError as error:
+            raise SourceClosed(f"there is no stream {self.name}", source=self.name) from error
+
+
+class _Shard:
+    """A shard that is ours: how far it was handed out, and how far it is settled."""
+
+    def __init__(self, taken: TakenShard) -> None:
+        self.name = taken.shard
+        self.epoch = taken.epoch
+        self.checkpoint = taken.checkpoint
+        self.next = taken.checkpoint
+        self.is_paused = False
+
+    def advance(self, stored: Sequence[StoredRecord], first: int) -> ShardRecords:
+        """Move behind records that were read, or behind what is lost when there are none; return them.
+
+        Args:
+            stored: from `next` on, or from the oldest that is kept.
+            first: position of the oldest record that was kept when ``stored`` was asked for.
+        """
+        begin = stored[0].position if stored else max(first, self.next)
+        lost = LostRange(shard=self.name, first=self.next, last=begin - 1) if begin > self.next else None
+        self.next = stored[-1].position + 1 if stored else begin
+        return ShardRecords(self.name, [_record(record) for record in stored], lost)
+
+
+#: What was read of a shard, and where it began and ended just before.
+_Read = tuple[_Shard, ShardExtent, Sequence[StoredRecord]]
+
+
+def _record(stored: StoredRecord) -> Record:
+    size_bytes = len(stored.body) + len(stored.key or b"")
+    if stored.headers:
+        size_bytes += sum([len(name) + len(value) for name, value in stored.headers])
+    return Record(
+        position=stored.position,
+        body=stored.body,
+        key=stored.key,
+        arrived_ms=stored.arrived_ms,
+        headers=stored.headers,
+        size_bytes=size_bytes,
+        timestamp_kind=TimestampKind.LOG_APPEND_TIME,
+    )
+
+
+async def append_records(
+    store: Store, stream: str, records: Sequence[OutgoingRecord], *, clock: Clock, ids: IdFactory
+) -> list[tuple[str, int]]:
+    """Append records to an embedded stream, all or none; return each one's shard and position once they are durable.
+
+    A key decides the shard (`shard_of_key`); records without one are dealt out in turn, from a random shard on.
+
+    Raises:
+        CommandError: there is no such stream; there are more than `APPEND_MAX` records, or one is too long.
+        StoreUnavailable: nothing was appended.
+    """
+    if len(records) > APPEND_MAX:
+        raise CommandError(f"at most {APPEND_MAX} records can be sent at once, not {len(records)}")
+    if any(len(record.body) > BODY_BYTES_MAX for record in records):
+        raise CommandError(f"a record's body is at most {BODY_BYTES_MAX} bytes")
+    settings = (await store.streams()).get(stream)
+    if settings is None:
+        raise CommandError(f"there is no stream {stream}")
+    if not records:
+        return []
+    turn = ids.random_bits(32)
+    new = tuple(
+        [
+            NewRecord(
+                shard=(turn + index) % settings.shards
+                if record.key is None
+                else shard_of_key(record.key, settings.shards),
+                body=record.body,
+                key=record.key,
+                headers=record.headers,
+            )
+            for index, record in enumerate(records)
+        ]
+    )
+    (positions,) = await store.commit([AppendRecords(stream=stream, records=new, now_ms=clock.now_ms())])
+    return [(shard_name(record.shard), position) for record, position in zip(new, positions, strict=True)]
+
+
+async def trim_stream(store: Store, stream: str, settings: StreamSettings, now_ms: int) -> int:
+    """Drop records that are older or more than the stream's retention allows; return how many were dropped.
+
+    Stops after `TRIM_STEPS_MAX` steps: a later call goes on.
+    """
+    before_ms = now_ms - settings.retention_period * 1000
+    dropped = 0
+    for _ in range(TRIM_STEPS_MAX):
+        (count,) = await store.commit([TrimStream(stream=stream, before_ms=before_ms, count_max=TRIM_STEP_RECORDS)])
+        dropped += count
+        if not count:
+            break
+    return dropped
