@@ -149,10 +149,12 @@ def decide_before_stream(
         return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, rest)
     if event_bytes_max and len(records) == 1 and records[0].size_bytes > event_bytes_max:
         return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, rest)
-    if part.marks and policy.bisect_batch_on_function_error and len(records) > 1:
+    is_spent = part.marks >= max(MARKS_MIN, policy.maximum_retry_attempts + 1)
+    if len(records) > 1 and (is_spent or (part.marks and policy.bisect_batch_on_function_error)):
+        # One record kills the engine, not the batch: it is isolated whatever the mapping says of its own failures.
         return _split(records, rest)
-    if part.marks >= max(MARKS_MIN, policy.maximum_retry_attempts + 1):
-        return _give_up_head(records, len(records), DiscardReason.ENGINE_CRASH, rest)
+    if is_spent:
+        return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, rest)
     return None
 
 

@@ -91,6 +91,10 @@ class Settler:
             return []
         return [covered for covered in _ranges.decode(note) if covered[1] >= checkpoint]
 
+    async def uncover(self, shard: str) -> None:
+        """Forget what a shard gave up, now that its source knows."""
+        await self._context.store.commit([PutNote(name=self._note_name(shard), value=b"[]")])
+
     def _note_name(self, shard: str) -> str:
         return f"covered/{self._context.mapping}/{shard}"
 

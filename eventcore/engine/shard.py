@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import anyio
 import msgspec
@@ -32,7 +33,7 @@ from eventcore.engine.dispatcher import RELEASED, Dispatcher
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import Range, Settler
 from eventcore.engine.status import Blocked
-from eventcore.errors import ShardLost, SourceUnavailable
+from eventcore.errors import ShardLost, SourceError, SourceUnavailable, StoreError
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange, StreamSource, TakenShard
@@ -43,6 +44,11 @@ from eventcore.telemetry.tracing import Tracing
 PART_PATIENCE_S = 5.0
 #: The pause before a checkpoint is written again to a source that was away, seconds.
 SETTLE_RETRY_S = 1.0
+#: A source outside may be away for so long while a checkpoint waits, seconds: a broker restarts in less. Past it the
+#: mapping shows the problem, and starts anew.
+SETTLE_PATIENCE_S = 30.0
+#: Taking back the mark of a batch whose settling failed may take so long, seconds.
+UNMARK_GRACE_S = 5.0
 
 
 class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +82,7 @@ class ShardWorker:
         self.is_paused = False
         self._kept = taken.state  #: what the source keeps of this shard's failing work
         self._lost: deque[LostRange] = deque()
+        self._is_first = True  #: nothing was invoked yet since the shard was taken
         self._open_count = 0  #: records that were taken and are not settled
         self._covered: list[Range] = []
         self._stopping = anyio.Event()
@@ -131,6 +138,10 @@ class ShardWorker:
                 except ShardLost:
                     # The source tells the mapping too; nothing of this shard may be written any more.
                     return
+                except StoreError:
+                    # The engine is alive: a later owner must not take the mark for its death.
+                    await self._unmark()
+                    raise
         finally:
             self._context.reporter.returned(self.shard, self._open_count, "the shard was given up")
             self.finished.set()
@@ -140,7 +151,6 @@ class ShardWorker:
     async def _work(self) -> None:
         state = find_mark(self._kept)
         self._covered = await self._context.settler.covered(self.shard, self.checkpoint)
-        is_first = True
         while not self._stopping.is_set():
             records = await self._next(state)
             if self._lost:
@@ -151,9 +161,9 @@ class ShardWorker:
                 continue
             self._resume_source()
             if not state.parts:
-                state = ShardState(parts=(Part(last=records[-1].position),))
-            state, pause_ms = await self._handle(records, state, is_first=is_first)
-            is_first = False
+                part = Part(last=records[-1].position, request_id=self._context.ids.new_id())
+                state = ShardState(parts=(part,))
+            state, pause_ms = await self._handle(records, state)
             if pause_ms:
                 await self._pause(pause_ms)
 
@@ -162,7 +172,7 @@ class ShardWorker:
             return await self.buffer.take_through(state.parts[0].last, patience_s=PART_PATIENCE_S)
         return await self.buffer.take()
 
-    async def _handle(self, records: Sequence[Record], state: ShardState, *, is_first: bool) -> tuple[ShardState, int]:
+    async def _handle(self, records: Sequence[Record], state: ShardState) -> tuple[ShardState, int]:
         """Bring one batch to a decision and make it durable; return what is tried next, and the pause before it."""
         context = self._context
         part = state.parts[0]
@@ -180,8 +190,9 @@ class ShardWorker:
             request_id=part.request_id,
         )
         if decision is None:
-            if is_first or part.attempt or part.marks:
+            if self._is_first or part.attempt or part.marks:
                 await self._mark(records, state)
+            self._is_first = False
             outcome = await self._invoke(batch)
             report = context.dispatcher.read(batch, outcome) if outcome is not RELEASED else SUCCESS
             decision = decide_stream(
@@ -194,8 +205,9 @@ class ShardWorker:
                 jitter=context.ids.jitter(),
             )
         with context.tracing.settle(batch, decision):
-            await self._settle(batch, part, decision, outcome)
-        self._tell(batch, decision, outcome)
+            is_settled = await self._settle(batch, part, decision, outcome)
+        if is_settled:
+            self._tell(batch, decision, outcome)
         return decision.state, decision.delay_ms
 
     def _decide_before(self, records: Sequence[Record], state: ShardState) -> Decision | None:
@@ -231,7 +243,7 @@ class ShardWorker:
     async def _mark(self, records: Sequence[Record], state: ShardState) -> None:
         """Note that this batch is being invoked: found by the next owner, it means that the engine died in it."""
         marked = msgspec.structs.replace(state, marked=True)
-        await self._write(records[0].position, marked)
+        await self._write(records[0].position, marked, is_urgent=True)
 
     async def _invoke(self, batch: Batch) -> Outcome:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted."""
@@ -270,14 +282,15 @@ class ShardWorker:
 
     # -- settling ------------------------------------------------------------------------------------------------------
 
-    async def _settle(self, batch: Batch, part: Part, decision: Decision, outcome: Outcome | None) -> None:
+    async def _settle(self, batch: Batch, part: Part, decision: Decision, outcome: Outcome | None) -> bool:
+        """Make a decision durable; False when the shard was stopped first, and all of it will come again."""
         settler = self._context.settler
         done = decision.settled_count
         gives_up = any(run.verdict.kind is VerdictKind.DISCARD for run in decision.runs)
         if gives_up and settler.is_blocked:
             self._context.reporter.outbox_blocked(settler.destination)
             if not await self._unless_stopped(settler.wait_room):
-                return
+                return False
         if gives_up:
             discarded = await settler.discard(
                 batch,
@@ -291,7 +304,7 @@ class ShardWorker:
             # A checkpoint outside the store passes a discard only once the destination has it (design §3).
             is_outside = not self._context.source.capabilities.is_settle_durable
             if is_outside and not await self._unless_stopped(lambda: settler.wait_taken(self.shard)):
-                return
+                return False
         self.buffer.give_back(batch.records[done:])
         checkpoint = batch.records[done - 1].position + 1 if done else batch.records[0].position
         is_released = any(run.verdict == RELEASE for run in decision.runs)
@@ -300,36 +313,43 @@ class ShardWorker:
             # Never tried: nothing is worth keeping, and the next owner may cut its own batches.
             state = ShardState() if len(state.parts) == 1 else state
         if done or state != self._kept:
-            await self._write(checkpoint, state)
-            if done:
-                self._drop_covered(checkpoint)
+            await self._write(checkpoint, state, is_urgent=gives_up or bool(state.parts))
+        if self._covered and self._covered[-1][1] < checkpoint:
+            # Acknowledged: the note has done its work, and must not hide these records from a later rewind.
+            self._covered.clear()
+            await settler.uncover(self.shard)
+        return True
 
-    def _drop_covered(self, checkpoint: int) -> None:
-        while self._covered and self._covered[0][1] < checkpoint:
-            self._covered.pop(0)
-
-    async def _write(self, checkpoint: int, state: ShardState) -> None:
-        """Tell the source; a source that is away is asked again until it takes it, or the shard is given up."""
-        is_urgent = bool(state.parts)
+    async def _write(self, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
+        """Tell the source; one outside that is away is asked again for `SETTLE_PATIENCE_S`."""
+        source = self._context.source
+        give_up_s = anyio.current_time() + (0 if source.capabilities.is_settle_durable else SETTLE_PATIENCE_S)
         await signals.reach("settler.before_ack")
         while True:
             try:
-                await self._context.source.settle(self.shard, self._taken.epoch, checkpoint, state, is_urgent=is_urgent)
+                await source.settle(self.shard, self._taken.epoch, checkpoint, state, is_urgent=is_urgent)
                 break
             except SourceUnavailable as error:
-                if self._stopping.is_set():
-                    raise ShardLost(source=self._context.source_reference, shard=self.shard) from error
+                if self._stopping.is_set() or anyio.current_time() >= give_up_s:
+                    raise
                 await self._pause(int((error.retry_after_s or SETTLE_RETRY_S) * 1000))
         await signals.reach("settler.after_ack")
         self.checkpoint = checkpoint
         self._kept = state
+
+    async def _unmark(self) -> None:
+        if not self._kept.marked:
+            return
+        state = msgspec.structs.replace(self._kept, marked=False)
+        with anyio.move_on_after(UNMARK_GRACE_S, shield=True), suppress(SourceError):
+            await self._context.source.settle(self.shard, self._taken.epoch, self.checkpoint, state, is_urgent=True)
 
     async def _discard_lost(self) -> None:
         while self._lost:
             lost = self._lost.popleft()
             entry = await self._context.settler.discard_lost(lost)
             self._context.reporter.lost(self.shard, entry)
-            await self._write(lost.last + 1, ShardState())
+            await self._write(lost.last + 1, ShardState(), is_urgent=True)
 
     # -- waiting and telling -------------------------------------------------------------------------------------------
 
