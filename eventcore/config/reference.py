@@ -1,6 +1,8 @@
-"""References: `kind:name[/part]`, the same for sources and destinations (design §5)."""
+"""References: `kind:name[/part]`, the same for sources and destinations (design §5); and where reading begins."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -11,6 +13,23 @@ DISCARDS_QUEUE = "discards"
 PARTS = {"kafka": "topic"}
 SOURCE_KINDS = ("queue", "stream", "kafka")
 DESTINATION_KINDS = ("queue", "stream", "kafka", "function", "http", "stdout")
+#: Kinds whose name stands in the pipeline file, and in which table.
+TABLE_OF_KIND: Mapping[str, str] = {
+    "queue": "queues",
+    "stream": "streams",
+    "kafka": "kafka",
+    "function": "functions",
+    "http": "http",
+}
+
+
+class BadReference(ValueError):
+    """A text is not a reference."""
+
+    def __init__(self, text: str, reason: str, hint: str) -> None:
+        self.reason = reason  #: what is wrong, without the text itself
+        self.hint = hint  #: what to write
+        super().__init__(f"`{text}` {reason}: {hint}")
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -24,25 +43,39 @@ class Reference(msgspec.Struct, frozen=True):
         name = f":{self.name}" if self.name else ""
         return f"{self.kind}{name}/{self.part}" if self.part else f"{self.kind}{name}"
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether, as a source, its records stand in ordered shards."""
+        return self.kind in {"stream", "kafka"}
+
+
+class StartingPosition(msgspec.Struct, frozen=True):
+    """Where a mapping without a checkpoint begins."""
+
+    kind: str  #: "TRIM_HORIZON", "LATEST" or "AT_TIMESTAMP"
+    at_ms: int = 0  #: for AT_TIMESTAMP, wall time
+
 
 def parse_reference(text: str) -> Reference:
     """Parse a reference.
 
     Raises:
-        ValueError: it has no kind, an unknown kind, or no name or part where its kind needs one; the message says
-            what to write.
+        BadReference: it has no kind, an unknown kind, or no name or part where its kind needs one; it says what to
+            write.
     """
     kind, separator, rest = text.partition(":")
     if kind == "stdout" and not rest:
         return Reference("stdout")
+    if kind == "arn":
+        raise BadReference(text, "is an ARN", f"write kind:name, as queue:{text.rpartition(':')[2] or 'NAME'}")
     if kind not in DESTINATION_KINDS:
         kinds = ", ".join(f"{known}:" for known in DESTINATION_KINDS if known != "stdout")
-        raise ValueError(f"`{text}` is not a reference: write kind:name, with one of {kinds} or stdout")
+        raise BadReference(text, "is not a reference", f"write kind:name, with one of {kinds} or stdout")
     if not separator or not rest:
-        raise ValueError(f"`{text}` names nothing: write {kind}:NAME")
+        raise BadReference(text, "names nothing", f"write {kind}:NAME")
     name, slash, part = rest.partition("/")
     if kind in PARTS and not part:
-        raise ValueError(f"`{text}` names no {PARTS[kind]}: write {kind}:{name}/{PARTS[kind].upper()}")
+        raise BadReference(text, f"names no {PARTS[kind]}", f"write {kind}:{name}/{PARTS[kind].upper()}")
     if kind not in PARTS and slash:
-        raise ValueError(f"`{text}` has a part that {kind} references do not have: write {kind}:{name}")
+        raise BadReference(text, f"has a part that a {kind} does not have", f"write {kind}:{name}")
     return Reference(kind, name, part)

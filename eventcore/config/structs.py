@@ -6,28 +6,69 @@ a struct enters through `config.load` or ``msgspec.convert`` alone.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta
 
-Seconds = Annotated[int, Meta(ge=0)]
+from eventcore.config.reference import DISCARDS_QUEUE
 
 #: Letters, digits, `-` and `_`: what Lambda, SQS and Kafka all allow.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 
+_MASKS = "masks"
 
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A table of the pipeline file."""
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """A table of the pipeline file.
+
+    A value that came from the environment may be a secret: `repr` shows a mask in its place. The masks are no field,
+    so that sections compare equal by their settings alone; ``msgspec.structs.replace`` loses them.
+    """
+
+    def hide(self, masks: Mapping[str, Any]) -> None:
+        """Show ``masks`` instead of the settings that they name; called once, by `config.load`."""
+        self.__dict__[_MASKS] = dict(masks)
+
+    def shown(self, setting: str) -> Any:
+        """Return a setting as people may see it."""
+        masks: Mapping[str, Any] = self.__dict__.get(_MASKS, {})
+        return masks[setting] if setting in masks else getattr(self, setting)
+
+    def masked(self) -> Self:
+        """Return a copy that holds the masks in the values' place, in all that it contains."""
+        return msgspec.structs.replace(
+            self, **{setting: _mask_within(self.shown(setting)) for setting in self.__struct_fields__}
+        )
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(setting, self.shown(setting)) for setting in self.__struct_fields__]
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{setting}={value!r}" for setting, value in self.__rich_repr__())
+        return f"{type(self).__name__}({settings})"
+
+
+def _mask_within(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.masked()
+    if isinstance(value, dict):
+        return {key: _mask_within(inner) for key, inner in value.items()}
+    return value
 
 
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[settings]`: what holds for the whole pipeline."""
 
-    region: Annotated[str, Meta(description="AWS Region written into ARNs and events")] = "us-east-1"
-    account_id: Annotated[str, Meta(pattern=r"^\d{12}$", description="AWS account written into ARNs and events")] = (
-        "000000000000"
-    )
+    region: Annotated[
+        str,
+        Meta(min_length=1, description="AWS Region written into ARNs and events", examples=["eu-central-1"]),
+    ] = "us-east-1"
+    account_id: Annotated[
+        str,
+        Meta(pattern=r"^\d{12}$", description="AWS account written into ARNs and events", examples=["123456789012"]),
+    ] = "000000000000"
     drain_timeout: Annotated[
         float, Meta(ge=0, le=900, description="seconds that running invocations get after the first Ctrl-C or SIGTERM")
     ] = 25.0
@@ -38,10 +79,12 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
 
 class FunctionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`[functions.NAME]`."""
+    """`[functions.NAME]`: what is run."""
 
     handler: Annotated[str, Meta(description="`module.attribute` below `code`", examples=["orders.enrich"])]
-    code: Annotated[str, Meta(description="folder, relative to the pipeline file")] = "."
+    code: Annotated[str, Meta(min_length=1, description="folder, relative to the pipeline file", examples=["src"])] = (
+        "."
+    )
     runtime: Annotated[
         Literal["process", "inline"],
         Meta(
@@ -66,12 +109,21 @@ class FunctionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 600.0
 
 
-class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`[mappings.NAME]`: an event source mapping."""
+#: Settings of a function's own processes: an inline function has none.
+PROCESS_SETTINGS = ("memory_size", "ephemeral_storage", "environment", "preload", "start", "idle_timeout")
 
-    source: Annotated[str, Meta(description="`kind:name[/part]`", examples=["kafka:local/orders", "queue:orders"])]
-    function: Annotated[str, Meta(description="the function's name")]
-    enabled: bool = True
+
+class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`[mappings.NAME]`: an event source mapping, which joins a source to a function."""
+
+    source: Annotated[
+        str,
+        Meta(
+            description="where records come from: `kind:name[/part]`", examples=["stream:orders", "kafka:local/orders"]
+        ),
+    ]
+    function: Annotated[str, Meta(description="the function's name", examples=["enrich-order"])]
+    enabled: Annotated[bool, Meta(description="false: nothing is read until it is switched on")] = True
     batch_size: (
         Annotated[int, Meta(ge=1, le=10_000, description="records of one invocation; 100 for streams, 10 for queues")]
         | None
@@ -101,14 +153,16 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=-1, le=10_000, description="retries after the first invocation; -1: without end")] | None
     ) = None
     maximum_record_age_in_seconds: (
-        Annotated[int, Meta(ge=-1, le=604_800, description="records older than this are given up; -1: never")] | None
+        Annotated[int, Meta(ge=-1, le=604_800, description="records older than this are given up, from 60; -1: never")]
+        | None
     ) = None
     bisect_batch_on_function_error: (
         Annotated[bool, Meta(description="split a failing batch in two; costs no attempts")] | None
     ) = None
     on_failure: (
         Annotated[
-            str, Meta(description="destination for what is given up", examples=["queue:failed", "kafka:local/failed"])
+            str,
+            Meta(description="destination for what is given up", examples=["queue:failed", "kafka:local/failed"]),
         ]
         | None
     ) = None
@@ -126,21 +180,30 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class RedrivePolicy(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`redrive_policy` of a queue."""
+    """`redrive_policy` of a queue: when a message goes to the dead-letter queue."""
 
-    dead_letter_queue: Annotated[str, Meta(description="the queue's name")]
+    dead_letter_queue: Annotated[str, Meta(description="the queue's name", examples=["failed-orders"])]
     max_receive_count: Annotated[int, Meta(ge=1, le=1000, description="receives before a message goes there")] = 10
 
 
 class QueueConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[queues.NAME]`: an embedded queue (Lambda semantics §3.2)."""
 
-    visibility_timeout: Annotated[int, Meta(ge=0, le=43_200, description="seconds")] = 30
-    message_retention_period: Annotated[int, Meta(ge=60, le=1_209_600, description="seconds")] = 345_600
+    visibility_timeout: Annotated[
+        int, Meta(ge=0, le=43_200, description="seconds that a received message stays hidden")
+    ] = 30
+    message_retention_period: Annotated[
+        int, Meta(ge=60, le=1_209_600, description="seconds that a message is kept")
+    ] = 345_600
     delay: Annotated[int, Meta(ge=0, le=900, description="seconds before a new message shows")] = 0
-    receive_message_wait_time: Annotated[int, Meta(ge=0, le=20, description="seconds a receive waits")] = 0
-    maximum_message_size: Annotated[int, Meta(ge=1024, le=1_048_576, description="bytes")] = 1_048_576
-    redrive_policy: RedrivePolicy | None = None
+    receive_message_wait_time: Annotated[
+        int, Meta(ge=0, le=20, description="seconds that a receive waits for a message")
+    ] = 0
+    maximum_message_size: Annotated[int, Meta(ge=1024, le=1_048_576, description="bytes of one message")] = 1_048_576
+    redrive_policy: (
+        Annotated[RedrivePolicy, Meta(description="`{ dead_letter_queue, max_receive_count }`; without one, never")]
+        | None
+    ) = None
 
 
 class StreamConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -156,26 +219,46 @@ class StreamConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class KafkaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[kafka.NAME]`: a connection. Settings keep aiokafka's names."""
 
-    bootstrap_servers: Annotated[str, Meta(min_length=1, description="`host:port`, comma-separated")]
-    client_id: str = "eventcore"
-    session_timeout_ms: Annotated[int, Meta(ge=1000, le=1_800_000)] = 45_000
-    heartbeat_interval_ms: Annotated[int, Meta(ge=100, le=600_000)] = 3_000
-    max_poll_interval_ms: Annotated[int, Meta(ge=1000, le=86_400_000)] = 300_000
+    bootstrap_servers: Annotated[
+        str, Meta(min_length=1, description="`host:port`, comma-separated", examples=["127.0.0.1:9092"])
+    ]
+    client_id: Annotated[str, Meta(min_length=1, description="how the broker's logs call this client")] = "eventcore"
+    session_timeout_ms: Annotated[
+        int, Meta(ge=1000, le=1_800_000, description="silence after which the broker gives the shards to others")
+    ] = 45_000
+    heartbeat_interval_ms: Annotated[
+        int, Meta(ge=100, le=600_000, description="pause between heartbeats; at most a third of the session's timeout")
+    ] = 3_000
+    max_poll_interval_ms: Annotated[
+        int, Meta(ge=1000, le=86_400_000, description="longest pause between two polls")
+    ] = 300_000
     rebalance_timeout_ms: Annotated[
         int, Meta(ge=1000, le=86_400_000, description="how long a rebalance waits for running batches")
     ] = 60_000
-    request_timeout_ms: Annotated[int, Meta(ge=1000, le=3_600_000)] = 40_000
+    request_timeout_ms: Annotated[
+        int, Meta(ge=1000, le=3_600_000, description="how long the broker may take to answer one request")
+    ] = 40_000
     fetch_max_bytes: Annotated[int, Meta(ge=1024, description="bytes of one fetch")] = 52_428_800
     max_partition_fetch_bytes: Annotated[int, Meta(ge=1024, description="bytes of one partition in a fetch")] = (
         1_048_576
     )
-    isolation_level: Literal["read_uncommitted", "read_committed"] = "read_committed"
+    isolation_level: Annotated[
+        Literal["read_uncommitted", "read_committed"],
+        Meta(description="read_committed: records of aborted transactions are never seen"),
+    ] = "read_committed"
 
 
 class HttpConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[http.NAME]`: an HTTP endpoint that takes results."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://", description="receives a POST for each result")]
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://",
+            description="receives a POST for each result",
+            examples=["https://example.org/failed-orders"],
+        ),
+    ]
     headers: Annotated[dict[str, str], Meta(description="sent with each; `${env:NAME}` for secrets")] = {}
     timeout: Annotated[float, Meta(gt=0, le=900, description="seconds for one request")] = 10.0
 
@@ -190,3 +273,20 @@ class PipelineConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     streams: dict[Name, StreamConfig] = {}
     kafka: dict[Name, KafkaConfig] = {}
     http: dict[Name, HttpConfig] = {}
+
+
+#: The tables of named sections, and what each holds.
+TABLES: Mapping[str, type[Section]] = {
+    "functions": FunctionConfig,
+    "mappings": MappingConfig,
+    "queues": QueueConfig,
+    "streams": StreamConfig,
+    "kafka": KafkaConfig,
+    "http": HttpConfig,
+}
+
+#: Queues that are there without being declared; a declaration of the same name replaces them. What was given up is
+#: kept for as long as a queue can keep anything.
+BUILT_IN_QUEUES: Mapping[str, QueueConfig] = {
+    DISCARDS_QUEUE: msgspec.convert({"message_retention_period": 1_209_600}, QueueConfig)
+}

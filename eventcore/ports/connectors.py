@@ -12,20 +12,22 @@ from typing import Any, Protocol
 import msgspec
 
 from eventcore.clock import Clock
-from eventcore.config.reference import Reference
+from eventcore.config.reference import Reference, StartingPosition
 from eventcore.ids import IdFactory
 from eventcore.ports.destinations import Destination
 from eventcore.ports.sources import StreamSource
 
+__all__ = [
+    "REVOKE_BUDGET_SHARE",
+    "Connector",
+    "ConnectorContext",
+    "OutgoingRecord",
+    "StartingPosition",
+    "StreamRequest",
+]
+
 #: How long running batches get to finish when shards are revoked, as a share of the source's own limit for it.
 REVOKE_BUDGET_SHARE = 0.8
-
-
-class StartingPosition(msgspec.Struct, frozen=True):
-    """Where a mapping without a checkpoint begins."""
-
-    kind: str  #: "TRIM_HORIZON", "LATEST" or "AT_TIMESTAMP"
-    at_ms: int = 0  #: for AT_TIMESTAMP, wall time
 
 
 class ConnectorContext(msgspec.Struct, frozen=True, kw_only=True):

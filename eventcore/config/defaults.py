@@ -1,0 +1,64 @@
+"""Defaults that depend on what else a mapping says, and the defaults in which eventcore is not Lambda."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from eventcore.config.reference import DISCARDS_QUEUE, Reference
+from eventcore.config.structs import MappingConfig
+from eventcore.delivery.retry import KAFKA_ATTEMPTS_WITH_DESTINATION, StreamRetry
+
+#: Records of one invocation (Lambda semantics §3.1, §4, §5.1).
+QUEUE_BATCH_SIZE = 10
+STREAM_BATCH_SIZE = 100
+#: How long Kafka's first record waits for others, seconds (§5.1).
+KAFKA_WINDOW_S = 0.5
+#: Batches of one queue at the same time: what Lambda's pollers start with (§3.1).
+QUEUE_CONCURRENCY = 5
+#: What is given up without a destination of its own (design §5).
+ON_FAILURE = Reference("queue", DISCARDS_QUEUE)
+
+#: Where a default is not Lambda's, by table and setting, and why (design §5).
+DIFFERENCES: Mapping[tuple[str, str], str] = {
+    ("functions", "concurrency"): "there is one machine, not an account's thousand environments",
+    ("functions", "memory_size"): "Lambda's 128 MB are too few for a Python process with a few libraries",
+    ("mappings", "maximum_concurrency"): "Lambda starts with as many and goes on to 1,250",
+    ("mappings", "on_failure"): "Lambda forgets what it gives up",
+}
+
+
+def default_batch_size(source: Reference) -> int:
+    """Return how many records an invocation gets at most."""
+    return STREAM_BATCH_SIZE if source.is_stream else QUEUE_BATCH_SIZE
+
+
+def default_window_s(source: Reference) -> float:
+    """Return how long a first record waits for others, seconds."""
+    return KAFKA_WINDOW_S if source.kind == "kafka" else 0.0
+
+
+def default_group(mapping: str) -> str:
+    """Return the consumer group of a mapping that names none."""
+    return f"eventcore-{mapping}"
+
+
+def is_unlimited(mapping: MappingConfig) -> bool:
+    """Tell whether neither attempts nor age end the retries of a stream's batch."""
+    return mapping.maximum_retry_attempts in {None, -1} and mapping.maximum_record_age_in_seconds in {None, -1}
+
+
+def has_default_attempts(source: Reference, mapping: MappingConfig) -> bool:
+    """Tell whether the limit holds that Lambda gives Kafka mappings with a destination and none of their own (§5.1)."""
+    return source.kind == "kafka" and mapping.on_failure is not None and is_unlimited(mapping)
+
+
+def effective_retry(source: Reference, mapping: MappingConfig) -> StreamRetry:
+    """Return when a stream's failing batch is given up."""
+    attempts, age = mapping.maximum_retry_attempts, mapping.maximum_record_age_in_seconds
+    if has_default_attempts(source, mapping):
+        attempts = KAFKA_ATTEMPTS_WITH_DESTINATION
+    return StreamRetry(
+        maximum_retry_attempts=-1 if attempts is None else attempts,
+        maximum_record_age_in_seconds=-1 if age is None else age,
+        bisect_batch_on_function_error=bool(mapping.bisect_batch_on_function_error),
+    )

@@ -1,0 +1,147 @@
+"""A setting's type in words, read from its annotation: messages, explanations and README all say the same."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec import inspect
+
+#: More of a wrong text would only hide what is wrong with it.
+SHOWN_CHARACTERS_MAX = 40
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """What a setting takes."""
+
+    type: inspect.Type  #: without annotations and without the null of optional settings
+    expected: str  #: as "a whole number from 1 to 900"
+    description: str = ""
+    examples: tuple[Any, ...] = ()
+
+
+def without_null(annotation: Any) -> Any:
+    """Return an annotation without its metadata and without `None`."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif get_origin(annotation) in {Union, types.UnionType}:
+            annotation = next(member for member in get_args(annotation) if member is not types.NoneType)
+        else:
+            return annotation
+
+
+def describe(annotation: Any) -> Description:
+    """Return what a field's annotation says."""
+    kind = annotation if isinstance(annotation, inspect.Type) else inspect.type_info(annotation)
+    schema: dict[str, Any] = {}
+    while isinstance(kind, inspect.Metadata | inspect.UnionType):
+        if isinstance(kind, inspect.UnionType):
+            # Unions are only ever "or null": the settings whose default depends on others.
+            kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+        else:
+            schema |= kind.extra_json_schema or {}
+            kind = kind.type
+    return Description(
+        type=kind,
+        expected=_expected(kind),
+        description=schema.get("description", ""),
+        examples=tuple(schema.get("examples", ())),
+    )
+
+
+def explain_wrong(expected: Description, value: Any, name: str, *, masked: str | None) -> tuple[str, str]:
+    """Return what is wrong with a value that its setting does not take, and what to write instead.
+
+    Args:
+        expected: what the setting takes.
+        value: what stands there.
+        name: the setting's.
+        masked: what to show instead of a value that came from the environment; None for any other.
+    """
+    purpose = f": {expected.description}" if expected.description else ""
+    shown = _show(value) if masked is None else f'"{masked}"'
+    hint = _hint(expected, value, name) if masked is None else "change the environment variable"
+    if masked is not None and not isinstance(expected.type, inspect.StrType | inspect.LiteralType):
+        hint = "the environment gives text only: write the value itself"
+    return f"{shown} is not {expected.expected}{purpose}", hint
+
+
+def write_example(name: str, expected: Description) -> str:
+    """Return a line that would be right; empty where no example is known."""
+    return f"write {name} = {_show(expected.examples[0])}" if expected.examples else ""
+
+
+def _expected(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return f"a whole number{_range(kind)}"
+        case inspect.FloatType():
+            return f"a number{_range(kind)}"
+        case inspect.StrType():
+            return "text" + (f" that matches {kind.pattern}" if kind.pattern else "") + _length(kind)
+        case inspect.LiteralType():
+            return " or ".join(f"`{value}`" for value in kind.values)
+        case inspect.VarTupleType():
+            return f"a list, each of it {_expected(kind.item_type)}"
+        case _:
+            return "a table"
+
+
+def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+    lowest, highest = kind.ge, kind.le
+    if lowest is not None and highest is not None:
+        return f" from {lowest:,} to {highest:,}"
+    if kind.gt is not None and highest is not None:
+        return f" above {kind.gt:,}, up to {highest:,}"
+    return "" if lowest is None else f" of at least {lowest:,}"
+
+
+def _length(kind: inspect.StrType) -> str:
+    if kind.max_length is not None:
+        return f" of {kind.min_length or 0} to {kind.max_length} characters"
+    return ", not empty" if kind.min_length else ""
+
+
+def _show(value: Any) -> str:
+    """Return a value as it would stand in a TOML file, cut where it is long."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        cut = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[:SHOWN_CHARACTERS_MAX]}..."
+        return f'"{cut}"'
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "nothing" if value is None else str(value)
+
+
+def _hint(expected: Description, value: Any, name: str) -> str:
+    kind = expected.type
+    if isinstance(value, str) and isinstance(kind, inspect.LiteralType):
+        choices = {str(choice).lower(): str(choice) for choice in kind.values}
+        close = difflib.get_close_matches(value.lower().replace("-", "_"), choices, n=1)
+        return f"did you mean `{choices[close[0]]}`?" if close else ""
+    if isinstance(value, str) and isinstance(kind, inspect.VarTupleType):
+        return f"write {name} = [{_show(value)}]"
+    if isinstance(value, str) and isinstance(kind, inspect.IntType | inspect.FloatType | inspect.BoolType):
+        # What would be right without its quotes: "10", "true".
+        return f"write {name} = {value.lower()}, without quotes" if _would_fit(value, kind) else ""
+    if isinstance(value, bool | int | float) and isinstance(kind, inspect.StrType):
+        return f'write {name} = "{_show(value)}"'
+    return write_example(name, expected)
+
+
+def _would_fit(text: str, kind: inspect.IntType | inspect.FloatType | inspect.BoolType) -> bool:
+    plain: Any = bool if isinstance(kind, inspect.BoolType) else float
+    try:
+        msgspec.convert(text, plain, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True

@@ -1,0 +1,174 @@
+"""What a pipeline means: every default resolved, and where each value comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from eventcore.config import defaults
+from eventcore.config.load import LoadedConfig
+from eventcore.config.provenance import KeyPath, dotted
+from eventcore.config.reference import Reference, StartingPosition, parse_reference
+from eventcore.config.structs import (
+    BUILT_IN_QUEUES,
+    PROCESS_SETTINGS,
+    TABLES,
+    FunctionConfig,
+    HttpConfig,
+    KafkaConfig,
+    MappingConfig,
+    QueueConfig,
+    Section,
+    Settings,
+    StreamConfig,
+)
+from eventcore.delivery.retry import StreamRetry
+
+
+class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping as the engine runs it."""
+
+    name: str
+    source: Reference
+    function: str  #: the function's name
+    kind: Literal["stream", "queue"]
+    enabled: bool
+    batch_size: int  #: records
+    window_s: float  #: how long a first record waits for others
+    reports_failures: bool  #: `batchItemFailures` are read out of responses
+    retry: StreamRetry  #: streams only
+    on_failure: Reference
+    is_on_failure_default: bool  #: the built-in queue, since the mapping names none
+    starting_position: StartingPosition  #: streams only
+    consumer_group_id: str  #: Kafka only
+    maximum_concurrency: int  #: batches at the same time; queues only: a stream runs one a shard
+
+
+class EffectivePipeline(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline as the engine runs it."""
+
+    loaded: LoadedConfig
+    folder: Path
+    settings: Settings
+    functions: Mapping[str, FunctionConfig]
+    mappings: Mapping[str, EffectiveMapping]
+    queues: Mapping[str, QueueConfig]  #: the built-in ones too
+    streams: Mapping[str, StreamConfig]
+    kafka: Mapping[str, KafkaConfig]
+    http: Mapping[str, HttpConfig]
+
+
+class Explained(msgspec.Struct, frozen=True, kw_only=True):
+    """One value and where it comes from."""
+
+    path: str  #: as `mappings.orders.batch_size`
+    value: Any  #: as people may see it: what came from the environment is masked
+    origin: str  #: "file:line", "environment NAME", "default", or "default, differs from Lambda: why"
+
+
+def resolve(loaded: LoadedConfig) -> EffectivePipeline:
+    """Return what a pipeline means. Pure: the same pipeline gives the same result."""
+    config = loaded.config
+    return EffectivePipeline(
+        loaded=loaded,
+        folder=loaded.folder,
+        settings=config.settings,
+        functions=config.functions,
+        mappings={name: _resolve_mapping(name, mapping) for name, mapping in config.mappings.items()},
+        queues={**BUILT_IN_QUEUES, **config.queues},
+        streams=config.streams,
+        kafka=config.kafka,
+        http=config.http,
+    )
+
+
+def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
+    source = parse_reference(mapping.source)
+    window_s = mapping.maximum_batching_window_in_seconds
+    timestamp_s = mapping.starting_position_timestamp or 0
+    return EffectiveMapping(
+        name=name,
+        source=source,
+        function=mapping.function,
+        kind="stream" if source.is_stream else "queue",
+        enabled=mapping.enabled,
+        batch_size=mapping.batch_size or defaults.default_batch_size(source),
+        window_s=defaults.default_window_s(source) if window_s is None else window_s,
+        reports_failures="ReportBatchItemFailures" in mapping.function_response_types,
+        retry=defaults.effective_retry(source, mapping),
+        on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),
+        is_on_failure_default=mapping.on_failure is None,
+        starting_position=StartingPosition(mapping.starting_position or "TRIM_HORIZON", round(timestamp_s * 1000)),
+        consumer_group_id=mapping.consumer_group_id or defaults.default_group(name),
+        maximum_concurrency=mapping.maximum_concurrency or defaults.QUEUE_CONCURRENCY,
+    )
+
+
+def explain(pipeline: EffectivePipeline) -> list[Explained]:
+    """Return every effective value of a pipeline and where it comes from, in the pipeline's order.
+
+    Settings that have no meaning for a mapping's source are left out.
+    """
+    rows = list(_explain_section(pipeline, ("settings",), pipeline.settings))
+    for table in TABLES:
+        sections = pipeline.queues if table == "queues" else getattr(pipeline.loaded.config, table)
+        for name, section in sections.items():
+            rows.extend(_explain_section(pipeline, (table, name), section))
+    return rows
+
+
+def _explain_section(pipeline: EffectivePipeline, path: KeyPath, section: Section) -> Iterator[Explained]:
+    for setting, value in _values(pipeline, path, section).items():
+        inner: KeyPath = (*path, setting)
+        if isinstance(value, Section):
+            yield from _explain_section(pipeline, inner, value)
+        elif isinstance(value, dict) and value:
+            for key, entry in value.items():
+                yield Explained(path=dotted((*inner, key)), value=entry, origin=_origin(pipeline, (*inner, key)))
+        else:
+            yield Explained(path=dotted(inner), value=value, origin=_origin(pipeline, inner))
+
+
+def _values(pipeline: EffectivePipeline, path: KeyPath, section: Section) -> dict[str, Any]:
+    """Return a section's settings as they hold; those that mean nothing here are left out."""
+    values = {setting: section.shown(setting) for setting in section.__struct_fields__}
+    if isinstance(section, MappingConfig):
+        mapping = pipeline.mappings[str(path[1])]
+        for setting, value in _mapping_defaults(mapping).items():
+            if values[setting] is None:
+                values[setting] = value
+        if defaults.has_default_attempts(mapping.source, section):
+            values["maximum_retry_attempts"] = mapping.retry.maximum_retry_attempts
+    if isinstance(section, FunctionConfig) and section.runtime == "inline":
+        values.update(dict.fromkeys(PROCESS_SETTINGS))
+    return {setting: value for setting, value in values.items() if value is not None}
+
+
+def _mapping_defaults(mapping: EffectiveMapping) -> dict[str, Any]:
+    """Return what holds where a mapping says nothing, for the settings that its source has."""
+    always = {"batch_size": mapping.batch_size, "maximum_batching_window_in_seconds": mapping.window_s}
+    if mapping.kind == "queue":
+        return {**always, "maximum_concurrency": mapping.maximum_concurrency}
+    group = {"consumer_group_id": mapping.consumer_group_id} if mapping.source.kind == "kafka" else {}
+    return {**always, **msgspec.structs.asdict(mapping.retry), "on_failure": str(mapping.on_failure), **group}
+
+
+def _origin(pipeline: EffectivePipeline, path: KeyPath) -> str:
+    provenance = pipeline.loaded.provenance
+    table, setting = str(path[0]), str(path[-1])
+    if setting == "maximum_retry_attempts":
+        mapping = pipeline.loaded.config.mappings[str(path[1])]
+        if defaults.has_default_attempts(parse_reference(mapping.source), mapping):
+            return "default, as in Lambda: Kafka with on_failure and no limit"
+    # A list is one row, and its variables stand at its entries.
+    inside = [names for place, names in provenance.variables.items() if place[: len(path)] == path]
+    variables = [name for names in inside for name in names]
+    if variables:
+        return f"environment {', '.join(variables)}"
+    if provenance.is_written(path):
+        return str(provenance.find(path))
+    difference = defaults.DIFFERENCES.get((table, setting))
+    return f"default, differs from Lambda: {difference}" if difference else "default"

@@ -1,0 +1,99 @@
+"""The keyword arguments of a pipeline written in Python: the settings of `config.structs`, for type checkers.
+
+A left-out argument is a default; so these are dictionaries without required keys, and not parameters with values.
+A test keeps them equal to the structs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+
+class SettingsKeywords(TypedDict, total=False):
+    """Of `Pipeline.settings`."""
+
+    region: str
+    account_id: str
+    drain_timeout: float
+    failures_maximum_bytes: int
+    failures_retention_period: int
+
+
+class FunctionKeywords(TypedDict, total=False):
+    """Of `Pipeline.function` around a callable, whose `handler` is found by itself."""
+
+    code: str
+    runtime: Literal["process", "inline"]
+    timeout: int
+    memory_size: int
+    ephemeral_storage: int
+    environment: Mapping[str, str]
+    concurrency: int
+    preload: Sequence[str]
+    start: Literal["fork", "spawn"]
+    idle_timeout: float
+
+
+class MappingKeywords(TypedDict, total=False):
+    """Of `Pipeline.mapping`, beside source and function."""
+
+    enabled: bool
+    batch_size: int | None
+    maximum_batching_window_in_seconds: float | None
+    function_response_types: Sequence[Literal["ReportBatchItemFailures"]]
+    starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] | None
+    starting_position_timestamp: float | None
+    maximum_retry_attempts: int | None
+    maximum_record_age_in_seconds: int | None
+    bisect_batch_on_function_error: bool | None
+    on_failure: str | None
+    maximum_concurrency: int | None
+    consumer_group_id: str | None
+
+
+class RedrivePolicyKeywords(TypedDict, total=False):
+    """Of a queue's `redrive_policy`."""
+
+    dead_letter_queue: str
+    max_receive_count: int
+
+
+class QueueKeywords(TypedDict, total=False):
+    """Of `Pipeline.queue`."""
+
+    visibility_timeout: int
+    message_retention_period: int
+    delay: int
+    receive_message_wait_time: int
+    maximum_message_size: int
+    redrive_policy: RedrivePolicyKeywords | None
+
+
+class StreamKeywords(TypedDict, total=False):
+    """Of `Pipeline.stream`."""
+
+    shards: int
+    retention_period: int
+    retention_bytes: int
+
+
+class KafkaKeywords(TypedDict, total=False):
+    """Of `Pipeline.kafka`, beside the brokers."""
+
+    client_id: str
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+    max_poll_interval_ms: int
+    rebalance_timeout_ms: int
+    request_timeout_ms: int
+    fetch_max_bytes: int
+    max_partition_fetch_bytes: int
+    isolation_level: Literal["read_uncommitted", "read_committed"]
+
+
+class HttpKeywords(TypedDict, total=False):
+    """Of `Pipeline.http`, beside the address."""
+
+    headers: Mapping[str, str]
+    timeout: float

@@ -1,0 +1,65 @@
+"""What can be wrong with a pipeline whose settings are each right: combinations, references, and what is seldom meant.
+
+Every check has a code of `CODES`. A *mistake* keeps the pipeline from running; a *warning* does not. Checks never
+raise, and stay silent where a setting they need could not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from eventcore.config.convert import Draft
+from eventcore.config.findings import Findings
+from eventcore.config.lint_mappings import lint_mappings
+from eventcore.config.lint_sections import lint_sections
+
+#: Every code, and what it is about.
+CODES: Mapping[str, str] = {
+    "EC101": "a reference is not written as `kind:name[/part]`, or its kind can't stand here",
+    "EC102": "a reference or a name leads to nothing",
+    "EC103": "a stream's mapping has no `starting_position`",
+    "EC104": "a queue's mapping has a setting that only streams have",
+    "EC105": "a stream's mapping has a setting that only queues have",
+    "EC106": "`consumer_group_id` on something other than Kafka",
+    "EC107": "a queue's `batch_size` above 10 without a batching window",
+    "EC108": "a function may run longer than its queue hides the message",
+    "EC109": "`maximum_record_age_in_seconds` from 0 to 59",
+    "EC110": "`AT_TIMESTAMP` without its timestamp, or a timestamp without it",
+    "EC111": "a Kafka batching window that is neither the default nor whole seconds",
+    "EC112": "two mappings in one consumer group",
+    "EC113": "two mappings of the same source to the same function",
+    "EC114": "a mapping discards into its own source",
+    "EC115": "a mapping discards into its own function",
+    "EC116": "dead-letter queues that lead in a circle",
+    "EC117": "a function of a Kafka mapping with more than 14 minutes",
+    "EC118": "a setting that has no effect beside another",
+    "EC119": "Kafka's client settings contradict each other",
+    "EC120": "a handler or a module is not written as `module.attribute`",
+    "EC121": "an address is not written as `host:port`",
+    "EC122": "an environment variable that can't be set",
+    "EC123": "a folder that is not there",
+    "EC151": "a queue's visibility timeout is short for its function",
+    "EC152": "one failing record may block its shard without end",
+    "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",
+    "EC154": "a Kafka mapping discards into a queue of this state folder",
+    "EC155": "a function that nothing uses",
+    "EC156": "a queue, stream or connection that nothing uses",
+    "EC157": "`${NAME}` is not replaced",
+    "EC158": "a queue's failing messages come back until their retention ends",
+    "EC159": "a dead-letter queue keeps messages no longer than the queue before it",
+    "EC160": "Kafka's heartbeats are too rare for its session timeout",
+    "EC161": "a pipeline without mappings",
+}
+
+
+def lint(draft: Draft, findings: Findings, *, folder: Path) -> None:
+    """Add what is wrong with the pipeline, and what is seldom meant, to the findings.
+
+    Args:
+        draft: what could be read.
+        findings: takes what is found.
+        folder: what `code` is relative to.
+    """
+    lint_mappings(draft, findings)
+    lint_sections(draft, findings, folder=folder)

@@ -1,0 +1,83 @@
+"""References and names: whether they can be read, and whether they lead to something."""
+
+from __future__ import annotations
+
+import difflib
+
+from eventcore.config.convert import Draft
+from eventcore.config.findings import Findings
+from eventcore.config.provenance import KeyPath
+from eventcore.config.reference import DISCARDS_QUEUE, TABLE_OF_KIND, BadReference, Reference, parse_reference
+from eventcore.config.structs import Section
+
+
+def read_reference(
+    draft: Draft, findings: Findings, section: Section, path: KeyPath, kinds: tuple[str, ...]
+) -> Reference | None:
+    """Return the reference that a setting holds, or None when it can't be used; what is wrong is added.
+
+    Args:
+        draft: what there is to refer to.
+        findings: takes what is found.
+        section: the table that holds the setting.
+        path: of the setting.
+        kinds: what may stand there.
+    """
+    setting = str(path[-1])
+    text, shown = getattr(section, setting), section.shown(setting)
+    try:
+        reference = parse_reference(text)
+    except BadReference as error:
+        is_masked = text != shown
+        reason, hint = ("is not a reference", "write kind:name") if is_masked else (error.reason, error.hint)
+        findings.add("EC101", path, f"`{shown}` {reason}", _suggest(draft, text, kinds) or hint)
+        return None
+    if reference.kind not in kinds:
+        allowed = ", ".join(f"{kind}:" for kind in kinds)
+        findings.add(
+            "EC101", path, f"`{shown}` can't be a {setting}: a {reference.kind} is not one", f"one of {allowed}"
+        )
+        return None
+    table = TABLE_OF_KIND.get(reference.kind)
+    if table is None or is_declared(draft, table, reference.name):
+        return reference
+    hint = _suggest(draft, reference.name, kinds) or f"add [{table}.{reference.name}]"
+    if text != shown:
+        hint = f"add the [{table}.NAME] that it means"
+    findings.add("EC102", path, f"`{shown}` leads to nothing: no such name in [{table}]", hint)
+    return None
+
+
+def check_name(draft: Draft, findings: Findings, section: Section, path: KeyPath, table: str) -> str | None:
+    """Return the name that a setting holds if its table declares it; else None, and the mistake is added."""
+    setting = str(path[-1])
+    name, shown = getattr(section, setting), section.shown(setting)
+    if is_declared(draft, table, name):
+        return str(name)
+    close = difflib.get_close_matches(name, sorted(draft.names[table]), n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"add [{table}.{shown}]"
+    findings.add("EC102", path, f"`{shown}` leads to nothing: no such name in [{table}]", hint)
+    return None
+
+
+def is_declared(draft: Draft, table: str, name: str) -> bool:
+    """Tell whether a table has the name; `discards` is a queue that always is there."""
+    return name in draft.names[table] or (table == "queues" and name == DISCARDS_QUEUE)
+
+
+def _suggest(draft: Draft, name: str, kinds: tuple[str, ...]) -> str:
+    """Return a hint where the name is known under another kind, or a like name under one of these."""
+    bare = name.rpartition(":")[2]
+    tables = [(kind, TABLE_OF_KIND[kind]) for kind in kinds if kind in TABLE_OF_KIND]
+    for kind, table in tables:
+        if bare in draft.names[table]:
+            return f"did you mean `{kind}:{bare}{_part(kind)}`?"
+    for kind, table in tables:
+        close = difflib.get_close_matches(bare, sorted(draft.names[table]), n=1)
+        if close:
+            return f"did you mean `{kind}:{close[0]}{_part(kind)}`?"
+    return ""
+
+
+def _part(kind: str) -> str:
+    return "/TOPIC" if kind == "kafka" else ""
