@@ -14,8 +14,8 @@ from eventcore.config.provenance import KeyPath
 from eventcore.config.reference import TABLE_OF_KIND, BadReference, parse_reference
 from eventcore.config.structs import PROCESS_SETTINGS, TABLES, FunctionConfig, KafkaConfig, QueueConfig, Section
 
-#: `module.attribute`, with as many packages before it as it takes.
-_HANDLER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+#: `module.attribute`, with as many packages before it as it takes; `/` may stand for `.` there, as on Lambda.
+_HANDLER = re.compile(r"[A-Za-z_]\w*([./][A-Za-z_]\w*)*\.[A-Za-z_]\w*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _PORT_MAX = 65_535

@@ -164,7 +164,7 @@ class Pipeline:
     def _declare_callable(
         self, handler: Callable[..., Any], name: str | None, settings: Mapping[str, Any], place: Place
     ) -> None:
-        named: str = name or getattr(handler, "__name__", "function")
+        named = name if name is not None else str(getattr(handler, "__name__", "function"))
         path = ("functions", named)
         found = find_importable(handler, "handler")
         if settings.get("runtime") == "inline":
