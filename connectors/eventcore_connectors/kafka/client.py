@@ -1,0 +1,158 @@
+"""What every connection to Kafka shares: settings, looking up a topic, closing.
+
+With `member.py` and `sender.py` this is where aiokafka's quirks stay. It reaches into aiokafka's private parts where
+there is no other way; `pyproject.toml` therefore pins its minor version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.protocol.metadata import MetadataRequest
+
+from eventcore.config.reference import Reference
+from eventcore.config.structs import KafkaConfig
+from eventcore.errors import SourceUnavailable
+
+#: A wrong address or a missing topic is reported by then, seconds: a person waits for it.
+OPEN_TIMEOUT_S = 5.0
+#: A topic that was made a moment ago may not be known to every broker yet, seconds.
+MISSING_PATIENCE_S = 1.0
+#: Pause between two looks, seconds.
+_LOOK_AGAIN_S = 0.1
+#: Leaving a group and closing connections takes milliseconds, or never ends because the broker is gone, seconds.
+STOP_TIMEOUT_S = 5.0
+#: What is left is closed without waiting for answers, seconds.
+_ABANDON_TIMEOUT_S = 1.0
+
+
+class Unreachable(Exception):
+    """A broker or a topic can't be reached; the message names both."""
+
+
+def connection_settings(config: KafkaConfig) -> dict[str, Any]:
+    """Return what every kind of aiokafka client takes."""
+    return {
+        "bootstrap_servers": config.bootstrap_servers,
+        "client_id": config.client_id,
+        "request_timeout_ms": config.request_timeout_ms,
+    }
+
+
+async def connect(start: Callable[[], Awaitable[None]], client: Any, config: KafkaConfig, topic: str) -> int:
+    """Start a client, find the topic, and return its number of partitions; in `OPEN_TIMEOUT_S` at most.
+
+    Raises:
+        Unreachable: no broker answers, or the topic does not exist.
+    """
+    where = f"topic `{topic}` at {config.bootstrap_servers}"
+    _refuse_topic_creation(client)
+    try:
+        with anyio.fail_after(OPEN_TIMEOUT_S):
+            await start()
+            return await _count_partitions(client, topic, where)
+    except TimeoutError as error:
+        raise Unreachable(f"Kafka does not answer within {OPEN_TIMEOUT_S:g} s: {where}") from error
+    except (errors.KafkaError, OSError, ValueError) as error:
+        # aiokafka's own sentence names internal structures; a port that is no number is a ValueError.
+        raise Unreachable(f"Kafka can't be reached: {where} ({describe(error)})") from error
+
+
+async def check(reference: Reference, config: KafkaConfig) -> str:
+    """Return one line about the cluster and the topic.
+
+    Raises:
+        SourceUnavailable: no broker answers, or the topic does not exist.
+    """
+    client: Any = AIOKafkaClient(  # type: ignore[no-untyped-call]
+        **connection_settings(config)
+    )
+    try:
+        partitions = await connect(client.bootstrap, client, config, reference.part)
+        brokers = len(client.cluster.brokers())
+    except Unreachable as error:
+        raise SourceUnavailable(str(error), source=str(reference)) from error
+    finally:
+        await stop(client.close)
+    return f"Kafka at {config.bootstrap_servers}: brokers {brokers}, topic `{reference.part}`, partitions {partitions}"
+
+
+async def _count_partitions(client: Any, topic: str, where: str) -> int:
+    give_up = anyio.current_time() + MISSING_PATIENCE_S
+    while True:
+        request = MetadataRequest([topic], allow_auto_topic_creation=False)
+        response = await client.send(_any_node(client), request)
+        found = next(entry for entry in response.topics if entry[1] == topic)
+        error = errors.for_code(found[0])
+        if error is errors.NoError:
+            return len(found[-1])
+        if error is errors.UnknownTopicOrPartitionError and anyio.current_time() >= give_up:
+            raise Unreachable(f"the topic does not exist: {where}")
+        if not error.retriable:
+            raise error(where)
+        await anyio.sleep(_LOOK_AGAIN_S)
+
+
+def _any_node(client: Any) -> Any:
+    node = client.get_random_node()
+    if node is None:
+        raise errors.NodeNotReadyError
+    return node
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's kind and text in one line."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _refuse_topic_creation(client: Any) -> None:
+    """Make the client's own metadata requests leave a missing topic missing.
+
+    aiokafka asks in a form that creates topics on brokers which allow it; a topic that is deleted while it is read
+    would come back, empty.
+    """
+
+    async def update(cluster: Any, topics: set[str]) -> bool:
+        return await _update_metadata(client, cluster, topics)
+
+    client._metadata_update = update  # noqa: SLF001
+
+
+async def _update_metadata(client: Any, cluster: Any, topics: set[str]) -> bool:
+    """Do what the method of that name does in aiokafka 0.14, with the creation of topics refused."""
+    request = MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=False)
+    first = ("bootstrap", ConnectionGroup.DEFAULT)
+    connections = client._conns  # noqa: SLF001
+    nodes = [broker.nodeId for broker in client.cluster.brokers()] + (["bootstrap"] if first in connections else [])
+    for node in nodes:
+        connection = await client._get_conn(node)  # noqa: SLF001
+        if connection is None:
+            continue
+        try:
+            metadata = await connection.send(request)
+        except (errors.KafkaError, TimeoutError):
+            continue
+        if not metadata.brokers:
+            return False
+        cluster.update_metadata(metadata)
+        if first in connections and client.cluster.brokers():
+            connections.pop(first).close()
+        return True
+    cluster.failed_update(None)
+    return False
+
+
+async def stop(*steps: Callable[[], Awaitable[Any]]) -> None:
+    """Stop a client in bounded time; each later step only tidies up what a failed first one left."""
+    first, *rest = steps
+    try:
+        with anyio.fail_after(STOP_TIMEOUT_S, shield=True):
+            await first()
+    except (errors.KafkaError, TimeoutError):
+        for step in rest:
+            with anyio.move_on_after(_ABANDON_TIMEOUT_S, shield=True):
+                await step()

@@ -1,0 +1,65 @@
+"""What eventcore finds under `kafka`. Imports aiokafka when something is opened, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from eventcore.config.reference import Reference
+from eventcore.errors import ConnectorUnavailable
+from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
+from eventcore.ports.destinations import Destination
+from eventcore.ports.sources import StreamSource
+
+#: What to install where the client library is missing.
+REQUIREMENT = '"aiokafka[snappy,lz4,zstd]>=0.14,<0.15"'
+
+
+@contextmanager
+def _client_library() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ConnectorUnavailable(requirement=REQUIREMENT) from error
+
+
+class KafkaConnector:
+    """The connector for `kafka:CONNECTION/TOPIC` references; connections are `KafkaConfig` structs."""
+
+    kind = "kafka"
+
+    def open_stream(self, request: StreamRequest) -> StreamSource:
+        """Return a source for a topic, not connected yet."""
+        with _client_library():
+            from eventcore_connectors.kafka.source import KafkaSource
+        return KafkaSource(request)
+
+    def open_destination(self, reference: Reference, connection: Any, context: ConnectorContext) -> Destination:
+        """Return a destination for a topic, not connected yet."""
+        del context
+        with _client_library():
+            from eventcore_connectors.kafka.destination import KafkaDestination
+        return KafkaDestination(reference, connection)
+
+    async def send(
+        self, reference: Reference, connection: Any, records: Sequence[OutgoingRecord]
+    ) -> Sequence[tuple[str, int]]:
+        """Send records; return where each went, as (shard, offset), once all in-sync replicas have them.
+
+        Raises:
+            DestinationUnavailable: no broker answers, or the topic does not exist; the message names both.
+        """
+        with _client_library():
+            from eventcore_connectors.kafka.destination import send
+        return await send(reference, connection, records)
+
+    async def check(self, reference: Reference, connection: Any) -> str:
+        """Return one line about the cluster and the topic.
+
+        Raises:
+            SourceUnavailable: no broker answers, or the topic does not exist; the message names both.
+        """
+        with _client_library():
+            from eventcore_connectors.kafka.client import check
+        return await check(reference, connection)

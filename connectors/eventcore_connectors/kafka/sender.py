@@ -1,0 +1,111 @@
+"""One topic written to: aiokafka's producer, idempotent, with every wait bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import anyio
+import msgspec
+from aiokafka import AIOKafkaProducer, errors
+
+from eventcore.config.structs import KafkaConfig
+from eventcore_connectors.kafka import client
+from eventcore_connectors.kafka.client import Unreachable, describe
+
+#: Records are acknowledged in milliseconds; a leader that moves needs some seconds.
+SEND_TIMEOUT_S = 30.0
+#: The client's own limit of one record, bytes: above anything an outbox holds, so that the broker's limit decides.
+_RECORD_BYTES_MAX = 64 * 1024 * 1024
+
+
+class TooLarge(Exception):
+    """The broker does not take a record of this size."""
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """A record to send."""
+
+    value: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    #: Records without a key go to one partition a lane, so that a lane keeps its order; empty: to any.
+    lane: str = ""
+
+
+class Sender:
+    """One producer for one topic: `open`, `send` again and again, `close`. Not reusable."""
+
+    def __init__(self, config: KafkaConfig, topic: str) -> None:
+        self._config = config
+        self._topic = topic
+        self._where = f"topic `{topic}` at {config.bootstrap_servers}"
+        self._partitions = 0
+        self._producer: Any = AIOKafkaProducer(  # type: ignore[no-untyped-call]
+            **client.connection_settings(config),
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=_RECORD_BYTES_MAX,
+        )
+
+    async def open(self) -> None:
+        """Connect and find the topic.
+
+        Raises:
+            Unreachable: no broker answers, or the topic does not exist; the message names both.
+        """
+        self._partitions = await client.connect(self._start, self._producer.client, self._config, self._topic)
+
+    async def _start(self) -> None:
+        await self._producer.start()
+        # A producer that does not know its topic yet would wait for it longer than a person does.
+        await self._producer.client.add_topic(self._topic)
+
+    async def send(self, letters: Sequence[Letter]) -> Sequence[tuple[int, int]]:
+        """Send records in order; return partition and offset of each once all in-sync replicas have them.
+
+        After an error the sender is not used again: what it still holds may be sent late.
+
+        Raises:
+            TooLarge: the broker refuses a record for its size; those before it may have been written.
+            Unreachable: some may have been written.
+        """
+        pending: list[Any] = []
+        try:
+            with anyio.fail_after(SEND_TIMEOUT_S):
+                for letter in letters:
+                    pending.append(await self._begin(letter))  # noqa: PERF401 - an error leaves those before it here
+                written = [await each for each in pending]
+        except errors.MessageSizeTooLargeError as error:
+            raise TooLarge(f"{self._where} takes no record of this size ({describe(error)})") from error
+        except (errors.KafkaError, TimeoutError) as error:
+            raise Unreachable(f"can't write to {self._where} ({describe(error)})") from error
+        finally:
+            for each in pending:
+                _forget(each)
+        return [(each.partition, each.offset) for each in written]
+
+    async def _begin(self, letter: Letter) -> Any:
+        return await self._producer.send(
+            self._topic,
+            value=letter.value,
+            key=letter.key,
+            headers=list(letter.headers),
+            partition=self._partition(letter),
+        )
+
+    def _partition(self, letter: Letter) -> int | None:
+        if letter.key is not None or not letter.lane:
+            return None
+        return crc32(letter.lane.encode()) % self._partitions
+
+    async def close(self) -> None:
+        """Flush and disconnect, in bounded time."""
+        await client.stop(self._producer.stop, self._producer.client.close)
+
+
+def _forget(pending: Any) -> None:
+    """Let go of a future, so that asyncio does not report an error that nobody awaits any more."""
+    if not pending.cancel() and not pending.cancelled():
+        pending.exception()

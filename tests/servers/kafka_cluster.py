@@ -1,0 +1,187 @@
+"""What tests do at a broker beside the code under test: topics, records, transactions, offsets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from eventcore.clock import SystemClock
+from eventcore.config.reference import Reference
+from eventcore.config.structs import KafkaConfig
+from eventcore.delivery.ordering import EMPTY, ShardState, decode_state
+from eventcore.ids import SeededIds
+from eventcore.ports.connectors import ConnectorContext, StartingPosition, StreamRequest
+from eventcore.ports.sources import StreamSource
+from eventcore_connectors.kafka import connector
+
+CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
+TRIM_HORIZON = StartingPosition("TRIM_HORIZON")
+RECORDS_AHEAD_MAX = 10_000
+
+_numbers = itertools.count()
+
+
+class KafkaCluster:
+    """One test's view of the broker: names are unique, clients are closed with it."""
+
+    def __init__(self, address: str, admin: AIOKafkaAdminClient, producer: AIOKafkaProducer) -> None:
+        self.address = address
+        self.admin = admin
+        self.producer = producer
+
+    # -- topics --------------------------------------------------------------------------------------------------------
+
+    async def create_topic(self, name: str = "orders", *, partitions: int = 1, **configs: str) -> str:
+        """Create a topic under a name of its own; configs with `_` for `.`."""
+        topic = f"{name}-{next(_numbers)}"
+        settings = {key.replace("_", "."): value for key, value in configs.items()}
+        await self.admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=settings)])
+        await self.producer.client.add_topic(topic)
+        return topic
+
+    async def delete_topic(self, topic: str) -> None:
+        await self.admin.delete_topics([topic])
+
+    async def has_topic(self, topic: str) -> bool:
+        return topic in await self.admin.list_topics()
+
+    async def trim(self, topic: str, before: int, *, partition: int = 0) -> None:
+        await self.admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        topic: str,
+        bodies: Sequence[bytes | None],
+        *,
+        partition: int = 0,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        timestamp_ms: int | None = None,
+    ) -> list[int]:
+        """Send records to one partition; return their offsets."""
+        pending = [
+            await self.producer.send(
+                topic, value=body, key=key, partition=partition, headers=list(headers), timestamp_ms=timestamp_ms
+            )
+            for body in bodies
+        ]
+        return [(await each).offset for each in pending]
+
+    @asynccontextmanager
+    async def transactions(self) -> AsyncIterator[AIOKafkaProducer]:
+        """Open a transactional producer."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.address, transactional_id=f"tests-{next(_numbers)}")
+        await producer.start()
+        try:
+            yield producer
+        finally:
+            await producer.stop()
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    async def committed(self, group: str, topic: str, *, partition: int = 0) -> OffsetAndMetadata | None:
+        """Return what a group has committed, with its metadata."""
+        each = TopicPartition(topic, partition)
+        offsets = await self.admin.list_consumer_group_offsets(group, partitions=[each])
+        return None if offsets[each].offset < 0 else offsets[each]
+
+    async def members(self, group: str) -> list[tuple[str, str]]:
+        """Return a group's members as (member id, client id)."""
+        (response,) = await self.admin.describe_consumer_groups([group])
+        ((*_, members),) = response.groups
+        return [(member[0], member[1]) for member in members]
+
+    # -- the code under test -------------------------------------------------------------------------------------------
+
+    def config(self, **settings: Any) -> KafkaConfig:
+        """Return a connection; a rebalance is noticed at the next heartbeat, so that these come often."""
+        return KafkaConfig(**{"bootstrap_servers": self.address, "heartbeat_interval_ms": 300, **settings})
+
+    def source(
+        self,
+        topic: str,
+        group: str,
+        *,
+        starting_position: StartingPosition = TRIM_HORIZON,
+        records_ahead_max: int = RECORDS_AHEAD_MAX,
+        **settings: Any,
+    ) -> StreamSource:
+        """Return a source, not opened."""
+        return connector.open_stream(
+            StreamRequest(
+                reference=Reference("kafka", "local", topic),
+                connection=self.config(**settings),
+                mapping=group,
+                starting_position=starting_position,
+                consumer_group_id=group,
+                records_ahead_max=records_ahead_max,
+                context=CONTEXT,
+            )
+        )
+
+
+@asynccontextmanager
+async def open_cluster(address: str) -> AsyncIterator[KafkaCluster]:
+    """Connect to a broker."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    producer = AIOKafkaProducer(bootstrap_servers=address)
+    await admin.start()
+    await producer.start()
+    try:
+        yield KafkaCluster(address, admin, producer)
+    finally:
+        await producer.stop()
+        await admin.close()
+
+
+class KafkaStream:
+    """A topic of three partitions for the stream kit; a mapping is a consumer group."""
+
+    def __init__(self, cluster: KafkaCluster, topic: str, restart: object) -> None:
+        self._cluster = cluster
+        self._topic = topic
+        self._restart = restart
+        self.shards = [f"{topic}-{partition}" for partition in range(3)]
+
+    def source(self, *, mapping: str = "first", starting_position: StartingPosition = TRIM_HORIZON) -> StreamSource:
+        return self._cluster.source(self._topic, self._group(mapping), starting_position=starting_position)
+
+    def missing_source(self) -> tuple[StreamSource, Sequence[str]]:
+        missing = f"{self._topic}-missing"
+        return self._cluster.source(missing, "nobody"), [missing, self._cluster.address]
+
+    async def send(
+        self,
+        shard: str,
+        bodies: Sequence[bytes],
+        *,
+        key: bytes | None = None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> Sequence[int]:
+        partition = self.shards.index(shard)
+        return await self._cluster.send(self._topic, bodies, partition=partition, key=key, headers=headers)
+
+    async def checkpoint(self, shard: str, *, mapping: str = "first") -> tuple[int, ShardState]:
+        mark = await self._cluster.committed(self._group(mapping), self._topic, partition=self.shards.index(shard))
+        return (-1, EMPTY) if mark is None else (mark.offset, decode_state(mark.metadata))
+
+    async def pass_time(self, ms: int) -> None:
+        await anyio.sleep(ms / 1000)
+
+    async def trim(self, shard: str, before: int) -> None:
+        await self._cluster.trim(self._topic, before, partition=self.shards.index(shard))
+
+    async def restart(self) -> None:
+        await anyio.to_thread.run_sync(self._restart)
+
+    def _group(self, mapping: str) -> str:
+        return f"{self._topic}-{mapping}"
