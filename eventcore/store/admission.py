@@ -1,0 +1,179 @@
+"""Refuses a list of operations before it writes anything: what it names must be there, its epochs the newest.
+
+Both stores ask here first, so that a list that is admitted takes effect as a whole, and no store needs to undo a part
+of one. A list may rely on what its own earlier operations define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from eventcore.errors import FencedOut, ProgrammingError
+from eventcore.ports import store as port
+from eventcore.ports.store import BODY_BYTES_MAX, Operation, QueueSettings, StreamSettings
+
+#: A checkpoint that nobody took yet: epoch and position.
+NEVER_TAKEN = (0, -1)
+
+
+class Known(Protocol):
+    """What a store holds now."""
+
+    def queue_settings(self, queue: str) -> QueueSettings | None:
+        """Return a queue's settings; None when it is not defined."""
+        ...
+
+    def stream_settings(self, stream: str) -> StreamSettings | None:
+        """Return a stream's settings; None when it is not defined."""
+        ...
+
+    def progress(self, mapping: str, shard: str) -> tuple[int, int]:
+        """Return a checkpoint's epoch and position; `NEVER_TAKEN` without one."""
+        ...
+
+
+class Admission:
+    """Checks one list at a time against what a store holds and what the list itself has defined so far."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._queues: dict[str, QueueSettings] = {}
+        self._streams: dict[str, StreamSettings] = {}
+        self._progress: dict[tuple[str, str], tuple[int, int]] = {}
+        self._checks: dict[type[Operation], Callable[[Any], object]] = {
+            port.DefineQueue: self._define_queue,
+            port.SendMessages: self._send,
+            port.ReceiveMessages: self._receive,
+            port.DeleteMessages: self._name_queue,
+            port.ChangeVisibility: self._name_queue,
+            port.PurgeQueue: self._name_queue,
+            port.DropMessages: self._name_queue,
+            port.MoveMessages: self._move,
+            port.DefineStream: self._define_stream,
+            port.AppendRecords: self._append,
+            port.TrimStream: self._name_stream,
+            port.TakeShard: self._take,
+            port.SaveCheckpoint: self._save,
+            port.SeekCheckpoint: self._seek,
+        }
+        self._unchecked = frozenset(
+            {
+                port.PutOutbox,
+                port.MarkSent,
+                port.PostponeOutbox,
+                port.KeepFailure,
+                port.SealFailures,
+                port.DropFailures,
+                port.TrimFailures,
+                port.PutNote,
+            }
+        )
+
+    def admit(self, operations: Sequence[Operation]) -> None:
+        """Return if every operation of the list can be carried out.
+
+        Raises:
+            FencedOut: a checkpoint has a newer epoch, or would go back.
+            KeyError, ValueError: an operation names what is not there, or holds what is too large.
+            ProgrammingError: something in the list is no operation of the port.
+        """
+        try:
+            for operation in operations:
+                check = self._checks.get(type(operation))
+                if check is not None:
+                    check(operation)
+                elif type(operation) not in self._unchecked:
+                    raise ProgrammingError(f"{type(operation).__name__} is not an operation of the store")
+        finally:
+            self._queues.clear()
+            self._streams.clear()
+            self._progress.clear()
+
+    def _queue(self, name: str) -> QueueSettings:
+        settings = self._queues.get(name) or self._known.queue_settings(name)
+        if settings is None:
+            raise KeyError(f"there is no queue {name}")
+        return settings
+
+    def _stream(self, name: str) -> StreamSettings:
+        settings = self._streams.get(name) or self._known.stream_settings(name)
+        if settings is None:
+            raise KeyError(f"there is no stream {name}")
+        return settings
+
+    def _define_queue(self, operation: port.DefineQueue) -> None:
+        settings = operation.settings
+        if bool(settings.dead_letter_queue) != (settings.max_receive_count > 0):
+            raise ValueError(
+                f"the redrive policy of queue {operation.queue} needs both dead_letter_queue and max_receive_count"
+            )
+        if settings.dead_letter_queue == operation.queue:
+            raise ValueError(f"queue {operation.queue} can't be its own dead-letter queue")
+        self._queues[operation.queue] = settings
+
+    def _name_queue(
+        self,
+        operation: port.DeleteMessages | port.ChangeVisibility | port.PurgeQueue | port.DropMessages,
+    ) -> None:
+        self._queue(operation.queue)
+
+    def _send(self, operation: port.SendMessages) -> None:
+        self._queue(operation.queue)
+        for message in operation.messages:
+            if len(message.body) > BODY_BYTES_MAX:
+                raise ValueError(f"message {message.id} is {len(message.body)} bytes long; at most {BODY_BYTES_MAX}")
+
+    def _receive(self, operation: port.ReceiveMessages) -> None:
+        target = self._queue(operation.queue).dead_letter_queue
+        if target:
+            self._queue(target)
+
+    def _move(self, operation: port.MoveMessages) -> None:
+        self._queue(operation.source)
+        self._queue(operation.target)
+
+    def _define_stream(self, operation: port.DefineStream) -> None:
+        name, settings = operation.stream, operation.settings
+        if settings.shards < 1:
+            raise ValueError(f"stream {name} needs at least one shard")
+        known = self._streams.get(name) or self._known.stream_settings(name)
+        if known is not None and known.shards != settings.shards:
+            raise ValueError(f"stream {name} was made with {known.shards} shards; it can't have {settings.shards}")
+        self._streams[name] = settings
+
+    def _name_stream(self, operation: port.TrimStream) -> None:
+        self._stream(operation.stream)
+
+    def _append(self, operation: port.AppendRecords) -> None:
+        shards = self._stream(operation.stream).shards
+        for record in operation.records:
+            if not 0 <= record.shard < shards:
+                raise ValueError(f"stream {operation.stream} has no shard {record.shard}, only 0-{shards - 1}")
+            if len(record.body) > BODY_BYTES_MAX:
+                raise ValueError(f"a record is {len(record.body)} bytes long; at most {BODY_BYTES_MAX}")
+
+    def _checkpoint(self, mapping: str, shard: str) -> tuple[int, int]:
+        return self._progress.get((mapping, shard)) or self._known.progress(mapping, shard)
+
+    def _take(self, operation: port.TakeShard) -> None:
+        epoch, position = self._checkpoint(operation.mapping, operation.shard)
+        self._progress[operation.mapping, operation.shard] = (epoch + 1, position)
+
+    def _save(self, operation: port.SaveCheckpoint) -> None:
+        mapping, shard = operation.mapping, operation.shard
+        epoch, position = self._checkpoint(mapping, shard)
+        if operation.epoch != epoch:
+            raise FencedOut(
+                f"shard {shard} of {mapping} has a newer owner: epoch {epoch}, not {operation.epoch}", epoch=epoch
+            )
+        if operation.position < position:
+            raise FencedOut(
+                f"the checkpoint of shard {shard} of {mapping} stands at {position}; {operation.position} is before it",
+                epoch=epoch,
+            )
+        self._progress[mapping, shard] = (epoch, operation.position)
+
+    def _seek(self, operation: port.SeekCheckpoint) -> None:
+        epoch, _ = self._checkpoint(operation.mapping, operation.shard)
+        self._progress[operation.mapping, operation.shard] = (epoch + 1, operation.position)

@@ -1,0 +1,319 @@
+"""Queues in memory. Source: Lambda semantics §3.2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from eventcore.ports import store as port
+from eventcore.ports.store import (
+    MovedMessage,
+    NewMessage,
+    QueueDepth,
+    QueueSettings,
+    ReceiveResult,
+    StoredMessage,
+)
+from eventcore.store.memory.lazy_heap import LazyHeap
+from eventcore.store.memory.tokens import Tokens
+from eventcore.store.rules import (
+    DUE_STEP_MAX,
+    EXAMINED_MAX,
+    SEQUENCE_MASK,
+    TOKEN_KEPT_MS,
+    first_key,
+    is_exhausted,
+    is_expired,
+    read_receipt,
+    write_receipt,
+)
+from eventcore.store.watches import queue_topic
+
+
+class _Message:
+    """A message and its last receive."""
+
+    __slots__ = ("first_receive_ms", "key", "new", "receive_count", "sent_ms", "visible_ms")
+
+    def __init__(self, key: int, new: NewMessage, sent_ms: int) -> None:
+        self.key = key
+        self.new = new
+        self.sent_ms = sent_ms
+        self.receive_count = 0
+        self.first_receive_ms = 0
+        self.visible_ms = 0  #: when its last receive or its delay ends; kept after that
+
+    def stored(self, *, visible_ms: int, receipt: str = "") -> StoredMessage:
+        return StoredMessage(
+            number=self.key & SEQUENCE_MASK,
+            id=self.new.id,
+            body=self.new.body,
+            headers=self.new.headers,
+            group=self.new.group,
+            sent_ms=self.sent_ms,
+            receive_count=self.receive_count,
+            first_receive_ms=self.first_receive_ms,
+            visible_ms=visible_ms,
+            receipt=receipt,
+        )
+
+
+class _Queue:
+    """One queue. Each message stands in exactly one of `ready` and `hidden`."""
+
+    def __init__(self, number: int, name: str, settings: QueueSettings) -> None:
+        self.number = number
+        self.name = name
+        self.topic = queue_topic(name)
+        self.settings = settings
+        self.next_key = first_key(number) + 1
+        self.messages: dict[int, _Message] = {}  #: by key, in the order they were sent
+        self.ready: LazyHeap[int] = LazyHeap()
+        self.hidden: LazyHeap[tuple[int, int]] = LazyHeap()
+        self.delayed = 0  #: of the hidden ones
+
+    def add(self, new: NewMessage, sent_ms: int) -> _Message:
+        """Add a visible message."""
+        message = _Message(self.next_key, new, sent_ms)
+        self.next_key += 1
+        self.messages[message.key] = message
+        self.ready.push(message.key)
+        return message
+
+    def hide(self, message: _Message, visible_ms: int) -> None:
+        """Hide a message that is visible."""
+        self.ready.discard(message.key)
+        message.visible_ms = visible_ms
+        self.hidden.push((visible_ms, message.key))
+        self.delayed += not message.receive_count
+
+    def show(self, message: _Message) -> None:
+        """Make a message visible that is hidden."""
+        self.hidden.discard((message.visible_ms, message.key))
+        self.ready.push(message.key)
+        self.delayed -= not message.receive_count
+
+    def is_hidden(self, message: _Message) -> bool:
+        return (message.visible_ms, message.key) in self.hidden
+
+    def remove(self, message: _Message) -> None:
+        if self.is_hidden(message):
+            self.show(message)
+        self.ready.discard(message.key)
+        del self.messages[message.key]
+
+    def show_due(self, now_ms: int) -> None:
+        """Make messages visible whose time has come."""
+        for _ in range(DUE_STEP_MAX):
+            first = self.hidden.first()
+            if first is None or first[0] > now_ms:
+                return
+            self.show(self.messages[first[1]])
+
+    @property
+    def next_visible_ms(self) -> int:
+        first = self.hidden.first()
+        return first[0] if first else 0
+
+    def owned(self, receipt: str) -> _Message | None:
+        """Return the message that a receipt still owns: nobody has received it since."""
+        lease = read_receipt(receipt, self.number)
+        message = self.messages.get(lease.key) if lease else None
+        if message is None or lease is None:
+            return None
+        is_last = (message.receive_count, message.visible_ms) == (lease.receive_count, lease.visible_ms)
+        return message if is_last and message.receive_count else None
+
+
+class MemoryQueues:
+    """Every queue of a store."""
+
+    def __init__(self, tokens: Tokens, wake: Callable[[str], None]) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._tokens = tokens
+        self._wake = wake
+
+    def settings(self, name: str) -> QueueSettings | None:
+        """Return a queue's settings; None when it is not defined."""
+        queue = self._queues.get(name)
+        return queue.settings if queue else None
+
+    # -- writes --------------------------------------------------------------------------------------------------------
+
+    def define(self, operation: port.DefineQueue) -> None:
+        """Carry out `DefineQueue`."""
+        queue = self._queues.get(operation.queue)
+        if queue is None:
+            self._queues[operation.queue] = _Queue(len(self._queues) + 1, operation.queue, operation.settings)
+        else:
+            queue.settings = operation.settings
+
+    def send(self, operation: port.SendMessages) -> list[str]:
+        """Carry out `SendMessages`."""
+        queue = self._queues[operation.queue]
+        now_ms = operation.now_ms
+        ids = []
+        for new in operation.messages:
+            if new.idempotency_token and not self._tokens.take(
+                queue.topic, new.idempotency_token, now_ms=now_ms, forget_ms=now_ms + TOKEN_KEPT_MS
+            ):
+                continue
+            delay_s = queue.settings.delay if new.delay_s is None else new.delay_s
+            message = queue.add(new, now_ms)
+            if delay_s > 0:
+                queue.hide(message, now_ms + delay_s * 1000)
+            ids.append(new.id)
+        self._wake(queue.topic)
+        return ids
+
+    def receive(self, operation: port.ReceiveMessages) -> ReceiveResult:
+        """Carry out `ReceiveMessages`."""
+        queue, now_ms, settings = (
+            self._queues[operation.queue],
+            operation.now_ms,
+            self._queues[operation.queue].settings,
+        )
+        queue.show_due(now_ms)
+        timeout_s = settings.visibility_timeout
+        if operation.visibility_timeout_s is not None:
+            timeout_s = operation.visibility_timeout_s
+        earliest_ms = queue.next_visible_ms
+        messages: list[StoredMessage] = []
+        moved: list[MovedMessage] = []
+        expired: list[str] = []
+        for _ in range(operation.count_max + EXAMINED_MAX):
+            key = queue.ready.first()
+            if key is None or 0 < operation.count_max == len(messages):
+                break
+            message = queue.messages[key]
+            if is_expired(message.sent_ms, settings, now_ms):
+                queue.remove(message)
+                expired.append(message.new.id)
+            elif not operation.count_max:
+                break
+            elif is_exhausted(message.receive_count, settings):
+                moved.append(self._redrive(queue, message))
+            else:
+                messages.append(_lease(queue, message, now_ms + timeout_s * 1000, now_ms))
+        else:
+            # What stands behind those looked at is visible already.
+            return ReceiveResult(messages, moved, expired, now_ms)
+        next_visible_ms = queue.next_visible_ms
+        if next_visible_ms and (not earliest_ms or next_visible_ms < earliest_ms):
+            # Who waits until the next message shows must wait less.
+            self._wake(queue.topic)
+        return ReceiveResult(messages, moved, expired, next_visible_ms)
+
+    def _redrive(self, queue: _Queue, message: _Message) -> MovedMessage:
+        target = self._queues[queue.settings.dead_letter_queue]
+        queue.remove(message)
+        # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
+        target.add(message.new, message.sent_ms)
+        self._wake(target.topic)
+        return MovedMessage(message.new.id, message.receive_count, target.name)
+
+    def delete(self, operation: port.DeleteMessages) -> list[str]:
+        """Carry out `DeleteMessages`."""
+        queue = self._queues[operation.queue]
+        stale = []
+        for receipt in dict.fromkeys(operation.receipts):
+            message = queue.owned(receipt)
+            if message is None:
+                stale.append(receipt)
+            else:
+                queue.remove(message)
+        return stale
+
+    def change_visibility(self, operation: port.ChangeVisibility) -> dict[str, str]:
+        """Carry out `ChangeVisibility`."""
+        queue = self._queues[operation.queue]
+        until_ms = operation.now_ms + operation.timeout_s * 1000
+        renewed = {}
+        for receipt in operation.receipts:
+            message = queue.owned(receipt)
+            if message is None:
+                continue
+            is_sooner = until_ms < message.visible_ms or not operation.timeout_s
+            if queue.is_hidden(message):
+                queue.show(message)
+            if operation.timeout_s:
+                queue.hide(message, until_ms)
+            else:
+                message.visible_ms = until_ms
+            if is_sooner:
+                self._wake(queue.topic)
+            renewed[receipt] = write_receipt(message.key, message.receive_count, until_ms)
+        return renewed
+
+    def purge(self, operation: port.PurgeQueue) -> int:
+        """Carry out `PurgeQueue`."""
+        queue = self._queues[operation.queue]
+        count = len(queue.messages)
+        queue.messages.clear()
+        queue.ready.clear()
+        queue.hidden.clear()
+        queue.delayed = 0
+        return count
+
+    def move(self, operation: port.MoveMessages) -> int:
+        """Carry out `MoveMessages`."""
+        source, target = self._queues[operation.source], self._queues[operation.target]
+        source.show_due(operation.now_ms)
+        count = 0
+        # Taken out before any is added: source and target may be the same.
+        keys = [source.ready.pop() for _ in range(min(operation.count_max, len(source.ready)))]
+        for key in filter(None, keys):
+            message = source.messages.pop(key)
+            if not is_expired(message.sent_ms, source.settings, operation.now_ms):
+                target.add(message.new, operation.now_ms)
+                count += 1
+        if count:
+            self._wake(target.topic)
+        return count
+
+    def drop(self, operation: port.DropMessages) -> int:
+        """Carry out `DropMessages`."""
+        queue = self._queues[operation.queue]
+        ids = frozenset(operation.ids)
+        dropped = [message for message in queue.messages.values() if message.new.id in ids]
+        for message in dropped:
+            queue.remove(message)
+        return len(dropped)
+
+    # -- reads ---------------------------------------------------------------------------------------------------------
+
+    def depths(self) -> Sequence[QueueDepth]:
+        """Return all queues by name."""
+        return [
+            QueueDepth(
+                queue=queue.name,
+                visible=len(queue.ready),
+                hidden=len(queue.hidden) - queue.delayed,
+                delayed=queue.delayed,
+                oldest_ms=next((message.sent_ms for message in queue.messages.values()), 0),
+                settings=queue.settings,
+            )
+            for _, queue in sorted(self._queues.items())
+        ]
+
+    def peek(self, name: str, *, count_max: int, after_number: int, now_ms: int) -> Sequence[StoredMessage]:
+        """Return messages in the order they were sent; see `Store.peek`."""
+        queue = self._queues.get(name)
+        if queue is None:
+            raise KeyError(f"there is no queue {name}")
+        peeked: list[StoredMessage] = []
+        for message in queue.messages.values():
+            if len(peeked) >= count_max:
+                break
+            if message.key & SEQUENCE_MASK <= after_number or is_expired(message.sent_ms, queue.settings, now_ms):
+                continue
+            is_hidden = queue.is_hidden(message) and message.visible_ms > now_ms
+            peeked.append(message.stored(visible_ms=message.visible_ms if is_hidden else 0))
+        return peeked
+
+
+def _lease(queue: _Queue, message: _Message, visible_ms: int, now_ms: int) -> StoredMessage:
+    """Hide a visible message, and return it with its receipt."""
+    message.receive_count += 1
+    message.first_receive_ms = message.first_receive_ms or now_ms
+    queue.hide(message, visible_ms)
+    return message.stored(visible_ms=visible_ms, receipt=write_receipt(message.key, message.receive_count, visible_ms))

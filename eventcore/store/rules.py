@@ -1,0 +1,131 @@
+"""What every store decides alike: keys, receipts, ends of visibility, retention, trimming. Pure.
+
+A *key* names one message or record of a store: the number of its queue or shard in the high bits, its own number or
+position in the low ones. A receipt is the key with the receive it proves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, takewhile
+from typing import TypeVar
+
+from eventcore.ports.store import IDEMPOTENCY_DAYS, Failure, OutboxRow, QueueSettings, StoredRecord
+
+Row = TypeVar("Row")
+
+#: Bits for the number within a queue or shard: 10^12 messages; what is left of 63 bits numbers 4 million owners.
+SEQUENCE_BITS = 40
+SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
+#: How long a token is remembered, milliseconds.
+TOKEN_KEPT_MS = IDEMPOTENCY_DAYS * 86_400_000
+#: A token is kept until something says otherwise.
+FOREVER_MS = 1 << 62
+#: Messages that one receive makes visible because their time has come: about 2 ms of one transaction.
+DUE_STEP_MAX = 1000
+#: Messages that one receive looks at beyond those it returns (expired, redriven): about 5 ms of one transaction.
+EXAMINED_MAX = 1000
+#: Tokens that are forgotten at a time: more than one transaction usually adds, so that the table can't grow.
+TOKENS_SWEPT_MAX = 10_000
+#: The shortest prefix that stands for a failure's id, characters: 24 bits of a hash.
+FAILURE_PREFIX_MIN = 6
+
+
+def first_key(owner: int) -> int:
+    """Return the lowest key of a queue or shard; that of the next one is the end."""
+    return owner << SEQUENCE_BITS
+
+
+class Lease:
+    """The receive that a receipt proves: a message's key, which receive of it this was, and when it ends.
+
+    The receive count is the nonce: keys are never used twice, and the count rises with each receive.
+    """
+
+    __slots__ = ("key", "receive_count", "visible_ms")
+
+    def __init__(self, key: int, receive_count: int, visible_ms: int) -> None:
+        self.key = key
+        self.receive_count = receive_count
+        self.visible_ms = visible_ms
+
+
+def write_receipt(key: int, receive_count: int, visible_ms: int) -> str:
+    """Return the receipt of a receive."""
+    return f"{key}-{receive_count}-{visible_ms}"
+
+
+def read_receipt(receipt: str, owner: int) -> Lease | None:
+    """Return what a receipt of a queue says; None for a text that can't be one of its receipts."""
+    parts = receipt.split("-")
+    try:
+        key, receive_count, visible_ms = map(int, parts)
+    except ValueError:
+        return None
+    return Lease(key, receive_count, visible_ms) if key >> SEQUENCE_BITS == owner else None
+
+
+def is_expired(sent_ms: int, settings: QueueSettings, now_ms: int) -> bool:
+    """Return whether a message is past its queue's retention (Lambda semantics §3.2)."""
+    return now_ms >= sent_ms + settings.message_retention_period * 1000
+
+
+def is_exhausted(receive_count: int, settings: QueueSettings) -> bool:
+    """Return whether one more receive would exceed the redrive policy's limit (trap 16)."""
+    return bool(settings.dead_letter_queue) and receive_count >= settings.max_receive_count
+
+
+def trim_plan(
+    shards: Mapping[int, Iterable[tuple[int, int]]], *, before_ms: int, excess_bytes: int, count_max: int
+) -> dict[int, tuple[int, int]]:
+    """Return what to drop from the front of each shard: how many records, and their bytes.
+
+    Args:
+        shards: per shard, arrival time and size of its records, oldest first.
+        before_ms: records that arrived before go.
+        excess_bytes: the oldest go until so many bytes are gone.
+        count_max: at most so many records of all shards together.
+    """
+
+    def heads(shard: int, records: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+        return ((arrived_ms, shard, size_bytes) for arrived_ms, size_bytes in records)
+
+    plan: dict[int, tuple[int, int]] = {}
+    oldest = heapq.merge(*(heads(shard, records) for shard, records in shards.items()))
+    for dropped, (arrived_ms, shard, size_bytes) in enumerate(oldest):
+        if dropped == count_max or (arrived_ms >= before_ms and excess_bytes <= 0):
+            break
+        count, total_bytes = plan.get(shard, (0, 0))
+        plan[shard] = (count + 1, total_bytes + size_bytes)
+        excess_bytes -= size_bytes
+    return plan
+
+
+def due_rows(lanes: Iterable[Iterable[tuple[int, int, Row]]], *, now_ms: int, count_max: int) -> list[Row]:
+    """Return what may be handed over now, in order of number: of each lane what stands before its first undue row.
+
+    Args:
+        lanes: number, due time and row of each lane's rows, in order.
+        now_ms: rows that are due later are not due.
+        count_max: at most so many of all lanes together.
+    """
+    heads = [takewhile(lambda entry: entry[1] <= now_ms, lane) for lane in lanes]
+    return [row for _, _, row in islice(heapq.merge(*heads, key=lambda entry: entry[0]), count_max)]
+
+
+def record_size_bytes(record: StoredRecord) -> int:
+    """Return what a record of a stream counts toward the bytes of a read."""
+    headers = sum([len(name) + len(value) for name, value in record.headers]) if record.headers else 0
+    return len(record.body) + len(record.key or b"") + headers
+
+
+def outbox_size_bytes(row: OutboxRow) -> int:
+    """Return what a row counts toward its destination's bound."""
+    attributes = sum(len(name) + len(value) for name, value in row.attributes.items())
+    return len(row.payload) + len(row.record_key or b"") + attributes
+
+
+def failure_size_bytes(failure: Failure) -> int:
+    """Return what a failure counts toward the bound of all failures."""
+    return len(failure.event) + len(failure.records) + len(failure.stack_trace) + len(failure.error_message)
