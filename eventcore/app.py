@@ -79,7 +79,7 @@ class Engine:
         self.clock = clock
         self.ids = ids
         self.events = events
-        self._registry = registry
+        self.registry = registry
         self._supervisors = supervisors
         self._outbox = outbox
         self._maintenance = maintenance
@@ -145,7 +145,7 @@ class Engine:
             CommandError: there is no such function.
             Throttled: all of its environments are busy.
         """
-        entry = self._registry.get(function)
+        entry = self.registry.get(function)
         if entry is None:
             raise CommandError(f"there is no function `{function}` in this pipeline")
         return await invoke_event(entry, event, self.ids)
@@ -173,6 +173,16 @@ def function_specs(loaded: LoadedConfig, targets: Mapping[str, Any] | None = Non
         )
         for name, function in loaded.config.functions.items()
     }
+
+
+def make_registry(
+    loaded: LoadedConfig, runtimes: Mapping[str, Runtime], targets: Mapping[str, Any] | None = None
+) -> Registry:
+    """Return the pipeline's functions, each in its runtime."""
+    return Registry(
+        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
+        for name, spec in function_specs(loaded, targets).items()
+    )
 
 
 async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
@@ -244,12 +254,8 @@ async def open_engine(
     pipeline = resolve(loaded)
     settings = loaded.config.settings
     await define_sources(store, pipeline)
-    specs = function_specs(loaded, targets)
-    registry = Registry(
-        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
-        for name, spec in specs.items()
-    )
-    recorder = FailureRecorder(specs)
+    registry = make_registry(loaded, runtimes, targets)
+    recorder = FailureRecorder({function.spec.name: function.spec for function in registry})
     events = events if events is not None else EngineEvents()
     context = ConnectorContext(clock=clock, ids=ids, region=settings.region, account_id=settings.account_id)
     connections = pipeline_connections(loaded)
@@ -378,6 +384,32 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
+async def open_runtimes(
+    loaded: LoadedConfig, folder: Path, clock: Clock, ids: IdFactory, sink: LogSink
+) -> AsyncIterator[Mapping[str, Runtime]]:
+    """Open the runtimes that the pipeline's functions name; left, all of their processes are gone.
+
+    Args:
+        loaded: the pipeline.
+        folder: where environments keep their temporary folders.
+        clock: wall time.
+        ids: identifiers.
+        sink: takes what functions write.
+    """
+    from eventcore.runtime.inline import open_inline_runtime
+    from eventcore.runtime.process import open_process_runtime
+
+    async with AsyncExitStack() as stack:
+        runtimes: dict[str, Runtime] = {
+            "inline": await stack.enter_async_context(open_inline_runtime(clock, ids, sink)),
+        }
+        if any(function.runtime == "process" for function in loaded.config.functions.values()):
+            process = open_process_runtime(clock, ids, sink, folder)
+            runtimes["process"] = await stack.enter_async_context(process)
+        yield runtimes
+
+
+@asynccontextmanager
 async def run_pipeline(
     loaded: LoadedConfig, options: RunOptions, *, events: EngineEvents | None = None
 ) -> AsyncIterator[Engine]:
@@ -388,8 +420,6 @@ async def run_pipeline(
         SchemaMismatch, StoreCorrupt, StoreUnavailable: the state can't be used; nothing was changed.
         ConfigError, ConnectorUnavailable: as `open_engine`.
     """
-    from eventcore.runtime.inline import open_inline_runtime
-    from eventcore.runtime.process import open_process_runtime
     from eventcore.store.lock import hold_state
     from eventcore.store.sqlite import open_sqlite_store
     from eventcore.telemetry.logs import FunctionLogs
@@ -402,12 +432,7 @@ async def run_pipeline(
         sink = options.log_sink or stack.enter_context(FunctionLogs(options.state / "logs"))
         tracing = open_tracing(os.environ)
         stack.push_async_callback(tracing.aclose)
-        runtimes: dict[str, Runtime] = {
-            "inline": await stack.enter_async_context(open_inline_runtime(clock, ids, sink)),
-        }
-        if any(function.runtime == "process" for function in loaded.config.functions.values()):
-            process = open_process_runtime(clock, ids, sink, options.state)
-            runtimes["process"] = await stack.enter_async_context(process)
+        runtimes = await stack.enter_async_context(open_runtimes(loaded, options.state, clock, ids, sink))
         yield await stack.enter_async_context(
             open_engine(
                 loaded,

@@ -20,7 +20,12 @@ RETRY_PAUSES_S = (60.0, 120.0)
 
 
 async def invoke_event(function: Function, event: Any, ids: IdFactory, *, request_id: str = "") -> Outcome:
-    """Run a function once with an event; a function whose concurrency is used up is not waited for.
+    """Run a function once with an event; see `invoke_once`."""
+    return await invoke_once(function, Invocation(request_id=request_id or ids.new_id(), build_event=lambda: event))
+
+
+async def invoke_once(function: Function, invocation: Invocation) -> Outcome:
+    """Run a function once; one whose concurrency is used up is not waited for.
 
     Raises:
         Throttled: all of the function's environments are busy.
@@ -31,7 +36,6 @@ async def invoke_event(function: Function, event: Any, ids: IdFactory, *, reques
             limit=function.concurrency,
         )
     async with function.slots:
-        invocation = Invocation(request_id=request_id or ids.new_id(), build_event=lambda: event)
         return await function.runtime.invoke(function.spec, invocation)
 
 
