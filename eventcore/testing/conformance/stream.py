@@ -264,7 +264,8 @@ class StreamConformance:
         async with reading(stream.source()) as reader:
             assert await stream.send(shard, _numbered("a", 10))
             await reader.until(lambda: len(reader.bodies(shard)) == 10)
-            assert reader.taken[shard].checkpoint == -1
+            # Nothing was settled yet: a source may have written down where it begins, or not.
+            assert reader.taken[shard].checkpoint in {-1, reader.positions(shard)[0]}
             checkpoint = reader.positions(shard)[4]
             await reader.settle(shard, checkpoint)
         async with reading(stream.source()) as reader:
