@@ -92,7 +92,7 @@ def decide_stream(
     lowest = 0 if outcome.kind is OutcomeKind.FAILURE or report.is_unusable else report.failed[0]
     settled = (Run(0, lowest, SETTLE),) if lowest else ()
     if outcome.fault is not None and outcome.fault.cause is FaultCause.UNDECODABLE:
-        return _skip_undecodable(records, lowest, settled, rest)
+        return _skip_undecodable(records, lowest, settled, rest, now_ms)
     if lowest:
         # What is left is a batch of its own: a new request id and a fresh budget, at once (§12).
         left = Part(last=records[-1].position)
@@ -117,7 +117,7 @@ def _split(records: Sequence[Record], rest: Sequence[Part]) -> Decision:
 
 
 def _skip_undecodable(
-    records: Sequence[Record], index: int, settled: tuple[Run, ...], rest: Sequence[Part]
+    records: Sequence[Record], index: int, settled: tuple[Run, ...], rest: Sequence[Part], now_ms: int
 ) -> Decision:
     """Give up the one record that no retry can make readable; go on behind it."""
     count = len(records)
@@ -125,7 +125,7 @@ def _skip_undecodable(
     if index + 1 == count:
         return Decision(runs, _state(*rest))
     left = Part(last=records[-1].position)
-    return Decision((*runs, Run(index + 1, count, Verdict(VerdictKind.RETRY))), _state(left, *rest))
+    return Decision((*runs, Run(index + 1, count, Verdict(VerdictKind.RETRY, at_ms=now_ms))), _state(left, *rest))
 
 
 def decide_before_stream(
@@ -146,24 +146,27 @@ def decide_before_stream(
     part, *rest = parts
     old = _count_too_old(records, policy.maximum_record_age_in_seconds, now_ms)
     if old:
-        return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, rest)
+        return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, rest, now_ms)
     if event_bytes_max and len(records) == 1 and records[0].size_bytes > event_bytes_max:
-        return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, rest)
+        return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, rest, now_ms)
     is_spent = part.marks >= max(MARKS_MIN, policy.maximum_retry_attempts + 1)
     if len(records) > 1 and (is_spent or (part.marks and policy.bisect_batch_on_function_error)):
         # One record kills the engine, not the batch: it is isolated whatever the mapping says of its own failures.
         return _split(records, rest)
     if is_spent:
-        return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, rest)
+        return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, rest, now_ms)
     return None
 
 
-def _give_up_head(records: Sequence[Record], count: int, reason: DiscardReason, rest: Sequence[Part]) -> Decision:
+def _give_up_head(
+    records: Sequence[Record], count: int, reason: DiscardReason, rest: Sequence[Part], now_ms: int
+) -> Decision:
     runs = (Run(0, count, _discard(reason)),)
     if count == len(records):
         return Decision(runs, _state(*rest))
     left = Part(last=records[-1].position)
-    return Decision((*runs, Run(count, len(records), Verdict(VerdictKind.RETRY))), _state(left, *rest))
+    retry = Verdict(VerdictKind.RETRY, at_ms=now_ms)
+    return Decision((*runs, Run(count, len(records), retry)), _state(left, *rest))
 
 
 def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> int:

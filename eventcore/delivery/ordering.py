@@ -64,6 +64,6 @@ def decode_state(text: str | None) -> ShardState:
         return EMPTY
     try:
         state = _decoder.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeEncodeError):
         return EMPTY
     return state if state.version == STATE_VERSION else EMPTY

@@ -39,7 +39,8 @@ def read_report(response: bytes, known: Mapping[Hashable, int], read_identifier:
         return SUCCESS
     try:
         value = msgspec.json.decode(response)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # Not text at all, or nested thousands deep: the handler's fault as well.
         return Report(is_unusable=True, problem=f"the response is not JSON: {error}")
     if not value and (value is None or isinstance(value, str | list | dict)):
         return SUCCESS
