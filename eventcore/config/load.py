@@ -41,8 +41,11 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Return the pipeline with `***` in place of all that came from the environment."""
         return self.config.masked()
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("file", self.provenance.file), ("config", self.config)]
+
     def __repr__(self) -> str:
-        return f"LoadedConfig({self.provenance.file!r}, {self.config!r})"
+        return f"LoadedConfig(file={self.provenance.file!r}, config={self.config!r})"
 
 
 def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> LoadedConfig:

@@ -1,0 +1,303 @@
+"""Settings that are each right can be wrong together: each check speaks up for its case, and only then."""
+# ruff: noqa: E501 - a case is a row of a table, and is read across
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import eventcore.config
+from eventcore.config.lint import CODES
+from eventcore.config.load import load_config
+from eventcore.errors import ConfigError
+
+#: A pipeline in which no check finds anything; tables are replaced or added by the cases.
+SOUND = {
+    "functions.f": 'handler = "a.b"',
+    "functions.g": 'handler = "a.c"',
+    "mappings.s": """
+        source = "stream:s"
+        function = "f"
+        starting_position = "LATEST"
+        maximum_retry_attempts = 2
+        on_failure = "queue:dead"
+    """,
+    "mappings.k": """
+        source = "kafka:k/t"
+        function = "f"
+        starting_position = "LATEST"
+        maximum_retry_attempts = 2
+        on_failure = "kafka:k/failed"
+    """,
+    "mappings.q": 'source = "queue:q"\nfunction = "g"',
+    "streams.s": "",
+    "kafka.k": 'bootstrap_servers = "h:1"',
+    "queues.q": 'redrive_policy = { dead_letter_queue = "dead" }',
+    "queues.dead": "message_retention_period = 1_209_600",
+}
+
+
+def text_of(tables):
+    return "\n".join(f"[{name}]\n{settings}" for name, settings in tables.items() if settings is not None)
+
+
+def findings_of(path):
+    try:
+        return load_config(path, environ={}).warnings
+    except ConfigError as error:
+        return error.mistakes
+
+
+@pytest.fixture
+def lint(tmp_path):
+    """Return the mistakes and warnings of the sound pipeline with some tables replaced, taken out (None) or added."""
+
+    def lint(**replaced):
+        (tmp_path / "src").mkdir(exist_ok=True)
+        tables = SOUND | {name.replace("__", "."): settings for name, settings in replaced.items()}
+        path = tmp_path / "eventcore.toml"
+        path.write_text(text_of(tables))
+        return findings_of(path)
+
+    return lint
+
+
+def test_the_sound_pipeline_has_no_findings(lint):
+    assert lint() == ()
+
+
+STREAM = 'source = "stream:s"\nfunction = "f"\nstarting_position = "LATEST"\nmaximum_retry_attempts = 2\n'
+KAFKA = 'source = "kafka:k/t"\nfunction = "f"\nstarting_position = "LATEST"\n'
+QUEUE = 'source = "queue:q"\nfunction = "g"\n'
+INLINE = 'handler = "a.b"\nruntime = "inline"\n'
+SERVERS = 'bootstrap_servers = "h:1"\n'
+REDRIVE = 'redrive_policy = { dead_letter_queue = "dead" }\n'
+AWS_WINDOW = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
+
+#: Tables, code, path, a part of the message, a part of the hint.
+CASES = [
+    # references
+    ({"mappings__q": 'source = "q"\nfunction = "g"'}, "EC101", "mappings.q.source", "not a reference", "`queue:q`?"),
+    ({"mappings__q": 'source = "sqs:q"\nfunction = "g"'}, "EC101", "mappings.q.source", "not a reference", "queue:q"),
+    ({"mappings__q": 'source = "queue:"\nfunction = "g"'}, "EC101", "mappings.q.source", "names nothing", "queue:NAME"),
+    ({"mappings__q": 'source = "queue:q/x"\nfunction = "g"'}, "EC101", "mappings.q.source", "a part", "write queue:q"),
+    ({"mappings__k": KAFKA.replace("/t", "")}, "EC101", "mappings.k.source", "names no topic", "kafka:k/TOPIC"),
+    (
+        {"mappings__q": 'source = "arn:aws:sqs:us-east-1:000000000000:q"\nfunction = "g"'},
+        "EC101", "mappings.q.source", "is an ARN", "`queue:q`?",
+    ),
+    ({"mappings__q": 'source = "function:f"\nfunction = "g"'}, "EC101", "mappings.q.source", "can't be a source", "queue:"),
+    ({"mappings__q": 'source = "stdout"\nfunction = "g"'}, "EC101", "mappings.q.source", "can't be a source", "queue:"),
+    ({"mappings__q": 'source = "queue:qq"\nfunction = "g"'}, "EC102", "mappings.q.source", "nothing", "`queue:q`?"),
+    ({"mappings__q": 'source = "queue:s"\nfunction = "g"'}, "EC102", "mappings.q.source", "nothing", "`stream:s`?"),
+    ({"mappings__q": 'source = "queue:xyz"\nfunction = "g"'}, "EC102", "mappings.q.source", "nothing", "add [queues.xyz]"),
+    ({"mappings__k": KAFKA.replace(":k", ":z")}, "EC102", "mappings.k.source", "leads to nothing", "add [kafka.z]"),
+    ({"mappings__q": QUEUE.replace('"g"', '"gg"')}, "EC102", "mappings.q.function", "leads to nothing", "`g`?"),
+    ({"mappings__s": STREAM + 'on_failure = "queue:dea"'}, "EC102", "mappings.s.on_failure", "nothing", "`queue:dead`?"),
+    ({"mappings__s": STREAM + 'on_failure = "function:x"'}, "EC102", "mappings.s.on_failure", "nothing", "[functions.x]"),
+    ({"mappings__s": STREAM + 'on_failure = "http:x"'}, "EC102", "mappings.s.on_failure", "nothing", "[http.x]"),
+    (
+        {"queues__q": 'redrive_policy = { dead_letter_queue = "deaf" }'},
+        "EC102", "queues.q.redrive_policy.dead_letter_queue", "leads to nothing", "`dead`?",
+    ),
+    # what only streams, queues or Kafka have
+    ({"mappings__s": 'source = "stream:s"\nfunction = "f"'}, "EC103", "mappings.s.starting_position", "where it begins", "TRIM_HORIZON"),
+    ({"mappings__k": 'source = "kafka:k/t"\nfunction = "f"'}, "EC103", "mappings.k.starting_position", "where it begins", "TRIM_HORIZON"),
+    ({"mappings__q": QUEUE + 'starting_position = "LATEST"'}, "EC104", "mappings.q.starting_position", "no positions", "take it out"),
+    ({"mappings__q": QUEUE + "starting_position_timestamp = 1"}, "EC104", "mappings.q.starting_position_timestamp", "no positions", "take it out"),
+    ({"mappings__q": QUEUE + 'on_failure = "queue:dead"'}, "EC104", "mappings.q.on_failure", "redrive policy", "[queues.q] redrive_policy"),
+    ({"mappings__q": QUEUE + "maximum_retry_attempts = 1"}, "EC104", "mappings.q.maximum_retry_attempts", "redrive policy", "max_receive_count"),
+    ({"mappings__q": QUEUE + "maximum_record_age_in_seconds = 60"}, "EC104", "mappings.q.maximum_record_age_in_seconds", "retention", "message_retention_period"),
+    ({"mappings__q": QUEUE + "bisect_batch_on_function_error = false"}, "EC104", "mappings.q.bisect_batch_on_function_error", "not split", "take it out"),
+    ({"mappings__s": STREAM + "maximum_concurrency = 2"}, "EC105", "mappings.s.maximum_concurrency", "number of shards", "take it out"),
+    ({"mappings__s": STREAM + 'consumer_group_id = "x"'}, "EC106", "mappings.s.consumer_group_id", "only Kafka", "take it out"),
+    ({"mappings__q": QUEUE + 'consumer_group_id = "x"'}, "EC106", "mappings.q.consumer_group_id", "only Kafka", "take it out"),
+    # ranges that depend on others
+    ({"mappings__q": QUEUE + "batch_size = 11"}, "EC107", "mappings.q.batch_size", AWS_WINDOW, "in_seconds = 1"),
+    ({"mappings__q": QUEUE + "batch_size = 11\nmaximum_batching_window_in_seconds = 0.5"}, "EC107", "mappings.q.batch_size", AWS_WINDOW, "in_seconds = 1"),
+    ({"functions__g": 'handler = "a.c"\ntimeout = 31'}, "EC108", "queues.q.visibility_timeout", "30 seconds, less than the 31", "= 186"),
+    ({"queues__q": REDRIVE + "visibility_timeout = 0"}, "EC108", "queues.q.visibility_timeout", "0 seconds", "= 18"),
+    ({"mappings__s": STREAM + "maximum_record_age_in_seconds = 59"}, "EC109", "mappings.s.maximum_record_age_in_seconds", "59 is neither", "write 60"),
+    ({"mappings__s": STREAM + "maximum_record_age_in_seconds = 0"}, "EC109", "mappings.s.maximum_record_age_in_seconds", "0 is neither", "write 60"),
+    ({"mappings__s": STREAM.replace("LATEST", "AT_TIMESTAMP")}, "EC110", "mappings.s.starting_position_timestamp", "needs a timestamp", "SECONDS"),
+    ({"mappings__s": STREAM + "starting_position_timestamp = 1"}, "EC110", "mappings.s.starting_position_timestamp", "no effect", "AT_TIMESTAMP"),
+    (
+        {"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "stdout"\nmaximum_batching_window_in_seconds = 1.5'},
+        "EC111", "mappings.k.maximum_batching_window_in_seconds", "1.5 is not whole seconds", "half a second",
+    ),
+    # mappings against each other
+    (
+        {"mappings__l": KAFKA.replace("/t", "/u") + 'maximum_retry_attempts = 1\non_failure = "stdout"\nconsumer_group_id = "eventcore-k"'},
+        "EC112", "mappings.l.consumer_group_id", "mappings.k is in this consumer group", "another name",
+    ),
+    ({"mappings__t": STREAM}, "EC113", "mappings.t.source", 'with source ("stream:s") and function ("f") already exists: mappings.s', "existing mapping"),
+    (
+        {"kafka__l": SERVERS, "mappings__l": KAFKA.replace(":k", ":l") + 'maximum_retry_attempts = 1\non_failure = "stdout"'},
+        "EC113", "mappings.l.source", 'function ("f") already exists: mappings.k', "existing mapping",
+    ),
+    ({"mappings__s": STREAM + 'on_failure = "stream:s"'}, "EC114", "mappings.s.on_failure", "own source", "another destination"),
+    (
+        {"kafka__l": SERVERS, "mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "kafka:l/t"'},
+        "EC114", "mappings.k.on_failure", "own source", "another destination",
+    ),
+    ({"mappings__s": STREAM + 'on_failure = "function:f"'}, "EC115", "mappings.s.on_failure", "own failures", "another destination"),
+    # the other tables
+    (
+        {"queues__q": 'redrive_policy = { dead_letter_queue = "q" }'},
+        "EC116", "queues.q.redrive_policy.dead_letter_queue", "circle: q -> q", "no redrive policy",
+    ),
+    (
+        {"queues__q": 'redrive_policy = { dead_letter_queue = "dead" }', "queues__dead": 'message_retention_period = 1_209_600\nredrive_policy = { dead_letter_queue = "q" }'},
+        "EC116", "queues.q.redrive_policy.dead_letter_queue", "circle: q -> dead -> q", "no redrive policy",
+    ),
+    ({"functions__f": 'handler = "a.b"\ntimeout = 841'}, "EC117", "functions.f.timeout", "841 is above 840", "840 or less"),
+    ({"functions__f": INLINE + "memory_size = 512"}, "EC118", "functions.f.memory_size", "no effect", "process"),
+    ({"functions__f": INLINE + "ephemeral_storage = 512"}, "EC118", "functions.f.ephemeral_storage", "no effect", "process"),
+    ({"functions__f": INLINE + 'preload = ["json"]'}, "EC118", "functions.f.preload", "no effect", "process"),
+    ({"functions__f": INLINE + 'start = "spawn"'}, "EC118", "functions.f.start", "no effect", "process"),
+    ({"functions__f": INLINE + "idle_timeout = 5"}, "EC118", "functions.f.idle_timeout", "no effect", "process"),
+    ({"functions__f": INLINE + 'environment = { A = "b" }'}, "EC118", "functions.f.environment", "no effect", "process"),
+    ({"functions__f": 'handler = "a.b"\nstart = "spawn"\npreload = ["json"]'}, "EC118", "functions.f.preload", "afresh", "one of the two"),
+    ({"kafka__k": SERVERS + "session_timeout_ms = 3000"}, "EC119", "kafka.k.heartbeat_interval_ms", "too late", "= 1000"),
+    ({"kafka__k": SERVERS + "fetch_max_bytes = 4096"}, "EC119", "kafka.k.max_partition_fetch_bytes", "4096", "no larger"),
+    ({"functions__f": 'handler = "orders"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.NAME`"),
+    ({"functions__f": 'handler = "orders:price"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.price`?"),
+    ({"functions__f": 'handler = "1.2"'}, "EC120", "functions.f.handler", "not module.attribute", ""),
+    ({"functions__f": 'handler = "a.b"\npreload = ["json", "a b"]'}, "EC120", "functions.f.preload[1]", "module's name", "numpy"),
+    ({"kafka__k": 'bootstrap_servers = "h"'}, "EC121", "kafka.k.bootstrap_servers", "`h` is not host:port", "127.0.0.1:9092"),
+    ({"kafka__k": 'bootstrap_servers = "h:1, i:70000"'}, "EC121", "kafka.k.bootstrap_servers", "is not host:port", "127.0.0.1:9092"),
+    ({"functions__f": 'handler = "a.b"\nenvironment = { AWS_REGION = "x" }'}, "EC122", "functions.f.environment.AWS_REGION", "set for each", "[settings]"),
+    ({"functions__f": 'handler = "a.b"\nenvironment = { AWS_LAMBDA_X = "x" }'}, "EC122", "functions.f.environment.AWS_LAMBDA_X", "set for each", "take it out"),
+    ({"functions__f": 'handler = "a.b"\nenvironment = { "A=B" = "x" }'}, "EC122", 'functions.f.environment."A=B"', "letters, digits", "another name"),
+    ({"functions__f": 'handler = "a.b"\ncode = "lib"'}, "EC123", "functions.f.code", "no folder `lib`", "relative"),
+    # warnings
+    ({"functions__g": 'handler = "a.c"\ntimeout = 6'}, "EC151", "queues.q.visibility_timeout", "six times", "= 36"),
+    ({"mappings__q": QUEUE + "maximum_batching_window_in_seconds = 13"}, "EC151", "queues.q.visibility_timeout", "the window", "= 31"),
+    ({"mappings__s": STREAM.replace("maximum_retry_attempts = 2", "")}, "EC152", "mappings.s.maximum_retry_attempts", "without end", "or -1"),
+    ({"mappings__k": KAFKA + 'on_failure = "kafka:k/failed"'}, "EC153", "mappings.k.maximum_retry_attempts", "10 times, as in Lambda (11 inv", "= 10"),
+    ({"mappings__k": KAFKA + 'maximum_retry_attempts = -1\non_failure = "kafka:k/failed"'}, "EC153", "mappings.k.maximum_retry_attempts", "10 times", "= 10"),
+    ({"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "queue:dead"'}, "EC154", "mappings.k.on_failure", "`queue:dead` lies in this state folder", "kafka:k/failed"),
+    ({"mappings__k": KAFKA + "maximum_retry_attempts = 1"}, "EC154", "mappings.k.on_failure", "`queue:discards` lies", "kafka:k/failed"),
+    ({"functions__h": 'handler = "a.d"'}, "EC155", "functions.h", "nothing in this pipeline uses `h`", "take it out"),
+    ({"queues__x": ""}, "EC156", "queues.x", "nothing in this pipeline uses `x`", "take it out"),
+    ({"streams__x": ""}, "EC156", "streams.x", "uses `x`", "take it out"),
+    ({"kafka__x": SERVERS}, "EC156", "kafka.x", "uses `x`", "take it out"),
+    ({"http__x": 'url = "http://x"'}, "EC156", "http.x", "uses `x`", "take it out"),
+    ({"functions__f": 'handler = "a.b"\nenvironment = { A = "x-${HOME}" }'}, "EC157", "functions.f.environment.A", "`${HOME}` is not", "${env:HOME}"),
+    ({"queues__q": ""}, "EC158", "queues.q.redrive_policy", "comes back for 345600", "failed-q"),
+    ({"queues__dead": ""}, "EC159", "queues.q.redrive_policy.dead_letter_queue", "no longer than", "[queues.dead]"),
+    ({"kafka__k": SERVERS + "session_timeout_ms = 6000"}, "EC160", "kafka.k.heartbeat_interval_ms", "heartbeats", "= 2000"),
+    ({"mappings__s": None, "mappings__k": None, "mappings__q": None}, "EC161", "mappings", "nothing will be read", "add"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tables", "code", "path", "message", "hint"), CASES, ids=[f"{code}-{path}" for _, code, path, _, _ in CASES]
+)
+def test_each_case_is_found(lint, tables, code, path, message, hint):
+    found = [finding for finding in lint(**tables) if finding.path == path and finding.code == code]
+    assert len(found) == 1, [str(finding) for finding in lint(**tables)]
+    assert message in found[0].message
+    assert hint in found[0].hint
+    assert found[0].severity == ("warning" if code > "EC150" else "mistake")
+    assert str(found[0]).endswith(f"[{code}]")
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"mappings__q": QUEUE + "batch_size = 10"},
+        {"mappings__q": QUEUE + "batch_size = 11\nmaximum_batching_window_in_seconds = 1"},
+        {"mappings__q": QUEUE + "maximum_batching_window_in_seconds = 12"},
+        {"functions__g": 'handler = "a.c"\ntimeout = 5'},
+        {"mappings__s": STREAM + "batch_size = 10_000\nmaximum_batching_window_in_seconds = 0.5"},
+        {"mappings__s": STREAM + "maximum_record_age_in_seconds = 60"},
+        {"mappings__s": STREAM + "maximum_record_age_in_seconds = -1"},
+        {"mappings__s": STREAM.replace("= 2", "= -1")},
+        {"mappings__s": STREAM.replace("maximum_retry_attempts = 2", "maximum_record_age_in_seconds = 60")},
+        {"mappings__s": STREAM.replace("LATEST", "AT_TIMESTAMP") + "starting_position_timestamp = 0"},
+        {"mappings__s": STREAM.replace('"f"', '"g"') + 'on_failure = "function:f"'},
+        {"mappings__s": STREAM + 'on_failure = "stdout"'},
+        {"mappings__t": STREAM.replace('"f"', '"g"')},
+        {"functions__f": 'handler = "a.b"\ntimeout = 840'},
+        {"functions__f": 'handler = "pkg/a.b"\ncode = "src"'},
+        {"functions__f": INLINE + "timeout = 5\nconcurrency = 1"},
+        {"functions__f": 'handler = "a.b"\nenvironment = { AWS_ACCESS_KEY_ID = "x" }'},
+        {"kafka__k": 'bootstrap_servers = "h:1,[::1]:9092, i:65535"'},
+        {"kafka__k": SERVERS + "session_timeout_ms = 9000"},
+    ],
+    ids=lambda tables: " ".join(str(settings).split()[-3:][0] for settings in tables.values()),
+)
+def test_what_is_just_right_is_not_complained_of(lint, tables):
+    assert [str(finding) for finding in lint(**tables)] == []
+
+
+def test_the_built_in_queue_can_be_read_and_named(lint):
+    found = lint(
+        mappings__q='source = "queue:discards"\nfunction = "g"',
+        mappings__s=STREAM + 'on_failure = "queue:discards"',
+        queues__q=None,
+        queues__dead=None,
+    )
+    assert [finding.code for finding in found] == ["EC158"]
+
+
+def test_a_longer_circle_is_reported_once(lint):
+    found = lint(
+        queues__a='redrive_policy = { dead_letter_queue = "b" }',
+        queues__b='redrive_policy = { dead_letter_queue = "c" }',
+        queues__c='redrive_policy = { dead_letter_queue = "a" }',
+        queues__d='redrive_policy = { dead_letter_queue = "a" }',
+    )
+    assert ["a -> b -> c -> a" in finding.message for finding in found] == [True]
+
+
+def test_several_mistakes_come_in_the_order_of_the_file(lint):
+    found = lint(
+        mappings__k=KAFKA + 'on_failure = "kafka:k/t"', functions__f='handler = "x"', kafka__k=SERVERS[:-5] + '"'
+    )
+    assert [finding.line for finding in found] == sorted(finding.line for finding in found)
+    assert len(found) == 3
+
+
+def test_every_code_has_a_case_and_stands_in_the_readme():
+    assert {code for _, code, _, _, _ in CASES} == set(CODES)
+    readme = (Path(eventcore.config.__file__).parent / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (EC\d+) \| (.+?) \|", readme, re.MULTILINE))
+    assert rows == dict(CODES)
+
+
+TABLES = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.lists(
+            st.sampled_from(
+                [
+                    'source = "queue:q"', 'source = "stream:s"', 'source = "kafka:k/t"', 'source = ""', "source = 1",
+                    'function = "f"', 'function = "x"', 'handler = "a.b"', "handler = []", "timeout = 900",
+                    'on_failure = "queue:q"', 'on_failure = "function:f"', "batch_size = 11", "BatchSize = 1",
+                    'starting_position = "LATEST"', 'starting_position = "x"', "starting_position_timestamp = 1",
+                    "redrive_policy = 1", 'redrive_policy.dead_letter_queue = "q"', 'bootstrap_servers = "a:1"',
+                    'bootstrap_servers = ","', "session_timeout_ms = 1000", "visibility_timeout = 0", "shards = 1",
+                    'runtime = "inline"', "memory_size = 200", 'environment.X = "${env:NO}"', "consumer_group_id = 'x'",
+                ]
+            ),
+            max_size=5, unique_by=lambda line: re.split(r"[ .]", line)[0],
+        )
+        for name in ["functions.f", "functions.g", "mappings.a", "mappings.b", "queues.q", "streams.s", "kafka.k", "x.y"]
+    },
+)  # fmt: skip
+
+
+@given(TABLES)
+def test_whatever_is_written_is_either_accepted_or_explained(tmp_path_factory, tables):
+    """Checks never raise; every mistake says what is wrong and stands on a line of the file."""
+    text = text_of({name: "\n".join(lines) for name, lines in tables.items()})
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(text)
+    for mistake in findings_of(path):
+        assert 1 <= mistake.line <= text.count("\n") + 1
+        assert mistake.message
+        assert mistake.path
