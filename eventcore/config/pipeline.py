@@ -7,7 +7,7 @@ each mistake names the line of the call.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
 
@@ -28,11 +28,8 @@ from eventcore.errors import Mistake
 #: Every form of a handler: what it takes (event, `Batch` or a struct; then perhaps the context) is its own business,
 #: and whether it is `async` too.
 Handler = Callable[[Any], Any] | Callable[[Any, Any], Any]
-#: A handler that runs in the engine's loop must give the loop back.
-AsyncHandler = Callable[[Any], Awaitable[Any]] | Callable[[Any, Any], Awaitable[Any]]
 
 HandlerT = TypeVar("HandlerT", bound=Handler)
-AsyncHandlerT = TypeVar("AsyncHandlerT", bound=AsyncHandler)
 
 
 class Pipeline:
