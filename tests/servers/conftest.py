@@ -6,15 +6,20 @@ into a failure: what continuous integration sets, so that it never passes by lea
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from kafka_cluster import KafkaCluster, open_cluster
-from kafka_server import ComposedKafkaServer, KafkaServer, ServerUnavailable, running_kafka
+
+from tests.servers.kafka_cluster import KafkaCluster, open_cluster
+from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer, ServerUnavailable, running_kafka
 
 REQUIRE_VARIABLE = "EVENTCORE_REQUIRE_SERVERS"
+
+# aiokafka reports every try to reach a broker that a test has stopped.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 _missing = pytest.StashKey[dict[str, str]]()
 _kafka = pytest.StashKey[KafkaServer | ComposedKafkaServer]()

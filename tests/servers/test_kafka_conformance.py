@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from kafka_cluster import KafkaCluster, KafkaStream
-from kafka_server import KafkaServer
 
 from eventcore.testing.conformance.stream import StreamConformance
+from tests.servers.kafka_cluster import KafkaCluster, KafkaStream
+from tests.servers.kafka_server import KafkaServer
 
 
 class TestKafkaStream(StreamConformance):

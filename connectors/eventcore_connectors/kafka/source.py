@@ -244,8 +244,8 @@ class KafkaSource:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
 
     async def _commit_quietly(self, timeout_s: float = _BACKGROUND_TIMEOUT_S) -> None:
-        """Commit what nobody waits for; what fails is tried again by the next one."""
-        with suppress(SourceUnavailable):
+        """Commit what nobody waits for, also when the caller is being cancelled; the next one repeats what fails."""
+        with anyio.move_on_after(timeout_s, shield=True), suppress(SourceUnavailable):
             await self._commit(timeout_s)
 
     async def _commit(self, timeout_s: float) -> None:

@@ -129,8 +129,14 @@ class Reader:
         self._notify()
         return count
 
+    async def receive_until(self, condition: Callable[[], bool]) -> None:
+        """Receive again and again until something has happened; for readers that nobody runs."""
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while not condition():
+                await self.receive()
+
     async def run(self) -> None:
-        """Receive until cancelled."""
+        """Receive until cancelled, or until the source raises."""
         while True:
             await self.receive()
 
@@ -188,12 +194,6 @@ async def opened(source: StreamSource) -> AsyncIterator[Reader]:
             await source.aclose()
 
 
-async def _until(condition: Callable[[], object], step: Callable[[], object]) -> None:
-    with anyio.fail_after(HAPPENS_WITHIN_S):
-        while not condition():
-            await step()  # type: ignore[misc]
-
-
 def _numbered(prefix: str, count: int) -> list[bytes]:
     return [f"{prefix}-{number}".encode() for number in range(count)]
 
@@ -232,7 +232,7 @@ class StreamConformance:
     async def test_an_empty_receive_comes_back(self, stream: StreamUnderTest) -> None:
         """A receive without records returns empty after its wait, and not before."""
         async with opened(stream.source()) as reader:
-            await _until(lambda: reader.owns(stream.shards), reader.receive)
+            await reader.receive_until(lambda: reader.owns(stream.shards))
             began = anyio.current_time()
             with anyio.fail_after(1.0 + RECEIVE_MARGIN_S):
                 assert await reader.receive(wait_s=1.0) == 0
@@ -242,7 +242,7 @@ class StreamConformance:
         """However often a receive is cancelled while records arrive, all come once and in order."""
         shard = stream.shards[0]
         async with opened(stream.source()) as reader:
-            await _until(lambda: reader.owns(stream.shards), reader.receive)
+            await reader.receive_until(lambda: reader.owns(stream.shards))
             sent: list[bytes] = []
             for number in range(30):
                 bodies = _numbered(f"r{number}", 7)
@@ -253,7 +253,7 @@ class StreamConformance:
                     with anyio.CancelScope() as scope:
                         tasks.start_soon(_cancel_after, scope, number % 10)
                         await reader.receive()
-            await _until(lambda: len(reader.bodies(shard)) >= len(sent), reader.receive)
+            await reader.receive_until(lambda: len(reader.bodies(shard)) >= len(sent))
             assert reader.bodies(shard) == sent
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ class StreamConformance:
         source = stream.source()
         async with opened(source) as reader:
             await stream.send(shard, _numbered("a", 5))
-            await _until(lambda: len(reader.bodies(shard)) == 5, reader.receive)
+            await reader.receive_until(lambda: len(reader.bodies(shard)) == 5)
             await reader.settle(shard, reader.positions(shard)[4])
             await source.aclose()
             assert await stream.checkpoint(shard) == (reader.positions(shard)[4], EMPTY)
@@ -451,7 +451,7 @@ class StreamConformance:
                     reader.source.pause(shard)
                     await reader.receive(wait_s=0)
                     reader.source.resume(shard)
-            await _until(lambda: len(reader.bodies(shard)) >= 200, reader.receive)
+            await reader.receive_until(lambda: len(reader.bodies(shard)) >= 200)
             assert reader.bodies(shard) == bodies
 
     # -- lag -----------------------------------------------------------------------------------------------------------
