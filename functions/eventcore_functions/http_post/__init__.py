@@ -1,0 +1,1 @@
+"""Post each record to an HTTP endpoint."""

@@ -1,0 +1,1 @@
+"""Write each event to the log."""
