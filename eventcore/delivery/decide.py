@@ -103,7 +103,7 @@ def decide_stream(
     if is_exhausted(attempt, policy.maximum_retry_attempts):
         verdict = _discard(DiscardReason.RETRY_ATTEMPTS_EXHAUSTED)
         return Decision((Run(0, count, verdict),), _state(*rest))
-    pause_ms = backoff_ms(attempt, jitter)
+    pause_ms = min(backoff_ms(attempt, jitter), _until_too_old_ms(records[0], policy, now_ms))
     again = msgspec.structs.replace(part, attempt=attempt, first_failure_ms=part.first_failure_ms or now_ms, marks=0)
     retry = Run(0, count, Verdict(VerdictKind.RETRY, at_ms=now_ms + pause_ms))
     return Decision((retry,), _state(again, *rest), delay_ms=pause_ms)
@@ -167,6 +167,12 @@ def _give_up_head(
     left = Part(last=records[-1].position)
     retry = Verdict(VerdictKind.RETRY, at_ms=now_ms)
     return Decision((*runs, Run(count, len(records), retry)), _state(left, *rest))
+
+
+def _until_too_old_ms(record: Record, policy: StreamRetry, now_ms: int) -> int:
+    """Return when the record will be past the age limit: no pause goes further, or it would block its shard idly."""
+    age_max_s = policy.maximum_record_age_in_seconds
+    return 2**62 if age_max_s < 0 else max(0, record.arrived_ms + age_max_s * 1000 + 1 - now_ms)
 
 
 def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> int:

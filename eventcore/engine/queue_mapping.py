@@ -72,6 +72,7 @@ class QueueMapping:
         )
         self._slots = anyio.Semaphore(context.maximum_concurrency, fast_acquire=True)
         self._taken = anyio.Event()
+        self._running = 0
         self._polling = anyio.CancelScope()
         self._keeping = anyio.CancelScope()
         self._invocations: set[anyio.CancelScope] = set()
@@ -80,7 +81,7 @@ class QueueMapping:
     @property
     def running(self) -> int:
         """How many batches are being worked on."""
-        return self._context.maximum_concurrency - self._slots.value
+        return self._running
 
     async def shards(self) -> Sequence[ShardStatus]:
         """Return none: a queue has no shards."""
@@ -184,13 +185,14 @@ class QueueMapping:
             tasks.start_soon(self._work, records)
 
     async def _work(self, records: Sequence[Record]) -> None:
+        self._running += 1
         try:
-            function = self._context.dispatcher.function
-            async with function.slots:
+            async with self._context.dispatcher.function.slots:
                 lease = self._lease(records)
                 if lease is not None:
                     await self._invoke(lease)
         finally:
+            self._running -= 1
             self._slots.release()
             self._taken.set()
 

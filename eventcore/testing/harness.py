@@ -1,0 +1,289 @@
+"""A whole pipeline in virtual time: hours of retries in milliseconds, the same on every run of a seed.
+
+The engine is the real one, on the memory store; functions are real callables that run inline. What happened is there
+as plain data. Use it with the virtual loop:
+
+```python
+def test_a_poison_order_is_isolated() -> None:
+    async def scenario() -> None:
+        app = eventcore.App()
+        app.stream("orders", shards=1)
+        app.mapping("orders", source="stream:orders", function="enrich", starting_position="TRIM_HORIZON", ...)
+        app.function("enrich", runtime="inline")(enrich)
+        async with open_harness(app) as harness:
+            await harness.send("stream:orders", [b'{"id": 1}'], key="a")
+            await harness.run_until_idle()
+            assert harness.discarded[0].reason == "RetryAttemptsExhausted"
+
+    run_virtual(scenario)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+
+from eventcore.app import Engine, open_engine
+from eventcore.clock import Clock, LoopClock
+from eventcore.config.pipeline import Pipeline
+from eventcore.config.reference import parse_reference
+from eventcore.embedded.queue import send_messages
+from eventcore.embedded.stream import append_records
+from eventcore.engine.status import EngineStatus, MappingState
+from eventcore.errors import ProgrammingError
+from eventcore.ids import SeededIds
+from eventcore.ports.connectors import Connector, OutgoingRecord
+from eventcore.ports.runtime import LogLine
+from eventcore.ports.store import Failure, Store, StoredMessage
+from eventcore.runtime.inline import open_inline_runtime
+from eventcore.store.memory import open_memory_store
+from eventcore.telemetry.events import (
+    BatchInvoked,
+    BatchRetried,
+    BatchSettled,
+    EngineEvent,
+    EngineEvents,
+    RecordsDiscarded,
+    RecordsLost,
+)
+
+#: Events that a harness remembers: a scenario that makes more is a benchmark.
+EVENTS_MAX = 1_000_000
+#: How soon `run_until_idle` looks for the first time, and how rarely at last, seconds of virtual time: a day of
+#: retries must not cost a million looks.
+LOOK_FIRST_S = 0.05
+LOOK_MAX_S = 5.0
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """An event, and when it happened: seconds of virtual time since the harness was opened."""
+
+    at_s: float
+    event: EngineEvent
+
+
+class Harness:
+    """A running pipeline in virtual time, and what has happened in it."""
+
+    def __init__(self, engine: Engine, store: Store, clock: Clock, ids: SeededIds, pipeline: Pipeline) -> None:
+        self.engine = engine
+        self.store = store
+        self.clock = clock
+        self.happened: list[Happened] = []
+        self.logs: list[LogLine] = []
+        self._ids = ids
+        self._queues = {
+            mapping.source.partition(":")[2]
+            for mapping in pipeline.loaded().config.mappings.values()
+            if mapping.source.startswith("queue:")
+        }
+        self._start_s = anyio.current_time()
+
+    # -- doing ---------------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        reference: str,
+        bodies: Sequence[bytes | str | Any],
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay_s: int | None = None,
+    ) -> list[Any]:
+        """Send records to an embedded queue or stream; return message ids, or (shard, position) pairs.
+
+        Args:
+            reference: `queue:NAME` or `stream:NAME`.
+            bodies: bytes and text as they are, anything else as JSON.
+            key: partition key or message group of all of them.
+            headers: of all of them.
+            delay_s: queues only: seconds before they show.
+        """
+        target = parse_reference(reference)
+        records = [
+            OutgoingRecord(
+                body=_body(body),
+                key=key.encode() if key is not None else None,
+                headers=tuple((name, value.encode()) for name, value in (headers or {}).items()),
+            )
+            for body in bodies
+        ]
+        if target.kind == "queue":
+            sent = await send_messages(
+                self.store, target.name, records, clock=self.clock, ids=self._ids, delay_s=delay_s
+            )
+            return list(sent)
+        if target.kind == "stream":
+            return list(await append_records(self.store, target.name, records, clock=self.clock, ids=self._ids))
+        raise ProgrammingError(f"the harness sends to queues and streams of the store, not to `{reference}`")
+
+    async def advance(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        await anyio.sleep(seconds)
+
+    async def run_until_idle(self, *, within_s: float = 86_400.0) -> None:
+        """Let virtual time pass until every record is settled or given up, and every result handed over.
+
+        Raises:
+            TimeoutError: something is still going on after ``within_s``.
+        """
+        with anyio.fail_after(within_s):
+            pause_s = LOOK_FIRST_S
+            while not await self._is_idle():
+                await anyio.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, LOOK_MAX_S)
+
+    async def _is_idle(self) -> bool:
+        status = await self.engine.status()
+        for mapping in status.mappings:
+            counters = mapping.counters
+            if mapping.state in {MappingState.DISABLED, MappingState.STOPPED}:
+                continue
+            if mapping.state is not MappingState.ENABLED or mapping.running:
+                return False
+            if counters is not None and (counters.in_flight or counters.retrying):
+                return False
+            if any(shard.lag > 0 for shard in mapping.shards):
+                return False
+        if any(destination.rows for destination in status.destinations):
+            return False
+        depths = await self.store.queue_depths()
+        return not any(
+            depth.visible or depth.hidden or depth.delayed for depth in depths if depth.queue in self._queues
+        )
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def events(self, kind: type[EngineEvent]) -> list[Any]:
+        """Return what happened of one kind, in order."""
+        return [entry.event for entry in self.happened if isinstance(entry.event, kind)]
+
+    def times(self, kind: type[EngineEvent]) -> list[float]:
+        """Return when it happened, seconds of virtual time since the harness was opened."""
+        return [entry.at_s for entry in self.happened if isinstance(entry.event, kind)]
+
+    @property
+    def invocations(self) -> list[BatchInvoked]:
+        """Every invocation with a batch, in the order they began."""
+        return self.events(BatchInvoked)
+
+    @property
+    def settled(self) -> list[BatchSettled]:
+        """Every run of records that was settled."""
+        return self.events(BatchSettled)
+
+    @property
+    def retried(self) -> list[BatchRetried]:
+        """Every batch that was put back."""
+        return self.events(BatchRetried)
+
+    @property
+    def discarded(self) -> list[RecordsDiscarded]:
+        """Every run of records that was given up."""
+        return self.events(RecordsDiscarded)
+
+    @property
+    def lost(self) -> list[RecordsLost]:
+        """What sources gave up by themselves: retention, redrive policies."""
+        return self.events(RecordsLost)
+
+    async def status(self) -> EngineStatus:
+        """Return the engine's snapshot."""
+        return await self.engine.status()
+
+    async def messages(self, queue: str) -> list[StoredMessage]:
+        """Return a queue's messages in the order they were sent, without receiving them."""
+        return list(await self.store.peek(queue, count_max=10_000, now_ms=self.clock.now_ms()))
+
+    async def failures(self) -> list[Failure]:
+        """Return kept failures, newest first."""
+        return list(await self.store.failures(count_max=10_000))
+
+    def _hear(self, event: EngineEvent) -> None:
+        if len(self.happened) >= EVENTS_MAX:
+            raise ProgrammingError(f"more than {EVENTS_MAX} events in one scenario")
+        self.happened.append(Happened(anyio.current_time() - self._start_s, event))
+
+
+def _body(body: bytes | str | Any) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return body.encode() if isinstance(body, str) else msgspec.json.encode(body)
+
+
+@asynccontextmanager
+async def open_harness(
+    pipeline: Pipeline,
+    *,
+    seed: int = 0,
+    store: Store | None = None,
+    connectors: Mapping[str, Connector] | None = None,
+) -> AsyncIterator[Harness]:
+    """Run a pipeline in the current loop until the block ends; then it is drained.
+
+    Args:
+        pipeline: an `eventcore.App`; its functions run inline.
+        seed: for identifiers and jitter.
+        store: keeps the state of an earlier harness, for tests of a restart; None for a new one.
+        connectors: simulated systems by kind.
+
+    Raises:
+        ConfigError: the pipeline has mistakes.
+    """
+    try:
+        async with anyio.create_task_group() as tasks:
+            if store is None:
+                async with open_memory_store() as made, _run(tasks, pipeline, seed, made, connectors) as harness:
+                    yield harness
+            else:
+                async with _run(tasks, pipeline, seed, store, connectors) as harness:
+                    yield harness
+    except BaseExceptionGroup as group:
+        # A test's own assertion must look like one, not like a group that a task group made of it.
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+@asynccontextmanager
+async def _run(
+    tasks: anyio.abc.TaskGroup,
+    pipeline: Pipeline,
+    seed: int,
+    store: Store,
+    connectors: Mapping[str, Connector] | None,
+) -> AsyncIterator[Harness]:
+    clock, ids, events = LoopClock(), SeededIds(seed), EngineEvents()
+    logs: list[LogLine] = []
+    async with (
+        open_inline_runtime(clock, ids, logs.append) as inline,
+        open_engine(
+            pipeline.loaded(),
+            store=store,
+            runtimes={"inline": inline},
+            clock=clock,
+            ids=ids,
+            events=events,
+            targets=pipeline.targets,
+            connectors=connectors,
+        ) as engine,
+    ):
+        harness = Harness(engine, store, clock, ids, pipeline)
+        harness.logs = logs
+        events.subscribe(harness._hear)  # noqa: SLF001 - the harness made here is its own friend
+        ended = anyio.Event()
+
+        async def run() -> None:
+            await engine.run()
+            ended.set()
+
+        tasks.start_soon(run)
+        yield harness
+        engine.drain()
+        await ended.wait()

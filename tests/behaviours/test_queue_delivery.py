@@ -1,0 +1,138 @@
+"""Queues: visibility timeout, receive count, redrive, partial batches (Lambda semantics §3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventcore.telemetry.events import BatchInvoked
+from eventcore.testing.harness import Harness
+from tests.behaviours.orders import numbers, play, queue_app, send_numbers
+
+
+async def _send_one(harness: Harness) -> None:
+    await send_numbers(harness, 1, source="queue:orders")
+    await harness.run_until_idle()
+
+
+def test_a_failed_message_comes_back_exactly_at_its_visibility_timeout() -> None:
+    """sqs/failed-invocation-is-retried-after-visibility-timeout; trap 9: there is no early reset."""
+    seen: list[tuple[str, str, str]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        (record,) = event["Records"]
+        count = record["attributes"]["ApproximateReceiveCount"]
+        seen.append((record["messageId"], record["receiptHandle"], count))
+        if count == "1":
+            raise ValueError("first time")
+
+    harness = play(queue_app(work, queue={"visibility_timeout": 5}, batch_size=1), _send_one)
+    first, second = harness.times(BatchInvoked)
+    assert 5.0 <= second - first < 5.05
+    assert seen[0][0] == seen[1][0]
+    assert seen[0][1] != seen[1][1]
+    assert [count for _, _, count in seen] == ["1", "2"]
+
+
+def test_a_message_goes_to_the_dead_letter_queue_at_the_receive_after_its_last() -> None:
+    """sqs/redrive-policy-moves-message-after-max-receive-count; trap 16."""
+    calls: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        calls.append(1)
+        raise ValueError("always")
+
+    found: list[str] = []
+    sent: list[str] = []
+
+    async def scenario(harness: Harness) -> None:
+        sent.extend(await harness.send("queue:orders", ["1"]))
+        await harness.advance(7)
+        assert await harness.messages("dead") == []
+        await harness.run_until_idle()
+        found.extend([message.id for message in await harness.messages("dead")])
+        (failure,) = await harness.failures()
+        assert (failure.reason, failure.is_final, failure.attempts) == ("ReceivesExhausted", True, 2)
+
+    policy = {"dead_letter_queue": "dead", "max_receive_count": 2}
+    harness = play(queue_app(work, queue={"visibility_timeout": 5, "redrive_policy": policy}), scenario)
+    assert len(calls) == 2
+    assert found == sent
+    assert harness.lost[0].destination == "queue:dead"
+
+
+def test_a_report_keeps_what_failed_and_deletes_the_rest() -> None:
+    """§3.1: listed ids are kept, all others deleted."""
+    calls: list[list[int]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        calls.append(numbers(event))
+        failed = [
+            record["messageId"]
+            for record in event["Records"]
+            if record["body"] == "3" and record["attributes"]["ApproximateReceiveCount"] == "1"
+        ]
+        return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 5, source="queue:orders")
+        await harness.run_until_idle()
+        assert await harness.failures() == []
+
+    app = queue_app(work, batch_size=10, function_response_types=["ReportBatchItemFailures"])
+    play(app, scenario)
+    assert calls == [[1, 2, 3, 4, 5], [3]]
+
+
+def test_a_message_that_succeeds_in_the_end_leaves_no_failure() -> None:
+    """Failures of queue messages are kept while they may still succeed, and forgotten when they do (design §12)."""
+    kept: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        if event["Records"][0]["attributes"]["ApproximateReceiveCount"] == "1":
+            raise ValueError("first time")
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1, source="queue:orders")
+        await harness.advance(1)
+        kept.append(len(await harness.failures()))
+        await harness.run_until_idle()
+        kept.append(len(await harness.failures()))
+
+    play(queue_app(work), scenario)
+    assert kept == [1, 0]
+
+
+def test_a_delay_hides_a_new_message() -> None:
+    """§3.2 DelaySeconds."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:orders", ["1"], delay_s=30)
+        await harness.run_until_idle()
+
+    harness = play(queue_app(work), scenario)
+    assert 30.0 <= harness.times(BatchInvoked)[0] < 30.1
+
+
+def test_batches_of_a_queue_run_at_the_same_time_up_to_its_maximum_concurrency() -> None:
+    """§3.1 ScalingConfig."""
+    import anyio
+
+    running = 0
+    most = 0
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(1)
+        running -= 1
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 12, source="queue:orders")
+        await harness.run_until_idle()
+
+    play(queue_app(work, batch_size=1, maximum_concurrency=3), scenario)
+    assert most == 3
