@@ -1,0 +1,206 @@
+"""A function's handler: found by its name, called in its form, its answer made an outcome.
+
+Runs in the environment and, for inline functions, in the engine. `answer` is a coroutine in both: in an environment
+with a synchronous handler it never suspends, and is driven without an event loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from eventcore.model import RESPONSE_BYTES_MAX, Batch, Fault, Outcome, OutcomeKind, Record
+from eventcore.ports.runtime import HandlerForm
+from eventcore.runtime import fault as faults
+from eventcore.runtime.context import LambdaContext
+from eventcore.runtime.form import Form, find_form
+
+#: Awaits what a handler returned, in whichever loop there is.
+Finish = Callable[[Awaitable[Any]], Awaitable[Any]]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A handler ready to be called."""
+
+    call: Callable[..., Any]
+    form: Form
+    code: str  #: the folder of the user's code: where faults are located
+    is_async: bool = False  #: it is a coroutine function, and wants to run in an event loop as a whole
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One invocation, as `answer` needs it: an event, or for native handlers a batch."""
+
+    context: LambdaContext
+    event: Any = None
+    batch: Batch | None = None
+
+
+def load(name: str, code: str, *passes: type[BaseException]) -> Loaded | Fault:
+    """Import ``module.attribute`` and find its form; what goes wrong is returned as a fault.
+
+    Args:
+        name: the handler; the module's part may use `/` for `.`, as on Lambda.
+        code: the folder of the user's code, already on the module search path.
+        passes: exceptions that go through the border.
+    """
+    module_name, _, attribute = name.rpartition(".")
+    module_name = module_name.replace("/", ".")
+    if not module_name or not attribute:
+        return faults.setup_fault(
+            "Runtime.MalformedHandlerName", f"Bad handler '{name}': write module.attribute, as 'orders.enrich'"
+        )
+    with faults.Border(*passes) as border:
+        module = importlib.import_module(module_name)
+    if border.error is not None:
+        return faults.import_fault(border.error, module_name, code)
+    handler = getattr(module, attribute, None)
+    if not callable(handler):
+        return faults.setup_fault("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{module_name}'")
+    return prepare(handler, code)
+
+
+def prepare(handler: Callable[..., Any], code: str) -> Loaded | Fault:
+    """Find a callable's form."""
+    with faults.Border() as border:
+        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+        return Loaded(handler, find_form(handler), code, is_async)
+    assert border.error is not None
+    return faults.import_fault(border.error, getattr(handler, "__module__", ""), code)
+
+
+def native_batch(event: Any) -> Batch:
+    """Return the batch that stands for a direct invocation of a handler that takes records: one record, the event."""
+    body = msgspec.json.encode(event)
+    return Batch(source="invoke", shard="", records=(Record(position=0, body=body, size_bytes=len(body)),))
+
+
+def as_direct(outcome: Outcome) -> Outcome:
+    """Return the outcome of a direct invocation, where a fault for the one record is the invocation's."""
+    if outcome.fault is None or outcome.kind is OutcomeKind.FAILURE:
+        return outcome
+    return _failure(outcome.fault)
+
+
+async def answer(loaded: Loaded, call: Call, finish: Finish, *passes: type[BaseException]) -> Outcome:
+    """Run the handler once and return its outcome; never raises but what ``passes`` lets through."""
+    match loaded.form.kind:
+        case HandlerForm.EVENT:
+            return await _answer_event(loaded, call, finish, passes)
+        case HandlerForm.BATCH:
+            return await _answer_batch(loaded, call, finish, passes)
+        case HandlerForm.TYPED:
+            return await _answer_typed(loaded, call, finish, passes)
+
+
+async def _run(
+    loaded: Loaded, argument: Any, call: Call, finish: Finish, passes: tuple[type[BaseException], ...]
+) -> tuple[Any, Fault | None]:
+    with faults.Border(*passes) as border:
+        result = loaded.call(argument, call.context) if loaded.form.takes_context else loaded.call(argument)
+        # Asked of the result, not of the handler: a decorated one need not look like a coroutine function.
+        return (await finish(result) if hasattr(result, "__await__") else result), None
+    assert border.error is not None
+    return None, faults.handler_fault(border.error, call.context.aws_request_id, loaded.code)
+
+
+def _failure(fault: Fault) -> Outcome:
+    return Outcome(kind=OutcomeKind.FAILURE, fault=fault)
+
+
+async def _answer_event(loaded: Loaded, call: Call, finish: Finish, passes: tuple[type[BaseException], ...]) -> Outcome:
+    result, fault = await _run(loaded, call.event, call, finish, passes)
+    if fault is not None:
+        return _failure(fault)
+    if result is None:
+        return Outcome(kind=OutcomeKind.SUCCESS)
+    request_id = call.context.aws_request_id
+    with faults.Border() as border:
+        response = _marshal(result)
+    if border.error is not None:
+        return _failure(faults.marshal_fault(faults.describe(border.error), request_id))
+    if len(response) > RESPONSE_BYTES_MAX:
+        return _failure(faults.oversize_fault(request_id))
+    return Outcome(kind=OutcomeKind.SUCCESS, response=response)
+
+
+async def _answer_batch(loaded: Loaded, call: Call, finish: Finish, passes: tuple[type[BaseException], ...]) -> Outcome:
+    assert call.batch is not None
+    result, fault = await _run(loaded, call.batch, call, finish, passes)
+    if fault is not None:
+        return _failure(fault)
+    failed = _indices_of(result, call.batch.records)
+    if failed is None:
+        reason = "a Batch handler returns None or a list of failed records of its batch"
+        return _failure(faults.marshal_fault(reason, call.context.aws_request_id))
+    return Outcome(kind=OutcomeKind.SUCCESS, failed=failed)
+
+
+def _indices_of(result: Any, records: Sequence[Record]) -> tuple[int, ...] | None:
+    """Return which records of a batch a handler named failed, rising; None when it returned something else."""
+    if result is None:
+        return ()
+    if not isinstance(result, Sequence) or not all(isinstance(record, Record) for record in result):
+        return None
+    known = {(record.position, record.id): index for index, record in enumerate(records)}
+    indices = {known.get((record.position, record.id)) for record in result}
+    found = sorted(index for index in indices if index is not None)
+    return tuple(found) if len(found) == len(indices) else None
+
+
+async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tuple[type[BaseException], ...]) -> Outcome:
+    """Call the handler for each record.
+
+    In a stream the first record that fails stops there: nothing behind it may run before it. In a queue the others go
+    on. What can't be decoded is told apart only when nothing else failed: a record whose handler raised must be tried
+    again, and one fault speaks for all of them.
+    """
+    batch, decode = call.batch, loaded.form.decode
+    assert batch is not None
+    assert decode is not None
+    failed: list[int] = []
+    raised: Fault | None = None
+    unreadable: Fault | None = None
+    for index, record in enumerate(batch.records):
+        fault: Fault | None
+        with faults.Border(*passes) as border:  # a struct's own checks are the user's code, and may raise anything
+            argument = decode(record)
+        if border.error is not None:
+            fault = faults.undecodable_fault(border.error, call.context.aws_request_id)
+            unreadable = unreadable or fault
+        else:
+            _, fault = await _run(loaded, argument, call, finish, passes)
+            raised = raised or fault
+        if fault is not None:
+            failed.append(index)
+            if batch.shard:
+                break
+    return Outcome(kind=OutcomeKind.SUCCESS, failed=tuple(failed), fault=raised or unreadable)
+
+
+def _write_decimal(value: Any) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+# Lambda's own rules: no bytes, dates or sets, which msgspec would write; and never NaN, which nobody could read back.
+_MARSHALLER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_write_decimal)
+
+
+def _marshal(result: Any) -> bytes:
+    return _MARSHALLER.encode(result).encode()
+
+
+def search_first(code: str) -> None:
+    """Put a folder first on the module search path."""
+    if code in sys.path:
+        sys.path.remove(code)
+    sys.path.insert(0, code)

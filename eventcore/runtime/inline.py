@@ -1,0 +1,243 @@
+"""The inline runtime: trusted handlers in the engine's own loop, for functions whose every call must cost nothing.
+
+``async def`` handlers run beside the engine's tasks; a ``def`` handler is allowed, runs on the loop itself, and so must
+be short. Nothing is isolated: a handler that blocks the loop blocks the engine (`stall` names it), one that ends the
+process ends the engine, and what it prints goes where the engine prints. Needs no thread, process, socket or real
+time, and so runs under a virtual clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.ids import IdFactory
+from eventcore.model import Fault, Invocation, Outcome, OutcomeKind, Usage
+from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogSink, RuntimeCapabilities, RuntimeStatistics
+from eventcore.runtime import fault as faults
+from eventcore.runtime.context import LambdaContext, Serving
+from eventcore.runtime.handler import Call, Loaded, answer, as_direct, load, native_batch, prepare, search_first
+from eventcore.runtime.identity import is_same_configuration, name_environment
+from eventcore.runtime.report import Reporter
+from eventcore.runtime.stall import StallWatch
+
+#: What goes through the border: our own cancellation, Ctrl-C, and a handler's attempt to end the process.
+_PASSES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+_RELEASED = Outcome(kind=OutcomeKind.RELEASED)
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A function whose handler is imported."""
+
+    function: FunctionSpec
+    loaded: Loaded
+    serving: Serving
+
+
+class InlineRuntime:
+    """Runs handlers in the loop that it was opened in. Made by `open_inline_runtime`."""
+
+    capabilities = RuntimeCapabilities(
+        is_isolated=False, has_hard_deadline=False, has_memory_limit=False, captures_output=False
+    )
+
+    def __init__(self, clock: Clock, ids: IdFactory, log_sink: LogSink) -> None:
+        self._ids = ids
+        self._reporter = Reporter(clock, log_sink)
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._serving: dict[str, anyio.CancelScope] = {}
+        self._released: set[str] = set()
+        self._started = 0
+        self._killed = 0
+
+    async def prepare(self, function: FunctionSpec) -> HandlerForm:
+        """Import the handler and return its form."""
+        kept = self._find(function)
+        if isinstance(kept, Fault):
+            raise faults.as_error(kept, function.name)
+        return kept.loaded.form.kind
+
+    async def invoke(self, function: FunctionSpec, invocation: Invocation) -> Outcome:
+        """Run the handler once, in this loop."""
+        request_id = invocation.request_id
+        began = anyio.current_time()
+        is_cold = (function.name, function.version) not in self._kept
+        kept = self._find(function)
+        init_ms = (anyio.current_time() - began) * 1000 if is_cold and isinstance(kept, _Kept) else None
+        began = anyio.current_time()
+        self._reporter.start(function, request_id)
+        outcome = _RELEASED
+        try:
+            if isinstance(kept, Fault):
+                outcome = Outcome(kind=OutcomeKind.FAILURE, fault=kept)
+            else:
+                outcome = await self._serve(kept, function, invocation, began)
+        finally:
+            usage = Usage(duration_ms=(anyio.current_time() - began) * 1000, init_ms=init_ms)
+            self._reporter.finish(function, request_id, outcome, usage)
+        return msgspec.structs.replace(outcome, usage=usage)
+
+    async def retire(self, function: str) -> None:
+        """Forget a function's handler; the next invocation takes the module as Python has it imported."""
+        for key in [key for key in self._kept if key[0] == function]:
+            del self._kept[key]
+
+    def kill(self, request_id: str) -> bool:
+        """Cancel an invocation; its outcome becomes RELEASED. False when there is none."""
+        scope = self._serving.get(request_id)
+        if scope is None or request_id in self._released:
+            return False
+        self._released.add(request_id)
+        self._killed += 1
+        scope.cancel()
+        return True
+
+    def is_alive(self, request_id: str) -> bool:
+        """Tell whether an invocation runs."""
+        return request_id in self._serving and request_id not in self._released
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return a snapshot; an imported handler counts as an environment."""
+        return RuntimeStatistics(
+            environments=len(self._kept), busy=len(self._serving), started=self._started, killed=self._killed
+        )
+
+    # -- one invocation ------------------------------------------------------------------------------------------------
+
+    async def _serve(self, kept: _Kept, function: FunctionSpec, invocation: Invocation, began: float) -> Outcome:
+        request_id = invocation.request_id
+        deadline = began + function.timeout_s
+        context = LambdaContext(
+            kept.serving, request_id=request_id, arn=function.arn, deadline=deadline, now=anyio.current_time
+        )
+        call = _call_for(kept.loaded, invocation, context)
+        outcome = _RELEASED
+        with anyio.CancelScope(deadline=deadline) as scope:
+            self._serving[request_id] = scope
+            try:
+                outcome = await _answer(kept.loaded, call)
+            finally:
+                del self._serving[request_id]
+        if request_id in self._released:
+            self._released.discard(request_id)
+            return _RELEASED
+        if anyio.current_time() >= deadline:
+            # Also when it came back all the same: late is late, in either runtime.
+            self._killed += 1
+            return Outcome(kind=OutcomeKind.FAILURE, fault=faults.timeout_fault(request_id, function.timeout_s))
+        return outcome if invocation.batch is not None else as_direct(outcome)
+
+    # -- handlers ------------------------------------------------------------------------------------------------------
+
+    def handlers(self) -> Iterator[tuple[FunctionSpec, Loaded]]:
+        """Yield every function whose handler is imported."""
+        for kept in self._kept.values():
+            yield kept.function, kept.loaded
+
+    def _find(self, function: FunctionSpec) -> _Kept | Fault:
+        key = (function.name, function.version)
+        kept = self._kept.get(key)
+        if kept is not None and is_same_configuration(kept.function, function):
+            return kept
+        loaded = _load(function)
+        if isinstance(loaded, Fault):
+            return loaded
+        self._started += 1
+        serving = name_environment(function, self._reporter.clock, self._ids)
+        kept = self._kept[key] = _Kept(function, loaded, serving)
+        return kept
+
+
+@asynccontextmanager
+async def open_inline_runtime(
+    clock: Clock, ids: IdFactory, log_sink: LogSink, stall_s: float | None = None
+) -> AsyncIterator[InlineRuntime]:
+    """Open the inline runtime in the running loop.
+
+    Args:
+        clock: for the times of log lines.
+        ids: for the names of log streams.
+        log_sink: takes every line, in the loop.
+        stall_s: name what blocks the loop for longer than this; None, and always under a virtual clock, not to watch.
+    """
+    runtime = InlineRuntime(clock, ids, log_sink)
+    if stall_s is None:
+        yield runtime
+        return
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(StallWatch(stall_s, runtime.handlers, Reporter(clock, log_sink)).run)
+            try:
+                yield runtime
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # What the caller's block raises leaves it as it is, with the watch as without it.
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
+
+
+def _call_for(loaded: Loaded, invocation: Invocation, context: LambdaContext) -> Call:
+    if loaded.form.kind is HandlerForm.EVENT:
+        return Call(context, event=invocation.build_event())
+    return Call(context, batch=invocation.batch or native_batch(invocation.build_event()))
+
+
+async def _answer(loaded: Loaded, call: Call) -> Outcome:
+    request_id = call.context.aws_request_id
+    try:
+        return await answer(loaded, call, _await, *_PASSES)
+    except SystemExit as end:
+        fault = faults.exit_fault(request_id, faults.exit_code_of(end))
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled this task: the handler raised it, or awaited something that was cancelled elsewhere.
+        fault = faults.handler_fault(error, request_id, loaded.code)
+    return Outcome(kind=OutcomeKind.FAILURE, fault=fault)
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _load(function: FunctionSpec) -> Loaded | Fault:
+    code = str(function.code)
+    if function.environment or function.preload:
+        setting = "environment" if function.environment else "preload"
+        message = f'{setting} needs a process of the function\'s own: take it out, or write runtime = "process"'
+        return faults.setup_fault("Runtime.BadSettings", message)
+    if function.target is not None:
+        return prepare(function.target, code)
+    taken = _find_other(function)
+    if taken:
+        message = (
+            f"Unable to import module of '{function.handler}': {taken} has the same name and is imported already; "
+            'rename one of them, or write runtime = "process"'
+        )
+        return faults.setup_fault("Runtime.ImportModuleError", message)
+    search_first(code)
+    importlib.invalidate_caches()
+    try:
+        return load(function.handler, code, *_PASSES)
+    except SystemExit as end:
+        return faults.exit_fault("", faults.exit_code_of(end))
+
+
+def _find_other(function: FunctionSpec) -> str:
+    """Return the file of another function's module that bears the name of this one's; empty without one."""
+    name = function.handler.replace("/", ".").split(".")[0]
+    imported = getattr(sys.modules.get(name), "__file__", None)
+    is_here = (function.code / f"{name}.py").exists() or (function.code / name).is_dir()
+    return imported if imported and is_here and not Path(imported).is_relative_to(function.code) else ""

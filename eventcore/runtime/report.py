@@ -1,0 +1,72 @@
+"""The platform's lines in a function's log. Source: Lambda semantics §7.1, §7.7 (new style)."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator
+
+from eventcore.clock import Clock
+from eventcore.model import Fault, FaultCause, Outcome, Usage
+from eventcore.ports.runtime import FunctionSpec, LogLine, LogSink
+
+
+class Reporter:
+    """Writes what the platform has to say about functions into their logs."""
+
+    def __init__(self, clock: Clock, sink: LogSink) -> None:
+        self.clock = clock
+        self.sink = sink
+
+    def say(self, function: str, request_id: str, text: str, stream: str = "platform") -> None:
+        """Write one line."""
+        self.sink(
+            LogLine(function=function, request_id=request_id, time_ms=self.clock.now_ms(), text=text, stream=stream)
+        )
+
+    def init_start(self, function: FunctionSpec) -> None:
+        """Say that an environment begins."""
+        self.say(function.name, "", f"INIT_START Runtime Version: python:{platform.python_version()}")
+
+    def init_failed(self, function: FunctionSpec, duration_ms: float, fault: Fault) -> None:
+        """Say that an environment could not begin, and why."""
+        status = "timeout" if fault.cause is FaultCause.TIMEOUT else f"error\tError Type: {fault.error_type}"
+        self.say(function.name, "", f"INIT_REPORT Init Duration: {duration_ms:.2f} ms\tPhase: init\tStatus: {status}")
+
+    def start(self, function: FunctionSpec, request_id: str) -> None:
+        """Say that an invocation begins."""
+        self.say(function.name, request_id, f"START RequestId: {request_id} Version: {function.version}")
+
+    def finish(self, function: FunctionSpec, request_id: str, outcome: Outcome, usage: Usage) -> None:
+        """Say that an invocation ended, how, and what it cost; an exception as Lambda's own runtime logs it."""
+        fault = outcome.fault
+        if fault is not None and fault.cause not in {FaultCause.TIMEOUT, FaultCause.EXIT}:
+            for line in _describe(fault):
+                self.say(function.name, request_id, line, "log")
+        self.say(function.name, request_id, f"END RequestId: {request_id}")
+        self.say(function.name, request_id, _report_line(function, request_id, fault, usage))
+
+
+def _describe(fault: Fault) -> Iterator[str]:
+    yield from f"[ERROR] {fault.error_type}: {fault.message}".splitlines()
+    if fault.stack_trace:
+        yield "Traceback (most recent call last):"
+    for frame in fault.stack_trace:
+        yield from frame.splitlines()
+
+
+def _report_line(function: FunctionSpec, request_id: str, fault: Fault | None, usage: Usage) -> str:
+    fields = [
+        f"REPORT RequestId: {request_id}",
+        f"Duration: {usage.duration_ms:.2f} ms",
+        f"Billed Duration: {math.ceil(usage.duration_ms + (usage.init_ms or 0.0))} ms",
+        f"Memory Size: {function.memory_size_mb} MB",
+        f"Max Memory Used: {usage.memory_used_mb} MB",
+    ]
+    if usage.init_ms is not None:
+        fields.append(f"Init Duration: {usage.init_ms:.2f} ms")
+    if fault is not None and fault.cause is FaultCause.TIMEOUT:
+        fields.append("Status: timeout")
+    if fault is not None and fault.cause is FaultCause.EXIT:
+        fields.append(f"Status: error\tError Type: {fault.error_type}")
+    return "\t".join(fields)
