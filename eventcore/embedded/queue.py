@@ -43,8 +43,6 @@ CARRIED_RECEIPTS_MAX = 10_000
 #: A commit that carries others' deletes is not cancelled with its caller, for at most this long, seconds; a commit
 #: takes milliseconds, and a store that is stuck must not keep an engine from stopping.
 COMMIT_SHIELD_S = 5.0
-#: The shortest pause of a long poll, seconds: wall time and loop time may round to different milliseconds.
-PAUSE_MIN_S = 0.001
 #: Messages of one `send_messages`: they are one transaction, held in memory twice.
 SEND_MAX = 10_000
 
@@ -87,7 +85,7 @@ class EmbeddedQueue:
                     return self._report(result.messages)
                 if result.next_visible_ms:
                     until_visible_s = (result.next_visible_ms - self._clock.now_ms()) / 1000
-                    remaining_s = min(remaining_s, max(until_visible_s, PAUSE_MIN_S))
+                    remaining_s = min(remaining_s, until_visible_s)
                 await self._wait(watch, remaining_s)
         raise SourceClosed(f"the queue {self.name} was closed", source=self.name)
 

@@ -11,7 +11,14 @@ import anyio.lowlevel
 import pytest
 
 from eventcore.clock import LoopClock
-from eventcore.embedded.queue import CARRIED_RECEIPTS_MAX, COMMIT_SHIELD_S, DELETE_WAIT_S, EmbeddedQueue, send_messages
+from eventcore.embedded.queue import (
+    CARRIED_RECEIPTS_MAX,
+    COMMIT_SHIELD_S,
+    DELETE_WAIT_S,
+    RECEIVE_MAX,
+    EmbeddedQueue,
+    send_messages,
+)
 from eventcore.errors import CommandError, SourceClosed, SourceUnavailable, StoreCorrupt, StoreUnavailable
 from eventcore.ids import SeededIds
 from eventcore.model import Record
@@ -65,13 +72,13 @@ class Case:
         return self.store.statistics().commits
 
 
-def virtually(scenario: Callable[[Case], Awaitable[None]]) -> None:
+def virtually(scenario: Callable[[Case], Awaitable[None]], *, seed: int = 0) -> None:
     async def body() -> None:
         case = Case()
         await case.define()
         await scenario(case)
 
-    run_virtual(body)
+    run_virtual(body, seed=seed)
 
 
 # -- deletes that share a transaction ----------------------------------------------------------------------------------
@@ -163,13 +170,15 @@ def test_a_delete_that_is_cancelled_takes_no_other_with_it() -> None:
     virtually(scenario)
 
 
-def test_more_receipts_than_one_commit_carries_are_deleted_all_the_same() -> None:
-    """Each commit carries a bounded number; nobody waits for a commit that does not come."""
+@pytest.mark.parametrize("seed", range(6))
+def test_more_receipts_than_one_commit_carries_are_deleted_all_the_same(seed: int) -> None:
+    """Each commit carries a bounded number; nobody waits for a commit that does not come, whoever wakes up first."""
 
     async def scenario(case: Case) -> None:
         records = await case.received(3)
         filler = [f"stale-{number}" for number in range(CARRIED_RECEIPTS_MAX - 1)]
         spent: list[int] = []
+        before = case.commits
 
         async def delete(record: Record) -> None:
             spent.append(len(await case.queue.delete([record.receipt, *filler])))
@@ -179,9 +188,10 @@ def test_more_receipts_than_one_commit_carries_are_deleted_all_the_same() -> Non
                 for record in records:
                     tasks.start_soon(delete, record)
         assert spent == [len(filler)] * 3
+        assert case.commits - before == 3
         assert (await case.store.queue_depths())[0].hidden == 0
 
-    virtually(scenario)
+    virtually(scenario, seed=seed)
 
 
 def test_nothing_to_delete_or_change_asks_the_store_nothing() -> None:
@@ -266,6 +276,35 @@ def test_a_queue_that_is_not_there_is_closed() -> None:
         ):
             with pytest.raises(SourceClosed, match="there is no queue gone"):
                 await call()
+
+    virtually(scenario)
+
+
+# -- receiving ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_receive_takes_between_one_message_and_its_bound() -> None:
+    async def scenario(case: Case) -> None:
+        await case.send(RECEIVE_MAX + 2)
+        assert len((await case.queue.receive(0, wait_s=0)).records) == 1
+        assert len((await case.queue.receive(10**9, wait_s=0)).records) == RECEIVE_MAX
+        assert case.queue.capabilities.receive_max == RECEIVE_MAX
+
+    virtually(scenario)
+
+
+def test_a_redriven_message_is_told_at_once() -> None:
+    """Without waiting for another one: its failure is final."""
+
+    async def scenario(case: Case) -> None:
+        await case.store.commit([DefineQueue(queue="dead", settings=QueueSettings())])
+        await case.define(dead_letter_queue="dead", max_receive_count=1)
+        (sent,) = await case.send(1)
+        assert (await case.queue.receive(1, wait_s=0)).records
+        received = await case.queue.receive(1, wait_s=1000)
+        assert anyio.current_time() == pytest.approx(VISIBILITY_S, abs=0.002)
+        assert [(moved.id, moved.target) for moved in received.redriven] == [(sent, "dead")]
+        assert (received.records, received.hidden_until_ms) == ([], 0)
 
     virtually(scenario)
 

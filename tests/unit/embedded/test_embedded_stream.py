@@ -35,6 +35,7 @@ from eventcore.errors import (
     StoreUnavailable,
 )
 from eventcore.ids import SeededIds
+from eventcore.model import TimestampKind
 from eventcore.ports.connectors import OutgoingRecord, StartingPosition
 from eventcore.ports.sources import LostRange, ShardRecords, TakenShard
 from eventcore.ports.store import (
@@ -44,6 +45,8 @@ from eventcore.ports.store import (
     NewRecord,
     Operation,
     SeekCheckpoint,
+    ShardExtent,
+    StoredRecord,
     StreamSettings,
     TrimStream,
 )
@@ -56,9 +59,24 @@ LATEST = StartingPosition("LATEST")
 
 
 class FaultyStore(MemoryStore):
-    """A memory store that can fail to write."""
+    """A memory store that can fail to write, and read nothing once while something else happens."""
 
     failure: Exception | None = None
+    meanwhile: Callable[[], Awaitable[None] | None] | None = None
+    extents_calls = 0
+
+    async def read(self, *arguments: Any, **limits: Any) -> Sequence[StoredRecord]:
+        if self.meanwhile is None:
+            return await super().read(*arguments, **limits)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if (waiting := meanwhile()) is not None:
+            await waiting
+        return []
+
+    async def extents(self, stream: str) -> Sequence[ShardExtent]:
+        self.extents_calls += 1
+        assert self.extents_calls < 1000, "a receive asks the store over and over"
+        return await super().extents(stream)
 
     async def commit(self, operations: Sequence[Operation]) -> list[Any]:
         if self.failure is not None:
@@ -168,6 +186,31 @@ def test_what_expires_before_the_first_settle_is_named(position: StartingPositio
     virtually(scenario)
 
 
+def test_trim_horizon_begins_with_the_oldest_record_that_is_kept() -> None:
+    """What was gone before the mapping came is not lost to it."""
+
+    async def scenario(case: Case) -> None:
+        await case.append(5)
+        await case.drop(3)
+        async with case.opened() as (source, _):
+            (received,) = await source.receive(wait_s=0)
+        assert received.lost is None
+        assert positions([received]) == {FIRST: [3, 4]}
+
+    virtually(scenario)
+
+
+def test_one_lost_record_is_named_too() -> None:
+    async def scenario(case: Case) -> None:
+        await case.append(3)
+        async with case.opened() as (source, _):
+            await case.drop(1)
+            (received,) = await source.receive(wait_s=0)
+        assert received.lost == LostRange(shard=FIRST, first=0, last=0)
+
+    virtually(scenario)
+
+
 def test_at_timestamp_begins_with_the_first_record_that_arrived_then() -> None:
     async def scenario(case: Case) -> None:
         await case.append(2)
@@ -259,6 +302,29 @@ def test_a_receive_is_bounded_in_bytes() -> None:
     virtually(scenario)
 
 
+def test_a_receive_is_bounded_in_bytes_over_all_shards() -> None:
+    async def scenario(case: Case) -> None:
+        for shard in range(4):
+            await case.append(3, shard=shard, size_bytes=BODY_BYTES_MAX)
+        async with case.opened() as (source, _):
+            received = await source.receive(wait_s=0)
+            assert sum(len(entry.records) for entry in received) <= READ_BYTES_MAX // BODY_BYTES_MAX + 1
+
+    virtually(scenario, shards=4)
+
+
+def test_records_say_when_the_stream_took_them() -> None:
+    async def scenario(case: Case) -> None:
+        await anyio.sleep(5)
+        await case.append(1, size_bytes=7)
+        async with case.opened() as (source, _):
+            ((record,),) = [entry.records for entry in await source.receive(wait_s=0)]
+            assert record.timestamp_kind is TimestampKind.LOG_APPEND_TIME
+            assert (record.arrived_ms, record.size_bytes) == (LoopClock.START_MS + 5000, 7)
+
+    virtually(scenario)
+
+
 def test_many_shards_all_get_their_turn() -> None:
     """However full some shards are, the others' first records come within shards / READS_MAX receives and a few."""
     shards = READS_MAX * 3
@@ -269,7 +335,9 @@ def test_many_shards_all_get_their_turn() -> None:
         async with case.opened() as (source, _):
             seen: set[str] = set()
             for _ in range(shards // READS_MAX + 2):
-                seen |= set(positions(await source.receive(wait_s=0)))
+                received = positions(await source.receive(wait_s=0))
+                assert len(received) <= READS_MAX
+                seen |= set(received)
         assert seen == {shard_name(index) for index in range(shards)}
 
     virtually(scenario, shards=shards)
@@ -361,9 +429,52 @@ def test_a_shard_that_is_paused_while_it_is_read_is_not_returned(steps: int) -> 
                 was_in_time = not received
             if was_in_time:
                 assert received == [[]]
+                assert anyio.current_time() == 5
                 source.resume(FIRST)
                 received = [await source.receive(wait_s=0)]
             assert positions(received[0]) == {FIRST: [0, 1]}
+
+    virtually(scenario)
+
+
+def test_a_shard_that_is_resumed_while_another_is_read_is_not_overlooked() -> None:
+    """Nothing wakes the receive later: it must look again before it waits."""
+
+    async def scenario(case: Case) -> None:
+        await case.append(1, shard=0)
+        await case.append(1, shard=1)
+        async with case.opened() as (source, _):
+            source.pause(FIRST)
+            case.store.meanwhile = lambda: source.resume(FIRST)
+            assert FIRST in positions(await source.receive(wait_s=1000))
+            assert anyio.current_time() == 0
+
+    virtually(scenario, shards=2)
+
+
+def test_closing_while_a_shard_is_read_ends_the_receive() -> None:
+    async def scenario(case: Case) -> None:
+        await case.append(1)
+        async with case.opened() as (source, _):
+            case.store.meanwhile = source.aclose
+            with pytest.raises(SourceClosed):
+                await source.receive(wait_s=1000)
+            assert anyio.current_time() == 0
+
+    virtually(scenario)
+
+
+def test_a_receive_after_a_resume_waits_again() -> None:
+    """The wake-up of a resume is used up by one look at the store."""
+
+    async def scenario(case: Case) -> None:
+        async with case.opened() as (source, _):
+            source.pause(FIRST)
+            source.resume(FIRST)
+            before = case.store.extents_calls
+            assert not await source.receive(wait_s=5)
+            assert anyio.current_time() == 5
+            assert case.store.extents_calls - before <= 3
 
     virtually(scenario)
 
@@ -407,6 +518,8 @@ def test_a_shard_whose_checkpoint_was_moved_by_hand_is_taken_again_from_there() 
             assert listener.taken[FIRST].checkpoint == 2
             assert listener.taken[FIRST].state == EMPTY
             await source.settle(FIRST, listener.taken[FIRST].epoch, 4, EMPTY, is_urgent=False)
+            await source.receive(wait_s=0)
+            assert len(listener.history) == 3
 
     virtually(scenario)
 
