@@ -44,7 +44,6 @@ class Reporter:
         self._events = events
         #: Second of the loop's time, and records settled in it.
         self._settled: deque[list[int]] = deque(maxlen=RATE_WINDOW_S + 1)
-        events.subscribe(self.counters)
 
     def _emit(self, event: EngineEvent) -> None:
         self.counters(event)

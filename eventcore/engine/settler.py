@@ -50,8 +50,8 @@ _ranges = msgspec.json.Decoder(list[Range])
 class Discarded(msgspec.Struct, frozen=True, kw_only=True):
     """What was given up by one decision, for telling people."""
 
-    first: str
-    last: str
+    first: int | str  #: position; a queue's message id
+    last: int | str
     count: int
     reason: DiscardReason
     failure_id: str
@@ -170,7 +170,7 @@ class Settler:
         carries_payload = context.on_failure.kind == "kafka"
         dispatch = Dispatch(
             key=dispatch_key(
-                context.mapping, batch.shard or context.source, first, last, self.destination, reason.value
+                context.mapping, batch.shard or context.source, str(first), str(last), self.destination, reason.value
             ),
             payload=failure_record(
                 part,
@@ -203,12 +203,12 @@ class Settler:
         context = self._context
         now_ms = context.clock.now_ms()
         reason = DiscardReason.RECORD_EXPIRED
-        first, last = str(lost.first), str(lost.last)
+        first, last = lost.first, lost.last
         failure_id, operations = context.recorder.keep_lost(
             lost, mapping=context.mapping, function=context.function, source=context.source, now_ms=now_ms
         )
         dispatch = Dispatch(
-            key=dispatch_key(context.mapping, lost.shard, first, last, self.destination, reason.value),
+            key=dispatch_key(context.mapping, lost.shard, str(first), str(last), self.destination, reason.value),
             payload=lost_record(lost, source=context.source, function_arn=context.function_arn, now_ms=now_ms),
             lane=self.lane(lost.shard),
             attributes={"eventcore-failure-id": failure_id},
@@ -254,6 +254,6 @@ class Settler:
         await self._context.outbox.wait_lane(self.destination, self.lane(shard))
 
 
-def _name(batch: Batch, index: int) -> str:
+def _name(batch: Batch, index: int) -> int | str:
     record = batch.records[index]
-    return record.id or str(record.position)
+    return record.id or record.position

@@ -61,7 +61,7 @@ def test_stream_gives_up_the_order_that_fails_and_nothing_else() -> None:
     orders = [order(n, -1 if n == 3 else 2) | {"id": str(n)} for n in range(1, 7)]
     harness, failed = play_orders("stream", "stream:orders", orders)
     [discarded] = harness.discarded
-    assert (discarded.first, discarded.count, discarded.reason) == ("2", 1, "RetryAttemptsExhausted")
+    assert (discarded.first, discarded.count, discarded.reason) == (2, 1, "RetryAttemptsExhausted")
     assert sum(settled.count for settled in harness.settled) == 5
     [record] = map(msgspec.json.decode, failed)
     assert record["requestContext"]["condition"] == "RetryAttemptsExhausted"
@@ -81,7 +81,7 @@ def test_demo_retries_one_order_and_gives_up_another() -> None:
     orders[10]["currency"] = "GBP"
     harness, failed = play_orders("demo", "stream:orders", orders)
     [discarded] = harness.discarded
-    assert (discarded.first, discarded.count, discarded.reason) == ("4", 1, "RetryAttemptsExhausted")
+    assert (discarded.first, discarded.count, discarded.reason) == (4, 1, "RetryAttemptsExhausted")
     assert len(failed) == 1
     assert sum(settled.count for settled in harness.settled) == 15
     assert [(retried.first, retried.count) for retried in harness.retried] == [(4, 1), (4, 1), (10, 1)]
