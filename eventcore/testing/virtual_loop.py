@@ -31,6 +31,8 @@ LIMIT_S = 400 * 86_400.0
 #: asyncio looks ahead by one day at most, seconds. A timer that is further off than two is met when it comes; one that
 #: never comes (`anyio.sleep_forever` sets it at infinity) is no timer.
 QUIET_S = 2 * 86_400.0
+#: Instants that are nearer to each other than this are one, seconds: above what a float resolves at `LIMIT_S`.
+RESOLUTION_S = 1e-7
 #: How long cleaning up after an error waits for a thread that was started all the same, seconds of real time.
 CLEAN_UP_S = 2.0
 #: Tasks that an error lists, and the innermost frames that it shows of each.
@@ -99,8 +101,9 @@ class _Selector(selectors.SelectSelector):
         if error is None:
             return []
         # Cleaning up: a cancelled task may wait for a thread that was started all the same.
-        events = super().select(CLEAN_UP_S if timeout is None else 0)
-        if timeout is None and not events:
+        is_stuck = timeout is None
+        events = super().select(CLEAN_UP_S if is_stuck and self._loop.strangers() else 0)
+        if is_stuck and not events:
             raise error
         return events
 
@@ -121,6 +124,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._ids = SeededIds(seed) if seed else None
         self._due: list[_Timer] = []
         super().__init__(_Selector(self))
+        # asyncio's own attribute: how much earlier than its instant a timer may fire. Its value from the real clock is
+        # less than what a float resolves after some months, and then no timer would be due at its instant.
+        self._clock_resolution = RESOLUTION_S
 
     def time(self) -> float:
         """Return the virtual seconds since the loop was made."""
@@ -146,9 +152,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._active_s = self._now_s
         return self._error
 
+    def strangers(self) -> list[threading.Thread]:
+        """Return the threads that were started since the loop was made and have not ended."""
+        return [thread for thread in threading.enumerate() if thread not in self._known_threads]
+
     def _find_error(self, timeout_s: float | None) -> VirtualTimeError | None:
-        strangers = [thread for thread in threading.enumerate() if thread not in self._known_threads]
-        if strangers:
+        if strangers := self.strangers():
             return VirtualTimeError(f"the thread `{strangers[0].name}` was started: {_THREAD}{self._waiting()}")
         if timeout_s is not None and self._now_s <= LIMIT_S:
             return None
