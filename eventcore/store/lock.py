@@ -42,10 +42,12 @@ def hold_state(folder: Path) -> Iterator[StateLock]:
         _lock(descriptor, folder)
         pid = os.getpid()
         _write_pid(descriptor, folder, str(pid))
-        yield StateLock(folder=folder, pid=pid)
-        # A stale number would only mislead; where it can't be taken out, the lock is free all the same.
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
+        try:
+            yield StateLock(folder=folder, pid=pid)
+        finally:
+            # A stale number would only mislead; where it can't be taken out, the lock is free all the same.
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

@@ -37,18 +37,9 @@ def first_key(owner: int) -> int:
     return owner << SEQUENCE_BITS
 
 
-class Lease:
-    """The receive that a receipt proves: a message's key, which receive of it this was, and when it ends.
-
-    The receive count is the nonce: keys are never used twice, and the count rises with each receive.
-    """
-
-    __slots__ = ("key", "receive_count", "visible_ms")
-
-    def __init__(self, key: int, receive_count: int, visible_ms: int) -> None:
-        self.key = key
-        self.receive_count = receive_count
-        self.visible_ms = visible_ms
+#: What a receipt proves: a message's key, which receive of it this was, and when that ends. The receive count is the
+#: nonce: keys are never used twice, and the count rises with each receive.
+Lease = tuple[int, int, int]
 
 
 def write_receipt(key: int, receive_count: int, visible_ms: int) -> str:
@@ -58,17 +49,21 @@ def write_receipt(key: int, receive_count: int, visible_ms: int) -> str:
 
 def read_receipt(receipt: str, owner: int) -> Lease | None:
     """Return what a receipt of a queue says; None for a text that can't be one of its receipts."""
-    parts = receipt.split("-")
     try:
-        key, receive_count, visible_ms = map(int, parts)
+        key, receive_count, visible_ms = map(int, receipt.split("-"))
     except ValueError:
         return None
-    return Lease(key, receive_count, visible_ms) if key >> SEQUENCE_BITS == owner else None
+    return (key, receive_count, visible_ms) if key >> SEQUENCE_BITS == owner and receive_count else None
+
+
+def expired_ms(settings: QueueSettings, now_ms: int) -> int:
+    """Return the latest time at which a message was sent that is past the queue's retention (Lambda semantics §3.2)."""
+    return now_ms - settings.message_retention_period * 1000
 
 
 def is_expired(sent_ms: int, settings: QueueSettings, now_ms: int) -> bool:
-    """Return whether a message is past its queue's retention (Lambda semantics §3.2)."""
-    return now_ms >= sent_ms + settings.message_retention_period * 1000
+    """Return whether a message is past its queue's retention."""
+    return sent_ms <= expired_ms(settings, now_ms)
 
 
 def is_exhausted(receive_count: int, settings: QueueSettings) -> bool:

@@ -117,11 +117,10 @@ class _Queue:
     def owned(self, receipt: str) -> _Message | None:
         """Return the message that a receipt still owns: nobody has received it since."""
         lease = read_receipt(receipt, self.number)
-        message = self.messages.get(lease.key) if lease else None
-        if message is None or lease is None:
+        message = self.messages.get(lease[0]) if lease else None
+        if message is None or lease != (message.key, message.receive_count, message.visible_ms):
             return None
-        is_last = (message.receive_count, message.visible_ms) == (lease.receive_count, lease.visible_ms)
-        return message if is_last and message.receive_count else None
+        return message
 
 
 class MemoryQueues:

@@ -1,0 +1,76 @@
+"""How small values stand in columns: headers and attributes as msgpack, settings as JSON, lists of keys as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from eventcore.ports.store import Failure, QueueSettings, StreamSettings
+
+Headers = tuple[tuple[str, bytes], ...]
+
+_msgpack = msgspec.msgpack.Encoder()
+_json = msgspec.json.Encoder()
+_headers = msgspec.msgpack.Decoder(Headers)
+_attributes = msgspec.msgpack.Decoder(dict[str, str])
+_keys = msgspec.json.Decoder(list[int])
+_queue_settings = msgspec.json.Decoder(QueueSettings)
+_stream_settings = msgspec.json.Decoder(StreamSettings)
+_failure = msgspec.json.Decoder(Failure)
+
+
+def encode_headers(headers: Headers) -> bytes | None:
+    """Return headers as a column holds them."""
+    return _msgpack.encode(headers) if headers else None
+
+
+def decode_headers(column: bytes | None) -> Headers:
+    """Return the headers that a column holds."""
+    return _headers.decode(column) if column else ()
+
+
+def encode_attributes(attributes: object) -> bytes:
+    """Return an outbox row's attributes as a column holds them."""
+    return _msgpack.encode(attributes)
+
+
+def decode_attributes(column: bytes) -> dict[str, str]:
+    """Return the attributes that a column holds."""
+    return _attributes.decode(column)
+
+
+def encode_list(values: Sequence[int] | Sequence[str]) -> str:
+    """Return a list for ``json_each``: one statement for any number of keys."""
+    return _json.encode(values).decode()
+
+
+def decode_keys(column: str) -> list[int]:
+    """Return the keys that ``json_group_array`` has gathered."""
+    return _keys.decode(column)
+
+
+def encode_settings(settings: QueueSettings | StreamSettings) -> str:
+    """Return settings as a column holds them."""
+    return _json.encode(settings).decode()
+
+
+def decode_queue_settings(column: str) -> QueueSettings:
+    """Return the settings of a queue that a column holds."""
+    return _queue_settings.decode(column)
+
+
+def decode_stream_settings(column: str) -> StreamSettings:
+    """Return the settings of a stream that a column holds."""
+    return _stream_settings.decode(column)
+
+
+def encode_failure_head(failure: Failure) -> str:
+    """Return what a failure says of itself, without its event and records."""
+    return _json.encode(msgspec.structs.replace(failure, event=b"", records=b"")).decode()
+
+
+def decode_failure(head: str, event: bytes = b"", records: bytes = b"") -> Failure:
+    """Return a failure from its columns."""
+    failure = _failure.decode(head)
+    return msgspec.structs.replace(failure, event=event, records=records) if event or records else failure

@@ -1,0 +1,168 @@
+"""The outbox in SQL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from eventcore.ports import store as port
+from eventcore.ports.store import OutboxDepth, OutboxRow
+from eventcore.store.rules import FOREVER_MS, TOKEN_KEPT_MS, due_rows, outbox_size_bytes
+from eventcore.store.sqlite.codec import decode_attributes, encode_attributes, encode_list
+from eventcore.store.sqlite.ledger import DestinationRow
+from eventcore.store.sqlite.transaction import Transaction
+from eventcore.store.watches import OUTBOX_TOPIC
+
+_COLUMNS = (
+    "key, destination, lane, created_ms, due_ms, attempts, last_error, size_bytes, attributes, record_key, payload"
+)
+
+#: Steps from lane to lane in the index, and from each lane to its oldest row.
+_HEADS = """
+WITH RECURSIVE lanes (lane) AS (
+  SELECT min(lane) FROM outbox WHERE destination = ?1
+  UNION ALL
+  SELECT (SELECT min(lane) FROM outbox WHERE destination = ?1 AND lane > lanes.lane) FROM lanes
+  WHERE lanes.lane IS NOT NULL
+)
+SELECT outbox.lane, outbox.number, outbox.due_ms FROM lanes CROSS JOIN outbox ON outbox.number =
+  (SELECT number FROM outbox WHERE destination = ?1 AND lane = lanes.lane ORDER BY number LIMIT 1)
+"""
+
+
+def put(tx: Transaction, operation: port.PutOutbox) -> bool:
+    """Carry out `PutOutbox`."""
+    row = operation.row
+    if not tx.take_token(OUTBOX_TOPIC, row.key, now_ms=row.created_ms, forget_ms=FOREVER_MS):
+        return False
+    size_bytes = outbox_size_bytes(row)
+    tx.execute(
+        f"INSERT INTO outbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own columns
+        *(row.key, row.destination, row.lane, row.created_ms, row.due_ms, row.attempts, row.last_error, size_bytes),
+        *(encode_attributes(row.attributes), row.record_key, row.payload),
+    )
+    destination = tx.ledger.destinations.setdefault(row.destination, DestinationRow(row.destination))
+    destination.rows += 1
+    destination.size_bytes += size_bytes
+    tx.ledger.change(destination)
+    tx.wake(OUTBOX_TOPIC)
+    return True
+
+
+def mark_sent(tx: Transaction, operation: port.MarkSent) -> None:
+    """Carry out `MarkSent`."""
+    sent = tx.execute(
+        "DELETE FROM outbox WHERE key IN (SELECT value FROM json_each(?)) RETURNING key, destination, size_bytes",
+        encode_list(operation.keys),
+    ).fetchall()
+    for _, name, size_bytes in sent:
+        destination = tx.ledger.destinations[name]
+        destination.rows -= 1
+        destination.size_bytes -= size_bytes
+        destination.last_error = ""
+        tx.ledger.change(destination)
+    tx.execute(
+        "UPDATE token SET forget_ms = ? WHERE scope = ? AND token IN (SELECT value FROM json_each(?))",
+        *(operation.now_ms + TOKEN_KEPT_MS, OUTBOX_TOPIC, encode_list([key for key, _, _ in sent])),
+    )
+    tx.wake(OUTBOX_TOPIC)
+
+
+def postpone(tx: Transaction, operation: port.PostponeOutbox) -> None:
+    """Carry out `PostponeOutbox`."""
+    name = tx.scalar(
+        "UPDATE outbox SET attempts = attempts + 1, due_ms = ?, last_error = ? WHERE key = ? RETURNING destination",
+        *(operation.due_ms, operation.error, operation.key),
+    )
+    if name is None:
+        return
+    destination = tx.ledger.destinations[name]
+    destination.last_error = operation.error
+    tx.ledger.change(destination)
+    tx.wake(OUTBOX_TOPIC)
+
+
+# -- reads, on the reading connection ----------------------------------------------------------------------------------
+
+
+def due(connection: sqlite3.Connection, destination: str, *, now_ms: int, count_max: int) -> Sequence[OutboxRow]:
+    """Return a destination's rows that may be handed over now; see `Store.due_outbox`."""
+    lanes = [
+        connection.execute(
+            "SELECT number, due_ms, number FROM outbox WHERE destination = ? AND lane = ? ORDER BY number",
+            (destination, lane),
+        )
+        for lane, _, due_ms in _heads(connection, destination)
+        if due_ms <= now_ms
+    ]
+    numbers = due_rows(lanes, now_ms=now_ms, count_max=count_max)
+    for lane in lanes:
+        # Left open, they would keep the log from being copied into the file.
+        lane.close()
+    rows = connection.execute(
+        f"SELECT number, {_COLUMNS} FROM outbox WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number",  # noqa: S608
+        (encode_list(numbers),),
+    )
+    return [_row(*row) for row in rows]
+
+
+def next_ms(connection: sqlite3.Connection, destination: str) -> int:
+    """Return when a destination's next row becomes due; 0 when none waits."""
+    return min((max(1, due_ms) for _, _, due_ms in _heads(connection, destination)), default=0)
+
+
+def depths(connection: sqlite3.Connection) -> Sequence[OutboxDepth]:
+    """Return what waits, by destination."""
+    rows = connection.execute("SELECT name, rows, size_bytes, last_error FROM destination WHERE rows ORDER BY name")
+    return [
+        OutboxDepth(
+            destination=name,
+            rows=count,
+            size_bytes=size_bytes,
+            oldest_ms=_created_ms(connection, min(number for _, number, _ in _heads(connection, name))),
+            last_error=last_error,
+        )
+        for name, count, size_bytes, last_error in rows
+    ]
+
+
+def _heads(connection: sqlite3.Connection, destination: str) -> list[tuple[str, int, int]]:
+    """Return each lane with the number and the due time of its oldest row.
+
+    One seek a lane, however many rows wait in it.
+    """
+    return connection.execute(_HEADS, (destination,)).fetchall()
+
+
+def _created_ms(connection: sqlite3.Connection, number: int) -> int:
+    ((created_ms,),) = connection.execute("SELECT created_ms FROM outbox WHERE number = ?", (number,))
+    return int(created_ms)
+
+
+def _row(
+    number: int,
+    key: str,
+    destination: str,
+    lane: str,
+    created_ms: int,
+    due_ms: int,
+    attempts: int,
+    last_error: str,
+    _size_bytes: int,
+    attributes: bytes,
+    record_key: bytes | None,
+    payload: bytes,
+) -> OutboxRow:
+    return OutboxRow(
+        key=key,
+        destination=destination,
+        lane=lane,
+        payload=payload,
+        record_key=record_key,
+        attributes=decode_attributes(attributes),
+        created_ms=created_ms,
+        attempts=attempts,
+        due_ms=due_ms,
+        number=number,
+        last_error=last_error,
+    )

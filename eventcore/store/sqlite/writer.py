@@ -1,0 +1,177 @@
+"""Group commit: many callers, one transaction at a time.
+
+While one transaction is on its way, callers gather for the next. Each caller waits for its own transaction and gets its
+own outcome. Nothing here knows SQL.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from eventcore.errors import ProgrammingError, StoreError, StoreUnavailable
+from eventcore.ports.store import (
+    OPERATIONS_MAX,
+    AppendRecords,
+    ChangeVisibility,
+    DeleteMessages,
+    KeepFailure,
+    MoveMessages,
+    Operation,
+    PutOutbox,
+    ReceiveMessages,
+    SendMessages,
+    StoreStatistics,
+    TrimStream,
+)
+from eventcore.store.sqlite.apply import Outcome
+
+#: Rows of one transaction, beyond which the next caller waits for the next one: about 50 ms.
+ROWS_MAX = 8192
+#: Bytes of bodies of one transaction: they are held twice while they are written.
+BYTES_MAX = 16 * 1024 * 1024
+#: A transaction that takes longer than this, seconds, is left to its own: far above SQLite's wait for a lock.
+TRANSACTION_GRACE_S = 60.0
+
+
+class _Entry(msgspec.Struct):
+    """One caller."""
+
+    operations: Sequence[Operation]
+    outcome: Outcome | None = None
+
+
+class _Group:
+    """Callers whose lists go into one transaction."""
+
+    __slots__ = ("done", "entries", "rows", "size_bytes")
+
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+        self.rows = 0
+        self.size_bytes = 0
+        self.done = anyio.Event()
+
+
+class Writer:
+    """Gathers lists of operations and has them carried out, in the order they came. `run` is its one task."""
+
+    def __init__(self, transact: Callable[[Sequence[Sequence[Operation]]], Awaitable[list[Outcome]]]) -> None:
+        """Write through ``transact``: it makes one transaction of lists, and raises `StoreError` when it can't."""
+        self._transact = transact
+        self._groups: deque[_Group] = deque()
+        self._wake = anyio.Event()
+        self._is_closed = False
+        self._commits = 0
+        self._operations = 0
+
+    async def commit(self, operations: Sequence[Operation]) -> list[Any]:
+        """Carry out operations in order, all or none; see `Store.commit`."""
+        if len(operations) > OPERATIONS_MAX:
+            raise ValueError(f"a commit holds at most {OPERATIONS_MAX} operations, not {len(operations)}")
+        if self._is_closed:
+            raise ProgrammingError("the store is closed")
+        entry = _Entry(operations)
+        group = self._join(entry)
+        try:
+            await group.done.wait()
+        except anyio.get_cancelled_exc_class():
+            # In a transaction that has not begun, this takes the list out.
+            entry.operations = ()
+            raise
+        outcome = entry.outcome
+        if isinstance(outcome, list):
+            return outcome
+        raise outcome or StoreUnavailable("the store was closed, or does not answer, before it could write")
+
+    def _join(self, entry: _Entry) -> _Group:
+        rows, size_bytes = _weigh(entry.operations)
+        groups = self._groups
+        group = groups[-1] if groups else None
+        if group is None or group.rows + rows > ROWS_MAX or group.size_bytes + size_bytes > BYTES_MAX:
+            group = _Group()
+            groups.append(group)
+            self._wake.set()
+        group.entries.append(entry)
+        group.rows += rows
+        group.size_bytes += size_bytes
+        return group
+
+    async def run(self) -> None:
+        """Write until it is closed and everything that waits is written."""
+        try:
+            while True:
+                while self._groups:
+                    await self._write(self._groups.popleft())
+                    # Callers that were woken just now come back before the next transaction begins, if they do.
+                    await anyio.lowlevel.checkpoint()
+                if self._is_closed:
+                    return
+                self._wake = anyio.Event()
+                await self._wake.wait()
+        finally:
+            self.close()
+            for group in self._groups:
+                group.done.set()
+
+    async def _write(self, group: _Group) -> None:
+        entries = group.entries
+        outcomes: Sequence[Outcome | None] = ()
+        try:
+            # Not ended by a cancellation: what has begun has an outcome, and each caller is told.
+            with anyio.move_on_after(TRANSACTION_GRACE_S, shield=True):
+                outcomes = await self._transact([entry.operations for entry in entries])
+        except StoreError as error:
+            outcomes = [_again(error) for _ in entries]
+        finally:
+            self._commits += 1
+            for entry, outcome in zip(entries, outcomes, strict=False):
+                self._operations += len(entry.operations)
+                entry.outcome = outcome
+            group.done.set()
+
+    def close(self) -> None:
+        """Take no more; `run` returns when what waits is written."""
+        self._is_closed = True
+        self._wake.set()
+
+    def statistics(self) -> StoreStatistics:
+        """Return a snapshot."""
+        waiting = sum(len(group.entries) for group in self._groups)
+        return StoreStatistics(commits=self._commits, operations=self._operations, waiting=waiting)
+
+
+def _weigh(operations: Sequence[Operation]) -> tuple[int, int]:
+    """Return how many rows a list touches, about, and how many bytes it writes."""
+    rows = size_bytes = 0
+    for operation in operations:
+        match operation:
+            case SendMessages(messages=bodies) | AppendRecords(records=bodies):
+                rows += len(bodies)
+                for body in bodies:
+                    size_bytes += len(body.body)
+            case ReceiveMessages(count_max=count) | MoveMessages(count_max=count) | TrimStream(count_max=count):
+                rows += count
+            case DeleteMessages(receipts=receipts) | ChangeVisibility(receipts=receipts):
+                rows += len(receipts)
+            case PutOutbox(row=row):
+                rows += 1
+                size_bytes += len(row.payload)
+            case KeepFailure(failure=failure):
+                rows += 1
+                size_bytes += len(failure.event) + len(failure.records)
+            case _:
+                rows += 1
+    return rows, size_bytes
+
+
+def _again(error: StoreError) -> StoreError:
+    """Return an error of its own for each caller: one that is raised in many tasks gathers all their frames."""
+    own = type(error)(error.message)
+    own.__cause__ = error.__cause__
+    return own
