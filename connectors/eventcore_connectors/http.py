@@ -45,7 +45,11 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi
 
 
 class HttpDestination:
-    """An endpoint. Open → closed; not reusable."""
+    """An endpoint. Open → closed; not reusable.
+
+    Each row is a POST of its payload with the row's key as `Idempotency-Key` and each attribute as the header
+    `x-eventcore-NAME`; what is not visible ASCII in a value, and the percent sign, are percent-encoded as UTF-8.
+    """
 
     def __init__(self, reference: Reference, config: HttpConfig, clock: Clock) -> None:
         self.reference = str(reference)
