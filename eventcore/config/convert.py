@@ -101,14 +101,23 @@ def _is_readable(annotation: Any, value: Any, path: KeyPath, findings: Findings)
         _convert_section(bare, value, path, findings)
         return len(findings.mistakes) == mistakes_before
     if isinstance(value, Mapping) and get_origin(bare) is dict:
-        return _are_readable(get_args(bare)[1], value.items(), path, findings)
+        return _are_names(value, path, findings) and _are_readable(get_args(bare)[1], value.items(), path, findings)
     if isinstance(value, list | tuple) and get_origin(bare) is tuple:
         return _are_readable(get_args(bare)[0], enumerate(value), path, findings)
+    if not _is_taken(annotation, bare, value):
+        masked = findings.provenance.masked.get(path)
+        findings.add_unreadable(path, *explain_wrong(describe(annotation), value, str(path[-1]), masked=masked))
+        return False
+    return True
+
+
+def _is_taken(annotation: Any, bare: Any, value: Any) -> bool:
+    # msgspec makes a list of a set, whose order would be another each time.
+    if get_origin(bare) is tuple:
+        return False
     try:
         msgspec.convert(value, annotation)
     except msgspec.ValidationError:
-        masked = findings.provenance.masked.get(path)
-        findings.add_unreadable(path, *explain_wrong(describe(annotation), value, str(path[-1]), masked=masked))
         return False
     return True
 
@@ -117,3 +126,11 @@ def _are_readable(annotation: Any, entries: Iterable[tuple[str | int, Any]], pat
     """Look at every entry, also behind a wrong one."""
     readable = [_is_readable(annotation, entry, (*path, key), findings) for key, entry in entries]
     return all(readable)
+
+
+def _are_names(value: Mapping[Any, Any], path: KeyPath, findings: Findings) -> bool:
+    """Tell whether a table's keys are text, as they always are in a file."""
+    wrong = [key for key in value if not isinstance(key, str)]
+    if wrong:
+        findings.add_unreadable(path, f"{wrong[0]!r} is not a name", "write names as text")
+    return not wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,12 +70,13 @@ def _lint_function(name: str, function: FunctionConfig, findings: Findings, fold
     for index, module in enumerate(function.preload):
         if not _MODULE.fullmatch(module):
             findings.add("EC120", (*path, "preload", index), "this is not a module's name", 'write it as "numpy"')
-    if not (folder / function.code).is_dir():
+    # `Path.is_dir` raises for a name that is too long; this says that there is no such folder.
+    if not os.path.isdir(folder / function.code):  # noqa: PTH112
         message = f"there is no folder `{function.shown('code')}` beside the pipeline file"
         findings.add("EC123", (*path, "code"), message, "write a folder, relative to the pipeline file")
     _lint_inert(path, function, findings)
-    for variable in function.environment:
-        _lint_variable((*path, "environment", variable), variable, findings)
+    for variable, value in function.environment.items():
+        _lint_variable((*path, "environment", variable), variable, value, findings)
 
 
 def _suggest_handler(handler: str) -> str:
@@ -97,7 +99,7 @@ def _lint_inert(path: KeyPath, function: FunctionConfig, findings: Findings) -> 
         findings.add("EC118", (*path, "preload"), message, "take out one of the two", depends_on=((*path, "start"),))
 
 
-def _lint_variable(path: KeyPath, variable: str, findings: Findings) -> None:
+def _lint_variable(path: KeyPath, variable: str, value: str, findings: Findings) -> None:
     if variable in _RESERVED or variable.startswith(_RESERVED_PREFIX):
         message = f"{variable} is set for each environment, as in Lambda"
         hint = "write region in [settings]" if variable.endswith("REGION") else "take it out"
@@ -105,6 +107,8 @@ def _lint_variable(path: KeyPath, variable: str, findings: Findings) -> None:
     elif not _ENVIRONMENT_NAME.fullmatch(variable):
         message = "names of environment variables have letters, digits and `_`, and begin with no digit"
         findings.add("EC122", path, message, "write another name")
+    elif "\0" in value:
+        findings.add("EC122", path, "no environment variable can hold a NUL character", "write the value without it")
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------
@@ -135,13 +139,14 @@ def _lint_circles(draft: Draft, findings: Findings) -> None:
     }
     settled: set[str] = set()
     for start in targets:
-        seen: list[str] = []
+        seen: dict[str, None] = {}
         name = start
         while name in targets and name not in seen and name not in settled:
-            seen.append(name)
+            seen[name] = None
             name = targets[name]
         if name in seen:
-            circle = [*seen[seen.index(name) :], name]
+            chain = list(seen)
+            circle = [*chain[chain.index(name) :], name]
             message = f"dead-letter queues lead in a circle: {' -> '.join(circle)}"
             path = ("queues", name, "redrive_policy", "dead_letter_queue")
             findings.add("EC116", path, message, "write a queue that has no redrive policy of its own")

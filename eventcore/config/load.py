@@ -59,7 +59,8 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
         ConfigError: the file has mistakes, or can't be read; all of them at once, in the order of their lines.
     """
     where = Path(path)
-    if where.is_dir():
+    # `Path.is_dir` raises for a name that is too long; opening it says so in the end.
+    if os.path.isdir(where):  # noqa: PTH112
         where /= PIPELINE_FILE
     file = os.fspath(where)
     text = _read(where, file)

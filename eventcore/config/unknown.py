@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from eventcore.config.describe import describe
-from eventcore.config.structs import TABLES, PipelineConfig, RedrivePolicy, Section, Settings
+from eventcore.config.structs import TABLES, RedrivePolicy, Section, Settings
 
 #: Where a word begins inside AWS's spelling: `BatchSize`, `KMSKeyArn`.
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -198,7 +198,7 @@ def explain_unknown(section: type[Section], key: str) -> tuple[str, str]:
     if meant is not None:
         return f"there is no `{key}`", f"did you mean `{meant}`?"
     owners = _owners(name, besides=section)
-    if owners and section is not PipelineConfig:
+    if owners:
         return f"there is no `{key}` here", f"it belongs to {' or '.join(owners)}"
     return f"there is no `{key}`", f"known are {', '.join(section.__struct_fields__)}"
 

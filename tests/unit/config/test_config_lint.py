@@ -171,6 +171,8 @@ CASES = [
     ({"functions__f": 'handler = "a.b"\nenvironment = { AWS_REGION = "x" }'}, "EC122", "functions.f.environment.AWS_REGION", "set for each", "[settings]"),
     ({"functions__f": 'handler = "a.b"\nenvironment = { AWS_LAMBDA_X = "x" }'}, "EC122", "functions.f.environment.AWS_LAMBDA_X", "set for each", "take it out"),
     ({"functions__f": 'handler = "a.b"\nenvironment = { "A=B" = "x" }'}, "EC122", 'functions.f.environment."A=B"', "letters, digits", "another name"),
+    ({"functions__f": 'handler = "a.b"\nenvironment = { A = "x\\u0000" }'}, "EC122", "functions.f.environment.A", "NUL", "without it"),
+    ({"functions__f": f'handler = "a.b"\ncode = "{"x" * 5000}"'}, "EC123", "functions.f.code", "no folder `xxx", "relative"),
     ({"functions__f": 'handler = "a.b"\ncode = "lib"'}, "EC123", "functions.f.code", "no folder `lib`", "relative"),
     # warnings
     ({"functions__g": 'handler = "a.c"\ntimeout = 6'}, "EC151", "queues.q.visibility_timeout", "six times", "= 36"),

@@ -266,6 +266,8 @@ def test_an_unknown_key_is_told_what_it_should_be(mistakes, table, key, message,
         ("Mappings", "eventcore calls it `mappings`", "write `mappings`"),
         ("buckets", "does not do this yet", "take it out"),
         ("schedules", "does not do this yet", "take it out"),
+        ("region", "there is no `region` here", "it belongs to [settings]"),
+        ("xyzzy", "there is no `xyzzy`", "known are settings, functions, mappings, queues, streams, kafka, http"),
     ],
 )
 def test_an_unknown_table_is_told_what_it_should_be(mistakes, table, message, hint):
@@ -327,6 +329,15 @@ def test_a_file_that_is_not_toml_is_refused_with_its_line(tmp_path, data, line, 
     found = refusal(path)
     assert message in found.message
     assert found.line == line
+
+
+def test_a_name_that_no_file_can_have_is_no_file(tmp_path):
+    assert "File name too long" in refusal(tmp_path / ("x" * 5000)).message
+
+
+def test_a_file_that_can_not_be_read_says_why(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refusal(tmp_path / "file" / "eventcore.toml").message == "can't be read: Not a directory"
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):

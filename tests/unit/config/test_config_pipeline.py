@@ -408,6 +408,21 @@ def test_mistakes_carry_the_line_of_the_call_all_at_once(write):
     assert found[3].message == "is declared twice: first at orders.py:10"
 
 
+def test_what_no_file_could_say_is_a_mistake_too():
+    app = Pipeline()
+    app.function("f", handler="a.b", environment={1: "x"}, preload={"json"})
+    app.queue(3)
+    app.queue("q", delay=None)
+    app.mapping("m", source=None, function="f")
+    assert {mistake.path for mistake in mistakes_of(app)} == {
+        "functions.f.environment",
+        "functions.f.preload",
+        "mappings.m.source",
+        "queues[3]",
+        "queues.q.delay",
+    }
+
+
 def test_a_pipeline_can_be_checked_again_after_more_was_declared():
     app = Pipeline()
     app.mapping("m", source="queue:q", function="f")
