@@ -1,0 +1,99 @@
+"""A real engine in a child process, on SQLite, that a test kills: reads a scenario from its arguments.
+
+Run as `python engine_process.py STATE KIND`: KIND is `stream` or `queue`. Invocations and what they saw go to
+`STATE/invocations.log`, one JSON line each, written and flushed before the handler returns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+import eventcore
+from eventcore.app import RunOptions, run_pipeline
+from eventcore.engine.status import MappingState
+
+POISON = 3
+
+
+def build(kind: str, state: Path) -> eventcore.App:
+    """One mapping whose function notes what it sees, and fails for `POISON`; some kinds die."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        import base64
+
+        bodies = [
+            int(base64.b64decode(record["kinesis"]["data"])) if "kinesis" in record else int(record["body"])
+            for record in event["Records"]
+        ]
+        with (state / "invocations.log").open("a") as log:
+            log.write(json.dumps({"bodies": bodies, "pid": os.getpid()}) + "\n")
+        if kind == "stream-killer" and POISON in bodies:
+            os.kill(os.getpid(), 9)
+        if POISON in bodies:
+            raise ValueError("poison")
+
+    app = eventcore.App(folder=state)
+    app.function("work", runtime="inline", timeout=1)(work)
+    app.queue("failed")
+    if kind.startswith("stream"):
+        app.stream("orders", shards=1)
+        app.http("sink", url=os.environ.get("SINK_URL", "http://127.0.0.1:9/"))
+        app.mapping(
+            "orders",
+            source="stream:orders",
+            function="work",
+            starting_position="TRIM_HORIZON",
+            batch_size=2,
+            maximum_retry_attempts=1,
+            bisect_batch_on_function_error=True,
+            on_failure="http:sink" if kind == "stream-http" else "queue:failed",
+        )
+    else:
+        app.queue(
+            "orders",
+            visibility_timeout=1,
+            redrive_policy={"dead_letter_queue": "failed", "max_receive_count": 2},
+        )
+        app.mapping("orders", source="queue:orders", function="work", batch_size=1)
+    return app
+
+
+async def is_done(engine: Any) -> bool:
+    """Whether every record is settled or given up and handed over."""
+    status = await engine.status()
+    for mapping in status.mappings:
+        if mapping.state is not MappingState.ENABLED or mapping.running:
+            return False
+        if mapping.counters.in_flight or mapping.counters.retrying:
+            return False
+        if any(shard.lag > 0 for shard in mapping.shards):
+            return False
+    if any(destination.rows for destination in status.destinations):
+        return False
+    depths = {depth.queue: depth for depth in await engine.store.queue_depths()}
+    orders = depths.get("orders")
+    return orders is None or not (orders.visible or orders.hidden or orders.delayed)
+
+
+async def main(state: Path, kind: str) -> None:
+    """Run until everything is done, then drain and end; the parent may kill it before."""
+    app = build(kind, state)
+    options = RunOptions(state=state, targets=app.targets)
+    async with (
+        run_pipeline(app.loaded(), options) as engine,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(engine.run)
+        while not await is_done(engine):  # noqa: ASYNC110 - done is the absence of work: nothing could set an event
+            await anyio.sleep(0.02)
+        engine.drain()
+
+
+if __name__ == "__main__":
+    anyio.run(main, Path(sys.argv[1]), sys.argv[2])

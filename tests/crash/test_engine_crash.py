@@ -1,0 +1,183 @@
+"""SIGKILL at every step of settling, on real SQLite: nothing is lost, nothing is told twice.
+
+Each case kills a real engine at a named point (`eventcore.signals`), starts another one on the same state, and reads
+what became of five records of which one is poison. The rows are those of the table in `engine/settler.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from eventcore.clock import SystemClock
+from eventcore.embedded.queue import send_messages
+from eventcore.embedded.stream import append_records
+from eventcore.ids import SystemIds
+from eventcore.ports.connectors import OutgoingRecord
+from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
+from eventcore.store.sqlite import open_sqlite_store
+
+HERE = Path(__file__).parent
+COUNT = 5
+POISON = 3
+#: A generous bound for one engine's life, seconds.
+LIFE_S = 40
+
+pytestmark = pytest.mark.slow
+
+
+@asynccontextmanager
+async def _store(state: Path) -> AsyncIterator[Store]:
+    async with open_sqlite_store(state / "state.db") as store:
+        yield store
+
+
+async def _send(state: Path, kind: str) -> None:
+    os.makedirs(state, exist_ok=True)  # noqa: PTH103 - the event loop has nothing else to do
+    records = [OutgoingRecord(body=str(number).encode(), key=b"k") for number in range(1, COUNT + 1)]
+    async with _store(state) as store:
+        if kind.startswith("stream"):
+            await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=1))])
+            await append_records(store, "orders", records, clock=SystemClock(), ids=SystemIds())
+        else:
+            await store.commit([DefineQueue(queue="orders", settings=QueueSettings(visibility_timeout=1))])
+            await send_messages(store, "orders", records, clock=SystemClock(), ids=SystemIds())
+
+
+def _engine(state: Path, kind: str, **environment: str) -> int:
+    """Run an engine to its end and return its exit code; its output shows when the test fails."""
+    command = [sys.executable, str(HERE / "engine_process.py"), str(state), kind]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, timeout=LIFE_S, capture_output=True, text=True, check=False
+    )
+    sys.stderr.write(done.stderr)
+    return done.returncode
+
+
+def _seen(state: Path) -> Counter[int]:
+    lines = (state / "invocations.log").read_text().splitlines()
+    return Counter(body for line in lines for body in json.loads(line)["bodies"])
+
+
+async def _failed(state: Path) -> list[dict[str, Any]]:
+    async with _store(state) as store:
+        return [json.loads(message.body) for message in await store.peek("failed", count_max=100)]
+
+
+# The k-th pass of each point: early ones hit the first batches, later ones the bisect and the discard.
+STREAM_POINTS = [
+    *[(point, k) for point in ("dispatcher.before_invoke", "dispatcher.after_invoke") for k in (1, 3, 5)],
+    ("settler.before_store", 1),
+    ("settler.after_store", 1),
+    *[(point, k) for point in ("settler.before_ack", "settler.after_ack") for k in (1, 2, 4, 6, 8)],
+    ("poller.received", 1),
+]
+
+
+@pytest.mark.parametrize(("point", "times"), STREAM_POINTS)
+async def test_a_stream_loses_nothing_and_discards_once(tmp_path: Path, point: str, times: int) -> None:
+    state = tmp_path / "state"
+    await _send(state, "stream")
+    assert _engine(state, "stream", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, "stream") == 0
+    seen = _seen(state)
+    assert set(seen) == set(range(1, COUNT + 1))
+    records = await _failed(state)
+    assert [record["requestContext"]["condition"] for record in records] == ["RetryAttemptsExhausted"]
+    assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
+
+
+async def test_what_was_discarded_before_its_ack_was_lost_is_not_invoked_again(tmp_path: Path) -> None:
+    """Row "after the store's commit, before the ack": the note covers the record."""
+    state = tmp_path / "state"
+    await _send(state, "stream")
+    assert _engine(state, "stream", EVENTCORE_KILL_AT="settler.after_store:1") == -signal.SIGKILL
+    before = _seen(state)[POISON]
+    assert _engine(state, "stream") == 0
+    assert _seen(state)[POISON] == before
+    assert len(await _failed(state)) == 1
+
+
+QUEUE_POINTS = [
+    *[(point, k) for point in ("dispatcher.before_invoke", "dispatcher.after_invoke") for k in (1, 4)],
+    ("settler.before_store", 1),
+    ("settler.after_store", 1),
+    *[(point, k) for point in ("settler.before_ack", "settler.after_ack") for k in (1, 4)],
+]
+
+
+@pytest.mark.parametrize(("point", "times"), QUEUE_POINTS)
+async def test_a_queue_loses_nothing_and_redrives_once(tmp_path: Path, point: str, times: int) -> None:
+    state = tmp_path / "state"
+    await _send(state, "queue")
+    assert _engine(state, "queue", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, "queue") == 0
+    assert set(_seen(state)) >= set(range(1, COUNT + 1)) - {POISON}
+    async with _store(state) as store:
+        dead = [message.body for message in await store.peek("failed", count_max=100)]
+    assert dead == [str(POISON).encode()]
+
+
+@pytest.mark.parametrize("point", ["outbox.before_send", "outbox.after_send", "outbox.after_mark"])
+async def test_the_outbox_hands_over_at_least_once_with_one_key(tmp_path: Path, point: str) -> None:
+    """Row "in the outbox: after the send, before its mark": sent again, with the same key."""
+    state = tmp_path / "state"
+    await _send(state, "stream")
+    keys: list[str] = []
+    async with _http_sink(keys) as url:
+        killed = await anyio.to_thread.run_sync(
+            lambda: _engine(state, "stream-http", EVENTCORE_KILL_AT=point, SINK_URL=url)
+        )
+        assert killed == -signal.SIGKILL
+        assert await anyio.to_thread.run_sync(lambda: _engine(state, "stream-http", SINK_URL=url)) == 0
+    assert len(keys) == (2 if point == "outbox.after_send" else 1)
+    assert len(set(keys)) == 1
+
+
+@asynccontextmanager
+async def _http_sink(keys: list[str]) -> AsyncIterator[str]:
+    """A local server that takes every POST and notes its key."""
+
+    async def serve(connection: anyio.abc.SocketStream) -> None:
+        async with connection:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += await connection.receive()
+            head, _, body = data.partition(b"\r\n\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:])
+            while len(body) < int(headers["content-length"]):
+                body += await connection.receive()
+            keys.append(headers["idempotency-key"])
+            await connection.send(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        yield f"http://127.0.0.1:{port}/results"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_record_that_kills_an_inline_engine_each_time_is_discarded_after_its_marks(tmp_path: Path) -> None:
+    """Design §3: marks are counted apart from attempts; at max(3, attempts allowed) it is an `EngineCrash`."""
+    state = tmp_path / "state"
+    await _send(state, "stream-killer")
+    deaths = 0
+    while (code := _engine(state, "stream-killer")) != 0:
+        assert code == -signal.SIGKILL
+        deaths += 1
+        assert deaths <= 8, "the record that kills the engine is never given up"
+    records = await _failed(state)
+    assert [record["requestContext"]["condition"] for record in records] == ["EngineCrash"]
+    assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
+    assert set(_seen(state)) == set(range(1, COUNT + 1))
