@@ -1,1 +1,1 @@
-"""The control socket."""
+"""The control socket: what commands may ask of an engine, who answers, and how it travels."""

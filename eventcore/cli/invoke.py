@@ -1,0 +1,91 @@
+"""`eventcore invoke`: runs a function once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from eventcore.cli.log_lines import print_line
+from eventcore.cli.options import Options, PipelineCommand, pass_options
+from eventcore.cli.place import find_place
+from eventcore.cli.reach import reach
+from eventcore.errors import CommandError
+from eventcore.http.contract import Invoke, Invoked
+from eventcore.http.refusals import ExitCode
+from eventcore.model import PAYLOAD_BYTES_MAX, OutcomeKind
+
+SAMPLES = ("sqs", "kinesis", "kafka")
+
+
+@click.command("invoke", cls=PipelineCommand)
+@click.argument("function")
+@click.option(
+    "-e", "--event", "event_file", metavar="FILE|-", help="the event, JSON; `-`: standard input  [default: {}]"
+)
+@click.option("--sample", type=click.Choice(SAMPLES), help="an event as this source gives it, of one record")
+@click.option("--body", help="the sample's record, instead of an order")
+@pass_options
+def invoke_command(
+    options: Options, function: str, event_file: str | None, sample: str | None, body: str | None
+) -> int:
+    """Run FUNCTION once and print its response; what it writes goes to standard error.
+
+    Without a running engine it runs in an environment of its own. Exits with 1 when the function failed; the error is
+    then printed as Lambda's callers see it.
+    """
+    event = _read_event(event_file, sample, body)
+    with reach(find_place(options), needs_state=False) as asker:
+        invoked = asker.ask(Invoke(function=function, event=msgspec.Raw(event)))
+    for line in invoked.lines:
+        print_line(line)
+    output = options.output
+    if output.is_table:
+        output.text(bytes(invoked.response).decode())
+    else:
+        output.data(invoked.response)
+    return _exit_code(invoked)
+
+
+def _exit_code(invoked: Invoked) -> int:
+    if invoked.kind is OutcomeKind.RELEASED:
+        raise CommandError("the invocation was ended before it finished: the engine drains")
+    is_success = invoked.kind is OutcomeKind.SUCCESS and invoked.fault is None and not invoked.failed_count
+    return ExitCode.OK if is_success else ExitCode.FAILED
+
+
+def _read_event(event_file: str | None, sample: str | None, body: str | None) -> bytes:
+    if event_file is not None and sample is not None:
+        raise click.UsageError("an event is given by --event or by --sample")
+    if body is not None and sample is None:
+        raise click.UsageError("--body belongs to --sample")
+    if sample is not None:
+        from eventcore.cli.samples import sample_event
+
+        return sample_event(sample, body)
+    data = b"{}" if event_file is None else _read(event_file)
+    try:
+        msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise CommandError(f"{_name(event_file)} is not JSON: {error}", exit_code=ExitCode.USAGE) from error
+    if len(data) > PAYLOAD_BYTES_MAX:
+        raise CommandError(f"an event has at most {PAYLOAD_BYTES_MAX:,} bytes, not {len(data):,}")
+    return data
+
+
+def _read(event_file: str) -> bytes:
+    # One byte more than an event may have: enough to tell that it is too large.
+    size_bytes = PAYLOAD_BYTES_MAX + 1
+    if event_file == "-":
+        return sys.stdin.buffer.read(size_bytes)
+    try:
+        with Path(event_file).open("rb") as file:
+            return file.read(size_bytes)
+    except OSError as error:
+        raise CommandError(f"{event_file} can't be read: {error.strerror}", exit_code=ExitCode.USAGE) from error
+
+
+def _name(event_file: str | None) -> str:
+    return "standard input" if event_file == "-" else str(event_file)

@@ -1,0 +1,22 @@
+"""How a line that a function wrote is printed."""
+
+from __future__ import annotations
+
+import click
+
+from eventcore.cli.output import show_line, show_time
+from eventcore.ports.runtime import LogLine
+
+_COLORS = {"stderr": "red", "platform": "bright_black"}
+
+
+def show_log_line(line: LogLine, *, has_time: bool = False) -> str:
+    """Return a function's line as people read it: its name, then what it wrote."""
+    prefix = f"{show_time(line.time_ms)}  " if has_time else ""
+    text = click.style(show_line(line.text), fg=_COLORS.get(line.stream))
+    return f"{prefix}{click.style(line.function, fg='cyan')} | {text}"
+
+
+def print_line(line: LogLine) -> None:
+    """Print a function's line to standard error."""
+    click.echo(show_log_line(line), err=True)

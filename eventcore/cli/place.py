@@ -1,0 +1,94 @@
+"""Where a pipeline is and where its state is; and how the pipeline is read, from a file or from Python."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from eventcore.cli.options import Options
+from eventcore.config.load import PIPELINE_FILE, LoadedConfig, load_config
+from eventcore.errors import CommandError
+from eventcore.http.refusals import ExitCode
+
+STATE_FOLDER = ".eventcore"
+
+#: `orders:app`: a module, and the name of an `App` in it.
+_IN_PYTHON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class PipelinePlace(msgspec.Struct, frozen=True):
+    """A pipeline that is named, and not read yet."""
+
+    config: str  #: a file, a folder that holds one, or `module:app`
+    state: Path  #: the state folder
+
+
+class ReadPipeline(msgspec.Struct, frozen=True):
+    """A pipeline that was read and has no mistakes."""
+
+    loaded: LoadedConfig
+    targets: Mapping[str, Callable[..., Any]] = {}  #: callables of functions that run inline
+
+
+def find_place(options: Options, config: str = "") -> PipelinePlace:
+    """Return the place that the options name, without touching it.
+
+    Args:
+        options: `--config` and `--state`.
+        config: a command's own argument; stands above `--config`.
+    """
+    named = config or options.config or PIPELINE_FILE
+    if options.state:
+        return PipelinePlace(named, Path(options.state))
+    if is_python(named):
+        return PipelinePlace(named, Path(STATE_FOLDER))
+    path = Path(named)
+    return PipelinePlace(named, (path if path.is_dir() else path.parent) / STATE_FOLDER)
+
+
+def is_python(config: str) -> bool:
+    """Tell whether a pipeline is named as `module:app`."""
+    return _IN_PYTHON.fullmatch(config) is not None and not Path(config).exists()
+
+
+def read_pipeline(place: PipelinePlace) -> ReadPipeline:
+    """Read and check a pipeline.
+
+    Raises:
+        ConfigError: it has mistakes; all of them at once.
+        CommandError: its module can't be imported, or holds no such pipeline.
+    """
+    if not is_python(place.config):
+        return ReadPipeline(load_config(place.config))
+    app = _import_app(place.config)
+    return ReadPipeline(app.loaded(), app.targets)
+
+
+def _import_app(config: str) -> Any:
+    import importlib
+
+    from eventcore.config.pipeline import Pipeline
+    from eventcore.runtime.fault import Border, import_fault
+
+    module_name, _, attribute = config.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with Border(KeyboardInterrupt) as border:
+        module = importlib.import_module(module_name)
+    if border.error is not None:
+        fault = import_fault(border.error, module_name, str(Path.cwd()))
+        trace = "".join(fault.stack_trace).rstrip()
+        raise CommandError(
+            f"{fault.error_type}: {fault.message}" + (f"\n{trace}" if trace else ""),
+            exit_code=ExitCode.CONFIG_INVALID,
+        )
+    app = getattr(module, attribute, None)
+    if not isinstance(app, Pipeline):
+        reason = "is no eventcore.App" if hasattr(module, attribute) else "is not there"
+        raise CommandError(f"`{attribute}` in the module {module_name} {reason}", exit_code=ExitCode.CONFIG_INVALID)
+    return app

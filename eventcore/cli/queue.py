@@ -1,0 +1,147 @@
+"""`eventcore queue`: looks into queues, moves their messages back, empties them."""
+
+from __future__ import annotations
+
+import click
+
+from eventcore.cli.options import LazyGroup, Options, pass_options
+from eventcore.cli.output import show_count, show_progress, show_span, show_time
+from eventcore.cli.place import find_place
+from eventcore.cli.reach import Asker, reach
+from eventcore.http.contract import (
+    PEEK_MESSAGES_MAX,
+    REDRIVE_STEP,
+    GetStatus,
+    ListQueues,
+    Message,
+    PeekQueue,
+    PlanRedrive,
+    PurgeQueue,
+    Redriven,
+    RedrivePlan,
+    RedriveQueue,
+)
+
+queue_command = LazyGroup("queue", help="Look into queues, move their messages back, empty them.")
+
+
+@queue_command.command("ls")
+@pass_options
+def ls_command(options: Options) -> None:
+    """List the queues and how many messages each holds."""
+    output = options.output
+    with reach(find_place(options)) as asker:
+        if not output.is_table:
+            output.data(asker.ask(ListQueues()))
+            return
+        report = asker.ask(GetStatus())
+    output.table(
+        ("QUEUE", "VISIBLE", "HIDDEN", "DELAYED", "OLDEST", "DEAD-LETTER QUEUE"),
+        [
+            (
+                depth.queue,
+                f"{depth.visible:,}",
+                f"{depth.hidden:,}",
+                f"{depth.delayed:,}",
+                show_span(report.now_ms - depth.oldest_ms) if depth.oldest_ms else "",
+                depth.settings.dead_letter_queue,
+            )
+            for depth in report.queues
+        ],
+    )
+
+
+@queue_command.command("peek")
+@click.argument("queue")
+@click.option("-n", "--count", type=click.IntRange(min=1), default=10, show_default=True, help="messages at most")
+@pass_options
+def peek_command(options: Options, queue: str, count: int) -> None:
+    """Print messages in the order they were sent, without receiving them: nothing about them changes."""
+    output = options.output
+    with reach(find_place(options)) as asker:
+        messages: list[Message] = []
+        after = 0
+        while len(messages) < count:
+            wanted = min(PEEK_MESSAGES_MAX, count - len(messages))
+            found = asker.ask(PeekQueue(queue=queue, count_max=wanted, after_number=after))
+            if not found:
+                break
+            messages.extend(found)
+            after = found[-1].number
+    if not output.is_table:
+        output.data(messages)
+        return
+    output.table(
+        ("ID", "SENT", "RECEIVED", "STATE", "BODY"),
+        [
+            (
+                message.id,
+                show_time(message.sent_ms),
+                str(message.receive_count),
+                message.state,
+                str(message.body),
+            )
+            for message in messages
+        ],
+    )
+
+
+@queue_command.command("redrive")
+@click.argument("queue")
+@click.option(
+    "--to", "target", metavar="QUEUE", default="", help="target, instead of the queue it is dead-letter queue of"
+)
+@click.option("--dry-run", is_flag=True, help="say what would be moved, and move nothing")
+@pass_options
+def redrive_command(options: Options, queue: str, target: str, dry_run: bool) -> None:
+    """Move the messages of a dead-letter queue back to where they came from, as new messages.
+
+    Moves what was visible when it began, oldest first, so that what fails again meanwhile does not go round and round.
+    Interrupted, what was moved stays moved, and nothing is lost.
+    """
+    output = options.output
+    with reach(find_place(options)) as asker:
+        plan = asker.ask(PlanRedrive(queue=queue, target=target))
+        if dry_run:
+            if output.is_table:
+                output.text(f"would move {show_count(plan.visible, 'message')} from {plan.queue} to {plan.target}")
+            else:
+                output.data(plan)
+            return
+        moved = _redrive(asker, plan)
+    if output.is_table:
+        output.text(f"moved {show_count(moved, 'message')} from {plan.queue} to {plan.target}")
+    else:
+        output.data(Redriven(queue=plan.queue, target=plan.target, moved=moved))
+    if plan.hidden:
+        output.note(f"{show_count(plan.hidden, 'message')} hidden or delayed: left there")
+
+
+def _redrive(asker: Asker, plan: RedrivePlan) -> int:
+    """Move what the plan says in bounded steps, and return how many messages that were."""
+    moved = 0
+    with show_progress(plan.visible, f"moving to {plan.target}") as advance:
+        while moved < plan.visible:
+            step = RedriveQueue(queue=plan.queue, target=plan.target, count_max=min(REDRIVE_STEP, plan.visible - moved))
+            done = asker.ask(step).moved
+            if not done:
+                break
+            moved += done
+            advance(done)
+    return moved
+
+
+@queue_command.command("purge")
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="do not ask")
+@pass_options
+def purge_command(options: Options, queue: str, yes: bool) -> None:
+    """Delete every message of a queue, hidden ones too."""
+    if not yes:
+        click.confirm(f"Delete every message of {queue}?", abort=True, err=True)
+    with reach(find_place(options)) as asker:
+        purged = asker.ask(PurgeQueue(queue=queue))
+    if options.output.is_table:
+        options.output.text(f"deleted {show_count(purged.deleted, 'message')} of {purged.queue}")
+    else:
+        options.output.data(purged)

@@ -1,0 +1,116 @@
+"""Runs a pipeline in this process: engine, control socket, signals. What `run`, `dev` and the demo share."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+
+from eventcore.app import Engine, RunOptions, run_pipeline
+from eventcore.cli.output import Output, show_count
+from eventcore.cli.place import ReadPipeline
+from eventcore.http.control import serve_control
+from eventcore.http.functions import FunctionRunner, OneTimeRunner
+from eventcore.http.operations import Operations
+from eventcore.http.refusals import ExitCode
+from eventcore.telemetry.events import EngineEvents
+from eventcore.telemetry.logs import FunctionLogs
+
+LOGS_FOLDER = "logs"
+
+
+@asynccontextmanager
+async def open_running(
+    pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs
+) -> AsyncIterator[Engine]:
+    """Give an engine that is ready to run, its control socket open.
+
+    Args:
+        pipeline: read and checked.
+        state: the state folder.
+        events: hears what happens.
+        logs: takes what functions write.
+
+    Raises:
+        StateInUse: another engine runs on the state folder.
+        StoreError: the state can't be used; nothing was changed.
+        ConfigError, ConnectorUnavailable: the pipeline can't be assembled.
+        CommandError: no control socket can be made.
+    """
+    options = RunOptions(state=state, targets=pipeline.targets, log_sink=logs)
+    async with run_pipeline(pipeline.loaded, options, events=events) as engine:
+        clock, ids = engine.clock, engine.ids
+        runner = FunctionRunner(engine.registry, logs.subscribe)
+        operations = Operations(
+            pipeline.loaded,
+            engine.store,
+            clock=clock,
+            ids=ids,
+            runner=runner,
+            retry_runner=OneTimeRunner(pipeline.loaded, pipeline.targets, clock=clock, ids=ids, inline=runner),
+            engine=engine,
+        )
+        async with serve_control(operations, state):
+            yield engine
+
+
+class SignalledEngine:
+    """Runs an engine until a signal: the first drains it, the second one aborts it."""
+
+    def __init__(self, output: Output, *, drain_timeout_s: float) -> None:
+        self._output = output
+        self._drain_timeout_s = drain_timeout_s
+        self._engine: Engine | None = None
+        self._starting: anyio.CancelScope | None = None
+        self._drained_at: float | None = None
+        self.exit_code = ExitCode.OK
+
+    async def run(self, pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs) -> None:
+        """Run until drained or aborted; `exit_code` then says which it was."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._watch_signals)
+            with anyio.CancelScope() as self._starting:
+                async with open_running(pipeline, state, events, logs) as self._engine:
+                    self._tell_started(pipeline, state)
+                    await self._engine.run()
+                    if self._has_run_out():
+                        self.exit_code = ExitCode.TIMED_OUT
+            tasks.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Take nothing new, and end when what runs is settled; called again, nothing changes."""
+        if self._drained_at is None and self._engine is not None:
+            self._drained_at = anyio.current_time()
+            self._engine.drain()
+
+    async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                if self._engine is None:
+                    assert self._starting is not None, "signals are watched while it starts or runs"
+                    self.exit_code = ExitCode.INTERRUPTED
+                    self._starting.cancel()
+                elif self._drained_at is None:
+                    self._output.note(
+                        f"draining: running invocations have {self._drain_timeout_s:g} s; once more aborts them"
+                    )
+                    self.drain()
+                else:
+                    self._output.note("aborting: what runs goes back to its source")
+                    self.exit_code = ExitCode.INTERRUPTED
+                    self._engine.abort()
+
+    def _tell_started(self, pipeline: ReadPipeline, state: Path) -> None:
+        count = len(pipeline.loaded.config.mappings)
+        self._output.note(f"running {show_count(count, 'mapping')}, state in {state}; Ctrl-C drains")
+
+    def _has_run_out(self) -> bool:
+        """Tell whether the drain took all the time there was, so that the engine aborted what still ran."""
+        if self._drained_at is None or self.exit_code is not ExitCode.OK:
+            return False
+        return anyio.current_time() - self._drained_at >= self._drain_timeout_s

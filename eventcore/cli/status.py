@@ -1,0 +1,150 @@
+"""`eventcore status`: what the pipeline does, or where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from eventcore.cli.event_text import show_error, show_shard
+from eventcore.cli.options import Options, PipelineCommand, pass_options
+from eventcore.cli.output import Output, is_interactive, show_count, show_line, show_span, show_time
+from eventcore.cli.place import find_place
+from eventcore.cli.reach import reach
+from eventcore.engine.status import Blocked, MappingState, MappingStatus, ShardStatus
+from eventcore.http.contract import GetStatus, StatusReport
+
+#: Seconds between two looks of `--watch`.
+WATCH_EVERY_S = 1.0
+#: Shards of a mapping that are listed without `-v`: blocked ones first, then those that lag most.
+SHARDS_SHOWN = 16
+
+_CLEAR = "\x1b[H\x1b[2J"
+_COLORS = {MappingState.ENABLED: "green", MappingState.PROBLEM: "red", MappingState.CREATING: "yellow"}
+
+
+@click.command("status", cls=PipelineCommand)
+@click.option("--watch", is_flag=True, help="look again every second, until Ctrl-C")
+@pass_options
+def status_command(options: Options, watch: bool) -> None:
+    """Show each mapping's state, rate, lag and last result; a blocked shard is one line with its error and next try.
+
+    Without a running engine: where each mapping stands, from the state.
+    """
+    place = find_place(options)
+    with reach(place) as asker:
+        report = asker.ask(GetStatus())
+    show_status(options.output, report)
+    if watch:
+        import anyio
+
+        async def look() -> None:
+            while True:
+                await anyio.sleep(WATCH_EVERY_S)
+                # A new connection each time: an engine may end and another one begin.
+                with reach(place) as asker:
+                    report = asker.ask(GetStatus())
+                if is_interactive():
+                    click.echo(_CLEAR, nl=False)
+                show_status(options.output, report)
+
+        anyio.run(look)
+
+
+def show_status(output: Output, report: StatusReport) -> None:
+    """Print a report in the form that was asked for."""
+    if not output.is_table:
+        output.data(report)
+        return
+    output.text(_headline(report))
+    output.text("")
+    output.table(
+        ("MAPPING", "STATE", "SOURCE", "FUNCTION", "RATE", "LAG", "LAST RESULT"),
+        [_mapping_row(mapping) for mapping in report.mappings],
+    )
+    for line in _details(output, report):
+        output.text(line)
+    output.text("")
+    show_queues(output, report)
+
+
+def show_queues(output: Output, report: StatusReport) -> None:
+    """Print the queues that hold something, and destinations that something waits for."""
+    output.table(
+        ("QUEUE", "VISIBLE", "HIDDEN", "DELAYED", "OLDEST"),
+        [
+            (
+                depth.queue,
+                f"{depth.visible:,}",
+                f"{depth.hidden:,}",
+                f"{depth.delayed:,}",
+                show_span(report.now_ms - depth.oldest_ms) if depth.oldest_ms else "",
+            )
+            for depth in report.queues
+        ],
+    )
+    for destination in report.destinations:
+        if destination.rows:
+            error = f": {show_line(destination.last_error)}" if destination.last_error else ""
+            waiting = f"{show_count(destination.rows, 'record')} waiting for {destination.destination}"
+            output.text(click.style(f"{waiting}{error}", fg="yellow"))
+
+
+def _headline(report: StatusReport) -> str:
+    if not report.is_running:
+        return "no engine runs on this state; `eventcore run` starts one"
+    doing = "draining" if report.is_draining else "running"
+    since = show_span(report.now_ms - report.started_ms)
+    return f"eventcore {report.version} {doing} for {since}, process {report.pid}"
+
+
+def _mapping_row(mapping: MappingStatus) -> tuple[str, ...]:
+    lags = [shard.lag for shard in mapping.shards]
+    return (
+        mapping.mapping,
+        click.style(mapping.state.value, fg=_COLORS.get(mapping.state)),
+        mapping.source,
+        mapping.function,
+        f"{mapping.rate:,.1f}/s" if mapping.state is MappingState.ENABLED else "",
+        _show_lag(sum(lags) if -1 not in lags else -1) if lags else "",
+        mapping.last_result,
+    )
+
+
+def _details(output: Output, report: StatusReport) -> Iterator[str]:
+    """Give the lines behind the mappings: problems, blocked shards, lags."""
+    for mapping in report.mappings:
+        if mapping.reason:
+            yield click.style(f"{mapping.mapping}: {show_line(mapping.reason)}", fg="red")
+        shards = sorted(mapping.shards, key=lambda shard: (shard.blocked is None, -shard.lag))
+        shown = shards if output.verbosity > 0 else shards[:SHARDS_SHOWN]
+        for shard in shown:
+            yield f"{mapping.mapping} {_shard_line(shard, report.now_ms)}"
+        if len(shown) < len(shards):
+            yield f"{mapping.mapping} and {show_count(len(shards) - len(shown), 'more shard')}: -v lists all"
+
+
+def _shard_line(shard: ShardStatus, now_ms: int) -> str:
+    name = show_shard(shard.shard)
+    if shard.blocked is not None:
+        return click.style(f"{name}  BLOCKED {_blocked(shard.blocked, now_ms)}, lag {_show_lag(shard.lag)}", fg="red")
+    position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
+    buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
+    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}"
+
+
+def _blocked(blocked: Blocked, now_ms: int) -> str:
+    error = f"{blocked.error_type}: {blocked.error_message}" if blocked.error_type else blocked.error_message
+    why = f", {show_error(error, blocked.location)}" if error else ""
+    since = f"since {show_time(blocked.since_ms)} ({show_span(now_ms - blocked.since_ms)})"
+    if not blocked.next_try_ms:
+        next_try = "next try when an engine runs"
+    elif blocked.next_try_ms > now_ms:
+        next_try = f"next try in {show_span(blocked.next_try_ms - now_ms)}"
+    else:
+        next_try = "being tried now"
+    return f"at {blocked.position} {since}, attempt {blocked.attempt}{why}, {next_try}"
+
+
+def _show_lag(lag: int) -> str:
+    return "unknown" if lag < 0 else f"{lag:,}"

@@ -1,0 +1,370 @@
+"""What commands may ask, and what they are answered: the structs that travel over the control socket.
+
+A result is shaped for people: `-o json` prints it as it stands here. What is text stays text; bytes that are not UTF-8
+travel as `{"base64": ...}`.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+from eventcore.engine.outbox import DestinationStatus
+from eventcore.engine.status import MappingStatus
+from eventcore.model import Fault, OutcomeKind, Usage
+from eventcore.ports.connectors import OutgoingRecord
+from eventcore.ports.runtime import LogLine
+from eventcore.ports.store import QueueDepth
+
+#: The largest request, bytes: an event of 6 MB, or `SEND_BYTES_MAX` in base64, with room for what stands around it.
+REQUEST_BYTES_MAX = 16 * 1024 * 1024
+#: Records and bytes of bodies in one `Send`: one transaction of some 10 ms, and well below `REQUEST_BYTES_MAX`.
+SEND_RECORDS_MAX = 1000
+SEND_BYTES_MAX = 4 * 1024 * 1024
+#: Messages and bytes of bodies that one `PeekQueue` returns.
+PEEK_MESSAGES_MAX = 1000
+PEEK_BYTES_MAX = 4 * 1024 * 1024
+#: Messages that one `RedriveQueue` moves: a short turn of the store's writer.
+REDRIVE_STEP = 500
+#: Failures that one `ListFailures` returns.
+FAILURES_MAX = 1000
+
+#: Seconds that an answer may take: a store that is busy with large commits.
+ANSWER_TIMEOUT_S = 30.0
+#: The longest timeout of a function, and what its environment's start and end may take besides, seconds.
+INVOKE_TIMEOUT_S = 900.0 + 60.0
+
+Result = TypeVar("Result")
+
+
+class Request(msgspec.Struct, Generic[Result], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that a command asks: `POST /v1/PATH`."""
+
+    PATH: ClassVar[str]
+    RESULT: ClassVar[Any]  #: the type of the answer
+    TIMEOUT_S: ClassVar[float] = ANSWER_TIMEOUT_S
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request that can't be carried out; status 400."""
+
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+
+
+class Base64(msgspec.Struct, frozen=True):
+    """Bytes that are not UTF-8, as JSON can hold them."""
+
+    base64: str
+
+    def __str__(self) -> str:
+        return f"base64:{self.base64}"
+
+
+#: Bytes as JSON can hold them: text where they are UTF-8, which they nearly always are.
+Text = str | Base64
+
+
+def as_text(data: bytes) -> Text:
+    """Return bytes as text where they are UTF-8, else in base64."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return Base64(b64encode(data).decode("ascii"))
+
+
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline: from a running engine, or from what the state says without one."""
+
+    is_running: bool
+    now_ms: int  #: wall time of the report
+    version: str
+    pid: int = 0  #: of the engine; 0 when none runs
+    started_ms: int = 0
+    is_draining: bool = False
+    mappings: Sequence[MappingStatus] = ()
+    destinations: Sequence[DestinationStatus] = ()
+    queues: Sequence[QueueDepth] = ()
+
+
+class GetStatus(Request[StatusReport], frozen=True, kw_only=True):
+    """Ask what the pipeline does."""
+
+    PATH = "status"
+    RESULT = StatusReport
+
+
+# -- sending -----------------------------------------------------------------------------------------------------------
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a record went: a message's id in a queue, a shard and position in a stream."""
+
+    id: str = ""
+    shard: str = ""
+    position: int | None = None
+
+
+class Send(Request[Sequence[Place]], frozen=True, kw_only=True):
+    """Send records; all or none where the source is embedded. Answered with each one's place, in order."""
+
+    PATH = "send"
+    RESULT = tuple[Place, ...]
+
+    reference: str  #: `queue:NAME`, `stream:NAME` or `kafka:NAME/TOPIC`
+    records: tuple[OutgoingRecord, ...]  #: at most `SEND_RECORDS_MAX`
+    delay_s: int | None = None  #: before it shows; queues only, None for the queue's own
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+class Invoked(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of running a function once."""
+
+    function: str
+    request_id: str
+    kind: OutcomeKind
+    response: msgspec.Raw  #: the result, or the error as Lambda's callers see it (§7.2)
+    fault: Fault | None = None
+    failed_count: int = 0  #: records that a handler of records reported failed
+    usage: Usage = Usage()
+    lines: Sequence[LogLine] = ()  #: what the function wrote, and the platform about it
+
+
+class Invoke(Request[Invoked], frozen=True, kw_only=True):
+    """Run a function once with an event."""
+
+    PATH = "invoke"
+    RESULT = Invoked
+    TIMEOUT_S = INVOKE_TIMEOUT_S
+
+    function: str
+    event: msgspec.Raw  #: JSON
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+class ListQueues(Request[Sequence[QueueDepth]], frozen=True, kw_only=True):
+    """Ask for every queue and what it holds."""
+
+    PATH = "queue/ls"
+    RESULT = tuple[QueueDepth, ...]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """A header of a message or record."""
+
+    name: str
+    value: Text
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that stands in a queue."""
+
+    number: int  #: rises as sent
+    id: str
+    body: Text
+    headers: Sequence[Header]
+    group: str
+    sent_ms: int
+    receive_count: int
+    visible_ms: int  #: hidden until then; 0 when visible
+    state: str  #: "visible", "hidden" (received and not settled) or "delayed"
+
+
+class PeekQueue(Request[Sequence[Message]], frozen=True, kw_only=True):
+    """Ask for messages in the order they were sent, without receiving them.
+
+    Fewer than ``count_max`` come where they are large: ask again behind the last one. None: there are no more.
+    """
+
+    PATH = "queue/peek"
+    RESULT = tuple[Message, ...]
+
+    queue: str
+    count_max: int = 10
+    after_number: int = 0
+
+
+class RedrivePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a redrive would do."""
+
+    queue: str
+    target: str
+    visible: int  #: messages that it would move
+    hidden: int  #: messages that something works on, or that are delayed: they stay
+
+
+class PlanRedrive(Request[RedrivePlan], frozen=True, kw_only=True):
+    """Ask what a redrive would do."""
+
+    PATH = "queue/redrive/plan"
+    RESULT = RedrivePlan
+
+    queue: str
+    target: str = ""  #: empty: the queue whose dead-letter queue this is
+
+
+class Redriven(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of a redrive, or the whole of it, has done."""
+
+    queue: str
+    target: str
+    moved: int
+
+
+class RedriveQueue(Request[Redriven], frozen=True, kw_only=True):
+    """Move the oldest visible messages of a queue to another one, as new messages; one bounded step."""
+
+    PATH = "queue/redrive"
+    RESULT = Redriven
+
+    queue: str
+    target: str
+    count_max: int = REDRIVE_STEP
+
+
+class Purged(msgspec.Struct, frozen=True, kw_only=True):
+    """What a purge has done."""
+
+    queue: str
+    deleted: int
+
+
+class PurgeQueue(Request[Purged], frozen=True, kw_only=True):
+    """Delete every message of a queue, hidden ones too."""
+
+    PATH = "queue/purge"
+    RESULT = Purged
+
+    queue: str
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+class FailureSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A kept failure, without what it was given."""
+
+    id: str
+    mapping: str  #: empty for an event that a function destination failed
+    function: str
+    source: str
+    shard: str
+    first: str  #: position or message id of the first record
+    last: str
+    count: int
+    reason: str
+    attempts: int
+    error_type: str
+    error_message: str
+    location: str  #: `file:line` in the user's code
+    first_failure_ms: int
+    created_ms: int
+    is_final: bool  #: False while its message may still succeed
+
+
+class FailedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of a kept failure."""
+
+    position: int
+    id: str  #: of a message; empty for a record of a stream
+    key: Text | None
+    body: Text | None  #: None for a tombstone
+    headers: Sequence[Header]
+
+
+class FailureReport(FailureSummary, frozen=True, kw_only=True):
+    """A kept failure, whole."""
+
+    stack_trace: str
+    request_id: str
+    code_hash: str
+    environment_names: Sequence[str]
+    event: msgspec.Raw  #: as it was given; null where it was too large to keep
+    is_event_kept: bool
+    records: Sequence[FailedRecord]  #: none where the event was not kept, or was no batch
+
+
+class ListFailures(Request[Sequence[FailureSummary]], frozen=True, kw_only=True):
+    """Ask for kept failures, newest first."""
+
+    PATH = "failures/ls"
+    RESULT = tuple[FailureSummary, ...]
+
+    mapping: str = ""  #: empty for all
+    count_max: int = 100
+    before_id: str = ""
+
+
+class ShowFailure(Request[FailureReport], frozen=True, kw_only=True):
+    """Ask for one failure."""
+
+    PATH = "failures/show"
+    RESULT = FailureReport
+
+    id: str  #: or its first digits, 6 at least, where they are unique
+
+
+class Retried(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of running a kept failure again."""
+
+    id: str
+    invoked: Invoked
+    is_settled: bool  #: it succeeded: the failure is forgotten
+    problem: str = ""  #: why it still fails
+    destination: str = ""  #: where the record of the discard went, and still may stand
+
+
+class RetryFailure(Request[Retried], frozen=True, kw_only=True):
+    """Run a kept failure's function again with exactly what it was given; forget the failure once it succeeds."""
+
+    PATH = "failures/retry"
+    RESULT = Retried
+    TIMEOUT_S = INVOKE_TIMEOUT_S
+
+    id: str
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """What a drop has done."""
+
+    ids: Sequence[str]
+
+
+class DropFailures(Request[Dropped], frozen=True, kw_only=True):
+    """Forget failures."""
+
+    PATH = "failures/drop"
+    RESULT = Dropped
+
+    ids: tuple[str, ...]
+
+
+#: Every request, by the path that it is asked under.
+REQUESTS: dict[str, type[Request[Any]]] = {
+    request.PATH: request
+    for request in (
+        GetStatus,
+        Send,
+        Invoke,
+        ListQueues,
+        PeekQueue,
+        PlanRedrive,
+        RedriveQueue,
+        PurgeQueue,
+        ListFailures,
+        ShowFailure,
+        RetryFailure,
+        DropFailures,
+    )
+}

@@ -1,0 +1,136 @@
+"""Everything that a command can ask of a pipeline, carried out on its open store, with or without a running engine.
+
+The control server gives it requests that came over the socket; a command that finds no engine calls it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+from eventcore.app import Engine, load_connector, pipeline_connections
+from eventcore.clock import Clock
+from eventcore.config.effective import resolve
+from eventcore.config.load import LoadedConfig
+from eventcore.errors import CommandError
+from eventcore.http.contract import (
+    DropFailures,
+    GetStatus,
+    Invoke,
+    Invoked,
+    ListFailures,
+    ListQueues,
+    PeekQueue,
+    Place,
+    PlanRedrive,
+    PurgeQueue,
+    RedriveQueue,
+    Request,
+    Result,
+    RetryFailure,
+    Send,
+    ShowFailure,
+    StatusReport,
+)
+from eventcore.http.failures import FailureOperations
+from eventcore.http.functions import RunFunction, invoke
+from eventcore.http.queues import QueueOperations
+from eventcore.http.sending import LoadConnector, send
+from eventcore.http.status import report_running, report_stopped
+from eventcore.ids import IdFactory
+from eventcore.ports.store import QueueDepth, Store
+from eventcore.telemetry.events import RecordsSent
+
+Perform = Callable[[Any], Awaitable[Any]]
+
+
+class Operations:
+    """Carries requests out. Lives as long as what it is given is open; any number at a time."""
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        store: Store | None,
+        *,
+        clock: Clock,
+        ids: IdFactory,
+        runner: RunFunction,
+        retry_runner: RunFunction,
+        engine: Engine | None = None,
+        load_connector: LoadConnector = load_connector,
+    ) -> None:
+        """Prepare to carry requests out.
+
+        Args:
+            loaded: the pipeline.
+            store: its state, the pipeline's sources defined; None refuses everything that needs it.
+            clock: wall time.
+            ids: identifiers.
+            runner: runs functions.
+            retry_runner: runs functions again that have failed, with the code that stands there now.
+            engine: the running one; None without.
+            load_connector: finds the connector of a kind.
+        """
+        self._loaded = loaded
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._runner = runner
+        self._retry_runner = retry_runner
+        self._engine = engine
+        self._load_connector = load_connector
+        self._performers: dict[type[Request[Any]], Perform] = {Send: self._send, Invoke: self._invoke}
+        if store is not None:
+            self._performers |= self._on_store(store)
+
+    def _on_store(self, store: Store) -> dict[type[Request[Any]], Perform]:
+        queues = QueueOperations(store, self._clock)
+        failures = FailureOperations(store, self._ids, resolve(self._loaded).mappings, self._retry_runner)
+
+        async def status(_: GetStatus) -> StatusReport:
+            if self._engine is not None:
+                return await report_running(self._engine)
+            return await report_stopped(resolve(self._loaded), store, self._clock)
+
+        async def list_queues(_: ListQueues) -> Sequence[QueueDepth]:
+            return await store.queue_depths()
+
+        return {
+            GetStatus: status,
+            ListQueues: list_queues,
+            PeekQueue: queues.peek,
+            PlanRedrive: queues.plan_redrive,
+            RedriveQueue: queues.redrive,
+            PurgeQueue: queues.purge,
+            ListFailures: failures.ls,
+            ShowFailure: failures.show,
+            RetryFailure: failures.retry,
+            DropFailures: failures.drop,
+        }
+
+    async def perform(self, request: Request[Result]) -> Result:
+        """Carry a request out and return its answer.
+
+        Raises:
+            EventcoreError: it can't be carried out; `eventcore.http.refusals.explain` makes a sentence of it.
+        """
+        perform = self._performers.get(type(request))
+        if perform is None:
+            raise CommandError(f"{request.PATH} needs the pipeline's state")
+        return cast("Result", await perform(request))
+
+    async def _invoke(self, request: Invoke) -> Invoked:
+        return await invoke(self._runner, request, self._ids)
+
+    async def _send(self, request: Send) -> Sequence[Place]:
+        places = await send(
+            request,
+            store=self._store,
+            clock=self._clock,
+            ids=self._ids,
+            connections=pipeline_connections(self._loaded),
+            load_connector=self._load_connector,
+        )
+        if self._engine is not None and places:
+            self._engine.events.emit(RecordsSent(source=request.reference, count=len(places)))
+        return places

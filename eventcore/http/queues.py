@@ -1,0 +1,138 @@
+"""Looks into queues, moves their messages, empties them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventcore.clock import Clock
+from eventcore.errors import CommandError
+from eventcore.http.contract import (
+    PEEK_BYTES_MAX,
+    PEEK_MESSAGES_MAX,
+    REDRIVE_STEP,
+    Header,
+    Message,
+    PeekQueue,
+    PlanRedrive,
+    Purged,
+    PurgeQueue,
+    Redriven,
+    RedrivePlan,
+    RedriveQueue,
+    as_text,
+)
+from eventcore.ports.store import MoveMessages, QueueDepth, Store, StoredMessage
+from eventcore.ports.store import PurgeQueue as Purge
+
+#: Messages read at once while looking into a queue: with the largest bodies, some 16 MiB.
+_READ_STEP = 16
+
+
+class QueueOperations:
+    """What people may do with the queues of a store."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def peek(self, request: PeekQueue) -> Sequence[Message]:
+        """Return messages in the order they were sent, as many as fit into `PEEK_BYTES_MAX`.
+
+        Raises:
+            CommandError: there is no such queue.
+        """
+        await self._find(request.queue)
+        now_ms = self._clock.now_ms()
+        messages: list[Message] = []
+        wanted = min(request.count_max, PEEK_MESSAGES_MAX)
+        after, size_bytes = request.after_number, 0
+        while len(messages) < wanted and size_bytes < PEEK_BYTES_MAX:
+            count_max = min(_READ_STEP, wanted - len(messages))
+            found = await self._store.peek(request.queue, count_max=count_max, after_number=after, now_ms=now_ms)
+            if not found:
+                break
+            messages.extend(_describe(message, now_ms) for message in found)
+            size_bytes += sum(len(message.body) for message in found)
+            after = found[-1].number
+        return messages
+
+    async def plan_redrive(self, request: PlanRedrive) -> RedrivePlan:
+        """Return what a redrive would do.
+
+        Raises:
+            CommandError: there is no such queue, or it is not known where its messages came from.
+        """
+        depth = await self._find(request.queue)
+        target = request.target or await self._find_source(request.queue)
+        if target == request.queue:
+            raise CommandError("a queue can't be redriven into itself")
+        await self._find(target)
+        return RedrivePlan(
+            queue=request.queue, target=target, visible=depth.visible, hidden=depth.hidden + depth.delayed
+        )
+
+    async def redrive(self, request: RedriveQueue) -> Redriven:
+        """Move the oldest visible messages to another queue, as new messages, `REDRIVE_STEP` at most.
+
+        Raises:
+            CommandError: there is no such queue.
+            StoreUnavailable: nothing was moved.
+        """
+        await self._find(request.queue)
+        await self._find(request.target)
+        move = MoveMessages(
+            source=request.queue,
+            target=request.target,
+            count_max=min(request.count_max, REDRIVE_STEP),
+            now_ms=self._clock.now_ms(),
+        )
+        (moved,) = await self._store.commit([move])
+        return Redriven(queue=request.queue, target=request.target, moved=moved)
+
+    async def purge(self, request: PurgeQueue) -> Purged:
+        """Delete every message, hidden ones too.
+
+        Raises:
+            CommandError: there is no such queue.
+            StoreUnavailable: nothing was deleted.
+        """
+        await self._find(request.queue)
+        (deleted,) = await self._store.commit([Purge(queue=request.queue)])
+        return Purged(queue=request.queue, deleted=deleted)
+
+    async def _find(self, queue: str) -> QueueDepth:
+        depths = await self._store.queue_depths()
+        for depth in depths:
+            if depth.queue == queue:
+                return depth
+        known = ", ".join(depth.queue for depth in depths) or "none"
+        raise CommandError(f"there is no queue `{queue}`", hint=f"known: {known}")
+
+    async def _find_source(self, queue: str) -> str:
+        sources = [
+            depth.queue for depth in await self._store.queue_depths() if depth.settings.dead_letter_queue == queue
+        ]
+        if len(sources) == 1:
+            return sources[0]
+        if not sources:
+            raise CommandError(f"`{queue}` is the dead-letter queue of no queue", hint="name a target: --to QUEUE")
+        raise CommandError(
+            f"`{queue}` is the dead-letter queue of {', '.join(sources)}", hint="choose the target: --to QUEUE"
+        )
+
+
+def _describe(message: StoredMessage, now_ms: int) -> Message:
+    state = "visible"
+    if message.visible_ms > now_ms:
+        state = "hidden" if message.receive_count else "delayed"
+    return Message(
+        number=message.number,
+        id=message.id,
+        body=as_text(message.body),
+        headers=[Header(name=name, value=as_text(value)) for name, value in message.headers],
+        group=message.group,
+        sent_ms=message.sent_ms,
+        receive_count=message.receive_count,
+        visible_ms=message.visible_ms,
+        state=state,
+    )
