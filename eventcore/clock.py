@@ -7,7 +7,18 @@ Wall time is read to be *stored*: arrival, age, visibility. Durations and deadli
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
+
+#: The last millisecond that the format can write; producers may stamp records with any number.
+_LAST_MS = 253_402_300_799_999
+
+
+def iso_ms(time_ms: int) -> str:
+    """Return a time as AWS writes it: `2026-03-04T05:06:07.089Z`; the nearest that can be written for any other."""
+    time_ms = min(max(time_ms, 0), _LAST_MS)
+    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
 
 
 class Clock(Protocol):

@@ -113,8 +113,10 @@ class ShardLost(SourceError):
 class DestinationError(EventcoreError):
     """A result could not be handed over to its destination."""
 
-    def __init__(self, message: str | None = None, *, destination: str = "") -> None:
+    def __init__(self, message: str | None = None, *, destination: str = "", taken_count: int = 0) -> None:
         self.destination = destination
+        #: How many leading rows of the failed hand-over the destination has taken all the same.
+        self.taken_count = taken_count
         super().__init__(message)
 
 
@@ -122,10 +124,15 @@ class DestinationUnavailable(DestinationError):
     """The destination can't be reached."""
 
     def __init__(
-        self, message: str | None = None, *, destination: str = "", retry_after_s: float | None = None
+        self,
+        message: str | None = None,
+        *,
+        destination: str = "",
+        taken_count: int = 0,
+        retry_after_s: float | None = None,
     ) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(message, destination=destination)
+        super().__init__(message, destination=destination, taken_count=taken_count)
 
 
 class DestinationRefused(DestinationError):

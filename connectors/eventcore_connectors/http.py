@@ -56,8 +56,6 @@ class HttpDestination:
         self._config = config
         self._clock = clock
         self._client: httpx.AsyncClient | None = None
-        #: Keys that the endpoint has taken in deliveries that failed at a later row: they are not sent again.
-        self._taken: set[str] = set()
 
     async def open(self) -> None:
         """Get ready. The endpoint is first spoken to when there is something for it: a probe would be a request too."""
@@ -74,21 +72,18 @@ class HttpDestination:
         """
         if self._client is None:
             raise ProgrammingError(f"{self.reference} is not open")
-        for row in rows:
-            if row.key in self._taken:
-                continue
+        for index, row in enumerate(rows):
             try:
                 with anyio.fail_after(self._config.timeout):
                     answer, said = await self._post(self._client, row)
             except TimeoutError as error:
-                raise self._unavailable(f"{self._config.url} did not answer in {self._config.timeout:g} s") from error
+                message = f"{self._config.url} did not answer in {self._config.timeout:g} s"
+                raise self._unavailable(message, index) from error
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise self._unavailable(f"{self._config.url} can't be reached: {_reason(error)}") from error
+                message = f"{self._config.url} can't be reached: {_reason(error)}"
+                raise self._unavailable(message, index) from error
             if not answer.is_success:
-                raise self._failure(answer, said)
-            self._taken.add(row.key)
-        # Bounded: whoever delivers gives a lane's failed rows again before any later ones.
-        self._taken.difference_update([row.key for row in rows])
+                raise self._failure(answer, said, index)
 
     async def _post(self, client: httpx.AsyncClient, row: OutboxRow) -> tuple[httpx.Response, str]:
         """Send one row; return the answer and the beginning of its body."""
@@ -111,16 +106,21 @@ class HttpDestination:
         }
         return {name.encode(): value.encode() for name, value in headers.items()}
 
-    def _unavailable(self, message: str, retry_after_s: float | None = None) -> DestinationUnavailable:
-        return DestinationUnavailable(message, destination=self.reference, retry_after_s=retry_after_s)
+    def _unavailable(
+        self, message: str, taken_count: int, retry_after_s: float | None = None
+    ) -> DestinationUnavailable:
+        return DestinationUnavailable(
+            message, destination=self.reference, taken_count=taken_count, retry_after_s=retry_after_s
+        )
 
-    def _failure(self, answer: httpx.Response, said: str) -> DestinationError:
+    def _failure(self, answer: httpx.Response, said: str, taken_count: int) -> DestinationError:
         message = f"{self._config.url} answered {answer.status_code}" + (f": {said}" if said else "")
         if answer.status_code in _TRANSIENT or answer.is_server_error:
-            return self._unavailable(message, _retry_after_s(answer.headers.get("Retry-After", ""), self._clock))
+            pause_s = _retry_after_s(answer.headers.get("Retry-After", ""), self._clock)
+            return self._unavailable(message, taken_count, pause_s)
         if answer.has_redirect_location:
             message += f"; it redirects to {answer.headers['Location']}, which is not followed: name that address"
-        return DestinationRefused(message, destination=self.reference)
+        return DestinationRefused(message, destination=self.reference, taken_count=taken_count)
 
     async def aclose(self) -> None:
         """Close the connections."""

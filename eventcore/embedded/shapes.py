@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from binascii import b2a_base64
 from collections.abc import Hashable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from eventcore.clock import iso_ms
 from eventcore.embedded.sharding import SHARD_DIGITS
 from eventcore.model import Record
 
@@ -34,7 +34,6 @@ _SEQUENCE_DIGITS = 56
 _SEQUENCE_PREFIX = "49"
 _POSITION_DIGITS = _SEQUENCE_DIGITS - len(_SEQUENCE_PREFIX) - SHARD_DIGITS
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -135,8 +134,8 @@ class SqsShape:
         return {
             "SQSBatchInfo": {
                 "messageIds": [record.id for record in records],
-                "approximateArrivalOfFirstRecord": _iso_ms(records[0].arrived_ms),
-                "approximateArrivalOfLastRecord": _iso_ms(records[-1].arrived_ms),
+                "approximateArrivalOfFirstRecord": iso_ms(records[0].arrived_ms),
+                "approximateArrivalOfLastRecord": iso_ms(records[-1].arrived_ms),
                 "batchSize": len(records),
                 "queueArn": self.arn,
             }
@@ -216,17 +215,12 @@ class KinesisShape:
                 "shardId": shard,
                 "startSequenceNumber": sequence_number(shard, first.position),
                 "endSequenceNumber": sequence_number(shard, last.position),
-                "approximateArrivalOfFirstRecord": _iso_ms(first.arrived_ms),
-                "approximateArrivalOfLastRecord": _iso_ms(last.arrived_ms),
+                "approximateArrivalOfFirstRecord": iso_ms(first.arrived_ms),
+                "approximateArrivalOfLastRecord": iso_ms(last.arrived_ms),
                 "batchSize": len(records),
                 "streamArn": self.arn,
             }
         }
-
-
-def _iso_ms(time_ms: int) -> str:
-    """Return a time as `2026-01-31T12:00:00.000Z`."""
-    return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _base64_bytes(size_bytes: int) -> int:

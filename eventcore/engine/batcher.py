@@ -46,6 +46,7 @@ class RecordBuffer:
         self._arrivals: deque[list[float]] = deque()
         self._changed = anyio.Event()
         self._is_closed = False
+        self._is_interrupted = False
 
     def __len__(self) -> int:
         return len(self._records)
@@ -86,16 +87,19 @@ class RecordBuffer:
         self._records.extendleft(reversed(records))
         self._size_bytes += sum([record.size_bytes for record in records])
 
+    def interrupt(self) -> None:
+        """Let the `take` that waits, or else the next one, return nothing once."""
+        self._is_interrupted = True
+        self._wake()
+
     def close(self) -> None:
         """Let every `take` return nothing, now and later."""
         self._is_closed = True
         self._wake()
 
     async def take(self) -> Sequence[Record]:
-        """Wait for a batch and take it; empty when closed. Cancelled, it takes nothing."""
-        while True:
-            if self._is_closed:
-                return ()
+        """Wait for a batch and take it; empty when closed or interrupted. Cancelled, it takes nothing."""
+        while not self._is_over():
             pause_s: float | None = None
             if self._records:
                 count, is_full = cut(self._records, self._policy)
@@ -103,21 +107,27 @@ class RecordBuffer:
                 if is_full or pause_s <= 0 or self.is_full:
                     return self._pop(count)
             await self._wait(pause_s)
+        return ()
 
     async def take_through(self, last: int, *, patience_s: float) -> Sequence[Record]:
-        """Wait for the records up to position ``last`` and take them; empty when closed.
+        """Wait for the records up to position ``last`` and take them; empty when closed or interrupted.
 
         A compacted or expired record never comes: when nothing arrives for ``patience_s``, or no more may, what is
         there is taken.
         """
-        while not self._is_closed:
+        while not self._is_over():
             if self._records and (self._records[-1].position >= last or self.is_full):
                 return self._pop(sum(1 for record in self._records if record.position <= last))
             waiting = len(self._records)
             await self._wait(patience_s)
-            if waiting and waiting == len(self._records) and not self._is_closed:
+            if waiting and waiting == len(self._records) and not (self._is_closed or self._is_interrupted):
                 return self._pop(waiting)
         return ()
+
+    def _is_over(self) -> bool:
+        """Tell whether a `take` is to return nothing."""
+        is_interrupted, self._is_interrupted = self._is_interrupted, False
+        return self._is_closed or is_interrupted
 
     def _pop(self, count: int) -> Sequence[Record]:
         if count == len(self._records):

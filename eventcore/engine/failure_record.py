@@ -5,11 +5,11 @@ Source: Lambda semantics §4 "OnFailure record", §5.1 (Kafka), trap 21.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from eventcore.clock import iso_ms
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind
 from eventcore.ports.sources import EventShape, LostRange
 
@@ -20,12 +20,6 @@ _WITHOUT_RESPONSE = {
     DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED,
     DiscardReason.ENGINE_CRASH,
 }
-
-
-def iso_ms(time_ms: int) -> str:
-    """Return a time as Lambda writes it: `2026-03-04T05:06:07.089Z`."""
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
 
 
 def failure_record(

@@ -168,18 +168,24 @@ class Outbox:
         await signals.reach("outbox.before_send")
         try:
             await destination.deliver(rows)
-        except DestinationRefused as error:
-            await self._postpone(rows[0], error)
-            return 0.0
         except DestinationError as error:
-            return await self._postpone(rows[0], error)
+            await self._mark(pending, rows[: error.taken_count])
+            pause_s = await self._postpone(rows[error.taken_count], error)
+            # One row that is refused says nothing of the others; a destination that is away does.
+            return 0.0 if isinstance(error, DestinationRefused) else pause_s
         await signals.reach("outbox.after_send")
+        await self._mark(pending, rows)
+        pending.last_error = ""
+        return 0.0
+
+    async def _mark(self, pending: _Pending, rows: Sequence[OutboxRow]) -> None:
+        """Take out rows that the destination has."""
+        if not rows:
+            return
         await self._store.commit([MarkSent(keys=tuple(row.key for row in rows), now_ms=self._clock.now_ms())])
         await signals.reach("outbox.after_mark")
-        pending.last_error = ""
         for row in rows:
             pending.remove(row)
-        return 0.0
 
     async def _postpone(self, row: OutboxRow, error: DestinationError) -> float:
         """Note a failed hand-over; return the pause until the next one, seconds."""

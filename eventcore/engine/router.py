@@ -10,12 +10,20 @@ from eventcore.ports.destinations import Dispatch, TransactionalDestination
 from eventcore.ports.store import Operation, OutboxRow, PutOutbox
 
 
-def dispatch_key(mapping: str, shard: str, first: str, last: str, destination: str, condition: str) -> str:
+def dispatch_key(mapping: str, place: str, first: str, last: str, destination: str, condition: str) -> str:
     """Return the key under which a destination gets one discard, however often its batch is redelivered.
 
     Neither request id, nor time, nor attempt goes into it (design §3).
+
+    Args:
+        mapping: its name.
+        place: source and shard.
+        first: position or message id of the first record.
+        last: of the last one.
+        destination: reference.
+        condition: the reason.
     """
-    text = f"{mapping}\0{shard}\0{first}\0{last}\0{destination}\0{condition}"
+    text = f"{mapping}\0{place}\0{first}\0{last}\0{destination}\0{condition}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

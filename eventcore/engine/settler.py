@@ -96,7 +96,7 @@ class Settler:
         await self._context.store.commit([PutNote(name=self._note_name(shard), value=b"[]")])
 
     def _note_name(self, shard: str) -> str:
-        return f"covered/{self._context.mapping}/{shard}"
+        return f"covered/{self._context.mapping}/{self._context.source}/{shard}"
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -169,9 +169,7 @@ class Settler:
         first, last = _name(part, 0), _name(part, -1)
         carries_payload = context.on_failure.kind == "kafka"
         dispatch = Dispatch(
-            key=dispatch_key(
-                context.mapping, batch.shard or context.source, str(first), str(last), self.destination, reason.value
-            ),
+            key=self._key(batch.shard, first, last, reason),
             payload=failure_record(
                 part,
                 context.shape,
@@ -198,6 +196,10 @@ class Settler:
             destination=self.destination,
         )
 
+    def _key(self, shard: str, first: int | str, last: int | str, reason: DiscardReason) -> str:
+        place = f"{self._context.source}/{shard}"
+        return dispatch_key(self._context.mapping, place, str(first), str(last), self.destination, reason.value)
+
     async def discard_lost(self, lost: LostRange) -> Discarded:
         """Write the counted discard of a range that the source dropped unread (`RecordExpired`)."""
         context = self._context
@@ -208,7 +210,7 @@ class Settler:
             lost, mapping=context.mapping, function=context.function, source=context.source, now_ms=now_ms
         )
         dispatch = Dispatch(
-            key=dispatch_key(context.mapping, lost.shard, str(first), str(last), self.destination, reason.value),
+            key=self._key(lost.shard, first, last, reason),
             payload=lost_record(lost, source=context.source, function_arn=context.function_arn, now_ms=now_ms),
             lane=self.lane(lost.shard),
             attributes={"eventcore-failure-id": failure_id},

@@ -100,6 +100,7 @@ class ShardWorker:
         """Take records that the source returned; those that are settled already are dropped. Returns how many stay."""
         if lost is not None:
             self._lost.append(lost)
+            self.buffer.interrupt()
         if records and records[0].position < self.checkpoint:
             records = [record for record in records if record.position >= self.checkpoint]
         self.buffer.put(records)
@@ -156,6 +157,8 @@ class ShardWorker:
             if self._lost:
                 self.buffer.give_back(records)
                 await self._discard_lost()
+                # What was lost may have been part of what failed: it is cut anew.
+                state = ShardState()
                 continue
             if not records:
                 continue

@@ -54,8 +54,10 @@ class Destination(Protocol):
         May be given a row again after a lost answer: it passes the row's key on (`Idempotency-Key`, a Kafka header).
 
         Raises:
-            DestinationUnavailable: some may have been taken; try all again after ``retry_after_s``.
-            DestinationRefused: the first row will never be taken as it is; it is tried again all the same, and shown.
+            DestinationUnavailable: the first ``taken_count`` rows have been taken; try the others after
+                ``retry_after_s``.
+            DestinationRefused: the row behind the first ``taken_count`` will never be taken as it is; it is tried
+                again all the same, and shown.
         """
         ...
 

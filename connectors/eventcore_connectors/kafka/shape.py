@@ -6,11 +6,11 @@ Invariant: the event is the one of a self-managed Apache Kafka mapping, key by k
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from eventcore.clock import iso_ms
 from eventcore.model import Record, TimestampKind
 
 EVENT_SOURCE = "SelfManagedKafka"
@@ -18,7 +18,6 @@ EVENT_SOURCE = "SelfManagedKafka"
 _OVERHEAD_BYTES = 220
 
 _CREATE_TIME, _LOG_APPEND_TIME = "CREATE_TIME", "LOG_APPEND_TIME"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def shard_name(topic: str, partition: int) -> str:
@@ -90,8 +89,8 @@ class KafkaShape:
                     shard: {
                         "firstRecordOffset": str(first.position),
                         "lastRecordOffset": str(last.position),
-                        "firstRecordTimestamp": _iso(first.arrived_ms),
-                        "lastRecordTimestamp": _iso(last.arrived_ms),
+                        "firstRecordTimestamp": iso_ms(first.arrived_ms),
+                        "lastRecordTimestamp": iso_ms(last.arrived_ms),
                     }
                 },
             }
@@ -100,8 +99,3 @@ class KafkaShape:
 
 def _write_headers(record: Record) -> list[dict[str, list[int]]]:
     return [{name: memoryview(value).cast("b").tolist()} for name, value in record.headers]
-
-
-def _iso(time_ms: int) -> str:
-    moment = _EPOCH + timedelta(milliseconds=time_ms)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
