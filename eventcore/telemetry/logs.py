@@ -130,9 +130,10 @@ class _LogFile:
         Raises:
             OSError: they are not, or not wholly, written.
         """
-        if self._size_bytes + len(data) > FILE_BYTES_MAX and self._size_bytes:
-            self._rotate()
         if self._descriptor < 0:
+            self._open()
+        if self._size_bytes and self._size_bytes + len(data) > FILE_BYTES_MAX:
+            self._rotate()
             self._open()
         # After a write that was cut off, the next line begins on its own.
         written = os.write(self._descriptor, b"\n" + data if self._is_torn else data)

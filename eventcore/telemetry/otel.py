@@ -41,8 +41,9 @@ from eventcore.telemetry.propagation import TraceContext, contexts_of
 from eventcore.telemetry.settings import TraceSettings
 
 #: How long closing waits for what is not yet exported, seconds. A collector that is there answers within one; one that
-#: is not must not hold up Ctrl-C.
-FLUSH_S = 5.0
+#: is not must not hold up Ctrl-C. One that takes a request and never answers holds up the process's end for as long as
+#: `OTEL_EXPORTER_OTLP_TIMEOUT` says.
+FLUSH_S = 2.0
 #: Process spans whose batch is not yet settled: more than batches can be in flight. Beyond, a settle span begins a
 #: trace of its own.
 OPEN_BATCHES_MAX = 4_096
@@ -140,7 +141,8 @@ class OtelTracing:
         if parent is not None:
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
         name = f"{operation} {destination}"
-        return _Step(self._tracer.start_span(name, context=context, kind=kind, attributes=attributes, links=links))
+        span = self._tracer.start_span(name, context=context, kind=kind, attributes=attributes, links=links)
+        return _Step(span, is_handed_on=self._has_context)
 
     def _links(self, batch: Batch) -> list[Link]:
         if not self._has_context:
@@ -151,11 +153,13 @@ class OtelTracing:
 class _Step:
     """One span, and its ``with`` block."""
 
-    def __init__(self, span: trace.Span) -> None:
+    def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
         self.span = span
         self.is_kept = True
-        context = span.get_span_context()
-        self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
+        self.traceparent = ""
+        if is_handed_on:
+            context = span.get_span_context()
+            self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
 
     def fail(self, fault: Fault) -> None:
         """Mark the step failed."""
