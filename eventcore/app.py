@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,9 @@ def load_connector(kind: str) -> Connector:
     Raises:
         ConnectorUnavailable: nothing installed provides it.
     """
+    # Imported here: it costs a command more than opening the state does.
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group="eventcore.connectors", name=kind):
         connector: Connector = entry.load()
         return connector
