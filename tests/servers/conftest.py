@@ -16,6 +16,9 @@ import pytest
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
 from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer, ServerUnavailable, running_kafka
 
+#: For one test, seconds; the first of them also starts the broker, or even downloads it.
+TEST_TIMEOUT_S = 360
+
 REQUIRE_VARIABLE = "EVENTCORE_REQUIRE_SERVERS"
 
 # aiokafka reports every try to reach a broker that a test has stopped.
@@ -26,10 +29,11 @@ _kafka = pytest.StashKey[KafkaServer | ComposedKafkaServer]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder."""
+    """Mark every test of this folder, and give it the time that servers take."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.server)
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

@@ -234,9 +234,13 @@ class ComposedKafkaServer:
         self._compose("up", "--detach", "--wait")
         anyio.run(_wait_ready, self.address)
 
+    def stop(self) -> None:
+        """Stop the container; its data stays until `remove`."""
+        self._compose("stop", "--timeout", str(STOP_TIMEOUT_S))
+
     def restart(self) -> None:
         """Stop the container and start it on the same data and port."""
-        self._compose("stop", "--timeout", str(STOP_TIMEOUT_S))
+        self.stop()
         self.start()
 
     def remove(self) -> None:

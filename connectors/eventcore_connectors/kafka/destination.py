@@ -15,6 +15,8 @@ from eventcore_connectors.kafka.shape import shard_name
 
 #: Equal for the same row of a redelivered batch: whoever reads the topic drops repeats by it.
 IDEMPOTENCY_HEADER = "eventcore-idempotency-key"
+#: Records of a person that are under way together: a fifth of a second's work, far below `SEND_TIMEOUT_S`.
+SEND_AT_ONCE = 10_000
 
 
 class KafkaDestination:
@@ -35,36 +37,29 @@ class KafkaDestination:
         await self._connected()
 
     async def deliver(self, rows: Sequence[OutboxRow]) -> None:
-        """Hand rows over; see `Destination.deliver`. Rows of a lane keep their order, key by key.
+        """Hand rows over, one after the other: none is written before the one in front of it. See `Destination`.
+
+        Rows with a record key go to that key's partition, others to one partition a lane.
 
         Raises:
-            DestinationUnavailable: some may have been written; the next try connects anew.
-            DestinationRefused: a row is larger than the broker takes.
+            DestinationUnavailable: one row may or may not have been written; the next try connects anew.
+            DestinationRefused: a row is larger than the broker takes; those behind it were not sent.
         """
-        letters = [
-            Letter(
-                value=row.payload,
-                key=row.record_key,
-                headers=(
-                    (IDEMPOTENCY_HEADER, row.key.encode()),
-                    *((name, value.encode()) for name, value in row.attributes.items()),
-                ),
-                lane=row.lane,
-            )
-            for row in rows
-        ]
         sender = await self._connected()
+        taken_count = 0
         try:
-            await sender.send(letters)
+            for row in rows:
+                await sender.send([_letter(row)])
+                taken_count += 1
         except Unreachable as error:
             await self.aclose()
-            raise DestinationUnavailable(str(error), destination=self.reference) from error
+            raise DestinationUnavailable(str(error), destination=self.reference, taken_count=taken_count) from error
         except TooLarge as error:
             await self.aclose()
-            raise DestinationRefused(str(error), destination=self.reference) from error
+            raise DestinationRefused(str(error), destination=self.reference, taken_count=taken_count) from error
 
     async def aclose(self) -> None:
-        """Flush and disconnect."""
+        """Disconnect."""
         sender, self._sender = self._sender, None
         if sender is not None:
             await sender.close()
@@ -75,13 +70,28 @@ class KafkaDestination:
         return self._sender
 
 
+def _letter(row: OutboxRow) -> Letter:
+    attributes = ((name, value.encode()) for name, value in row.attributes.items())
+    return Letter(
+        value=row.payload,
+        key=row.record_key,
+        headers=((IDEMPOTENCY_HEADER, row.key.encode()), *attributes),
+        lane=row.lane,
+    )
+
+
 async def _open(config: KafkaConfig, topic: str, reference: str) -> Sender:
     sender = Sender(config, topic)
+    is_open = False
     try:
         await sender.open()
+        is_open = True
     except Unreachable as error:
-        await sender.close()
         raise DestinationUnavailable(str(error), destination=reference) from error
+    finally:
+        # Also when it is cancelled half-way: what is connected by then is closed.
+        if not is_open:
+            await sender.close()
     return sender
 
 
@@ -89,11 +99,14 @@ async def send(
     reference: Reference, config: KafkaConfig, records: Sequence[OutgoingRecord]
 ) -> Sequence[tuple[str, int]]:
     """Send records and return where each went; see `Connector.send`."""
+    letters = [Letter(value=record.body, key=record.key, headers=record.headers) for record in records]
     sender = await _open(config, reference.part, str(reference))
     try:
-        written = await sender.send(
-            [Letter(value=record.body, key=record.key, headers=record.headers) for record in records]
-        )
+        written = [
+            place
+            for start in range(0, len(letters), SEND_AT_ONCE)
+            for place in await sender.send(letters[start : start + SEND_AT_ONCE])
+        ]
     except (Unreachable, TooLarge) as error:
         raise DestinationUnavailable(str(error), destination=str(reference)) from error
     finally:

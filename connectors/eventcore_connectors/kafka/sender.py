@@ -14,8 +14,8 @@ from eventcore.config.structs import KafkaConfig
 from eventcore_connectors.kafka import client
 from eventcore_connectors.kafka.client import Unreachable, describe
 
-#: Records are acknowledged in milliseconds; a leader that moves needs some seconds.
-SEND_TIMEOUT_S = 30.0
+#: Records are acknowledged in milliseconds; a leader that moves needs some seconds. For one call of `send`.
+SEND_TIMEOUT_S = 10.0
 #: The client's own limit of one record, bytes: above anything an outbox holds, so that the broker's limit decides.
 _RECORD_BYTES_MAX = 64 * 1024 * 1024
 
@@ -63,12 +63,13 @@ class Sender:
         await self._producer.client.add_topic(self._topic)
 
     async def send(self, letters: Sequence[Letter]) -> Sequence[tuple[int, int]]:
-        """Send records in order; return partition and offset of each once all in-sync replicas have them.
+        """Send records; return partition and offset of each once all in-sync replicas have them.
 
-        After an error the sender is not used again: what it still holds may be sent late.
+        Within a partition they keep their order, but records behind one that is refused may be written: whoever
+        needs them to wait sends one by one (0.5 ms each on loopback). After an error the sender is only closed.
 
         Raises:
-            TooLarge: the broker refuses a record for its size; those before it may have been written.
+            TooLarge: the broker refuses a record for its size; others may have been written.
             Unreachable: some may have been written.
         """
         pending: list[Any] = []
@@ -101,8 +102,14 @@ class Sender:
         return crc32(letter.lane.encode()) % self._partitions
 
     async def close(self) -> None:
-        """Flush and disconnect, in bounded time."""
-        await client.stop(self._producer.stop, self._producer.client.close)
+        """Disconnect, in bounded time. What was not acknowledged is given up: nothing is sent late."""
+        await client.stop(self._stop, self._producer.client.close)
+
+    async def _stop(self) -> None:
+        await self._producer._sender.close()  # noqa: SLF001
+        # `stop` would wait for the broker to take what is left, for as long as it is away.
+        self._producer._message_accumulator.fail_all(errors.ProducerClosed())  # noqa: SLF001
+        await self._producer.stop()
 
 
 def _forget(pending: Any) -> None:

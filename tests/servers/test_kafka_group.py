@@ -1,0 +1,233 @@
+"""Owners of shards on a real broker: rebalance, death, being thrown out, staying in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from eventcore.delivery.ordering import EMPTY, Part, ShardState
+from eventcore.errors import ShardLost
+from eventcore.ports.sources import StreamSource
+from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
+from tests.servers import kafka_victim
+from tests.servers.kafka_cluster import KafkaCluster, open_cluster
+
+ROOT = Path(__file__).parents[2]
+FAILING = ShardState(parts=(Part(last=4, attempt=3, request_id="r"),))
+PARTITIONS = 6
+#: The shortest that the configuration allows, milliseconds: tests wait for it.
+MAX_POLL_INTERVAL_MS = 1000
+#: Long enough that a member which does not count as alive is thrown out several times over, seconds.
+LONGER_THAN_POLL_INTERVAL_S = 3.0
+
+
+class Settler(Reader):
+    """Settles what it receives, one receive late, so that a rebalance always finds records in hand."""
+
+    def __init__(self, source: StreamSource, delivered: dict[str, list[tuple[int, int]]]) -> None:
+        super().__init__(source)
+        self.settles_on_revoke = True
+        self._delivered = delivered
+
+    async def receive(self, wait_s: float = 0.5) -> int:
+        before = {shard: self.positions(shard)[-1] + 1 for shard in self.taken if self.records.get(shard)}
+        for received in await self.source.receive(wait_s=wait_s):
+            epoch = self.taken[received.shard].epoch
+            self._delivered[received.shard] += [(epoch, record.position) for record in received.records]
+            self.records.setdefault(received.shard, []).extend(received.records)
+        for shard, checkpoint in before.items():
+            if shard in self.taken:
+                await self.settle(shard, checkpoint)
+        self._notify()
+        return 0
+
+
+async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None:
+    """While records are sent, three owners join and leave: nothing is lost, and each owner goes on without a gap."""
+    topic = await kafka.create_topic(partitions=PARTITIONS)
+    delivered: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    ends: dict[str, int] = {}
+
+    async def send() -> None:
+        for number in range(60):
+            for partition in range(PARTITIONS):
+                (position,) = await kafka.send(topic, [b"%d" % number], partition=partition)
+                ends[f"{topic}-{partition}"] = position + 1
+
+    async def own(reader: Settler, stop: anyio.Event) -> None:
+        await reader.source.open(reader)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reader.run)
+            await stop.wait()
+            tasks.cancel_scope.cancel()
+        await reader.source.aclose()
+
+    readers = [Settler(kafka.source(topic, "g"), delivered) for _ in range(3)]
+    stops = [anyio.Event() for _ in readers]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(own, readers[0], stops[0])
+        await readers[0].until(lambda: len(readers[0].taken) == PARTITIONS)
+        tasks.start_soon(send)
+        tasks.start_soon(own, readers[1], stops[1])
+        await readers[1].until(lambda: len(readers[1].taken) == PARTITIONS // 2)
+        tasks.start_soon(own, readers[2], stops[2])
+        await readers[2].until(lambda: len(readers[2].taken) == PARTITIONS // 3)
+        stops[0].set()
+        await readers[1].until(lambda: len(readers[1].taken) == PARTITIONS // 2)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            for partition in range(PARTITIONS):
+                while (mark := await kafka.committed("g", topic, partition=partition)) is None or mark.offset < 60:
+                    await anyio.lowlevel.checkpoint()
+        stops[1].set()
+        stops[2].set()
+    assert len(ends) == PARTITIONS
+    for shard, end in ends.items():
+        runs: dict[int, list[int]] = defaultdict(list)
+        for epoch, position in delivered[shard]:
+            runs[epoch].append(position)
+        assert {position for run in runs.values() for position in run} == set(range(end))
+        for run in runs.values():
+            assert run == list(range(run[0], run[0] + len(run))), "an owner's records have a gap or a repeat"
+        for (_, before), (_, after) in pairwise(sorted(runs.items())):
+            assert after[0] <= before[-1] + 1, "a new owner began behind what was delivered"
+
+
+async def test_a_shard_that_comes_back_keeps_its_failing_work(kafka: KafkaCluster) -> None:
+    """Whoever gets a shard in a rebalance goes on with its attempts; what was not settled comes again."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    await kafka.send(topic, [b"0", b"1", b"2", b"3", b"4"])
+    async with reading(kafka.source(topic, "g")) as first:
+        await first.until(lambda: len(first.bodies(shard)) == 5)
+        epoch = first.taken[shard].epoch
+        await first.settle(shard, 2, FAILING, is_urgent=True)
+        first.records.clear()
+        async with reading(kafka.source(topic, "g")) as second:
+            await first.until(lambda: ("revoked", shard) in first.history)
+            owners: list[Reader] = []
+            with anyio.fail_after(HAPPENS_WITHIN_S):
+                while not owners:
+                    owners = [reader for reader in (first, second) if len(reader.bodies(shard)) == 3]
+                    await anyio.lowlevel.checkpoint()
+            (owner,) = owners
+            assert owner.taken[shard].epoch > epoch
+            assert (owner.taken[shard].checkpoint, owner.taken[shard].state) == (2, FAILING)
+            assert owner.bodies(shard) == [b"2", b"3", b"4"]
+            first.records.clear()
+        await first.until(lambda: shard in first.taken and len(first.bodies(shard)) == 3)
+        assert (first.taken[shard].checkpoint, first.taken[shard].state) == (2, FAILING)
+
+
+async def test_a_killed_owner_leaves_its_shards_after_its_session(kafka: KafkaCluster) -> None:
+    """SIGKILL: others own the shards after `session_timeout_ms`, with its checkpoint and its failing work."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    await kafka.send(topic, [b"0", b"1", b"2", b"3", b"4"])
+    command = [sys.executable, "-m", kafka_victim.__name__, kafka.address, topic, "g"]
+    async with await anyio.open_process(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=None) as victim:
+        assert victim.stdout is not None
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            assert await victim.stdout.receive() == b"ready\n"
+        victim.kill()
+    async with reading(kafka.source(topic, "g")) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == 3)
+        assert reader.taken[shard].checkpoint == kafka_victim.CHECKPOINT
+        assert reader.taken[shard].state == kafka_victim.FAILING
+        assert reader.bodies(shard) == [b"2", b"3", b"4"]
+
+
+async def test_an_owner_that_was_thrown_out_writes_nothing(kafka: KafkaCluster) -> None:
+    """A process that stood still past its session is refused: its settle raises ShardLost, the newer one stands."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    await kafka.send(topic, [b"0", b"1", b"2", b"3", b"4"])
+
+    async def take_over() -> None:
+        async with open_cluster(kafka.address) as cluster, reading(cluster.source(topic, "g")) as other:
+            await other.until(lambda: len(other.bodies(shard)) == 5)
+            await other.settle(shard, 4, is_urgent=True)
+
+    async with opened(kafka.source(topic, "g", session_timeout_ms=1000)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 5)
+        done = False
+
+        def elsewhere() -> None:
+            nonlocal done
+            anyio.run(take_over)
+            done = True
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, elsewhere)
+            await anyio.wait_all_tasks_blocked()
+            give_up = time.monotonic() + HAPPENS_WITHIN_S
+            while not done and time.monotonic() < give_up:
+                # This loop stands still, as under a handler that never yields: no heartbeat is sent.
+                time.sleep(0.01)  # noqa: ASYNC251
+            with pytest.raises(ShardLost):
+                await reader.settle(shard, 2, FAILING, is_urgent=True)
+    mark = await kafka.committed("g", topic)
+    assert mark is not None
+    # Settled to 4 by the newer owner; nothing is kept of the older one.
+    assert (mark.offset, mark.metadata) == (4, "")
+
+
+async def test_a_receive_that_waits_is_life(kafka: KafkaCluster) -> None:
+    """Every shard paused for longer than `max_poll_interval_ms`, as while a batch backs off: no rebalance."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    await kafka.send(topic, [b"0"])
+    async with opened(kafka.source(topic, "g", max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
+        await reader.receive_until(lambda: shard in reader.taken)
+        reader.source.pause(shard)
+        await receive_for(reader, LONGER_THAN_POLL_INTERVAL_S)
+        reader.source.resume(shard)
+        await reader.receive_until(lambda: bool(reader.bodies(shard)))
+        await reader.settle(shard, 1, is_urgent=True)
+        assert reader.history == [("taken", shard)]
+
+
+async def receive_for(reader: Reader, duration_s: float) -> None:
+    """Keep a receive pending, cut off now and then as by an engine that has other things to do."""
+    until = anyio.current_time() + duration_s
+    while anyio.current_time() < until:
+        with anyio.move_on_after(0.3):
+            await reader.receive(wait_s=5.0)
+
+
+async def test_a_record_in_hand_is_life(kafka: KafkaCluster) -> None:
+    """A drain: nobody receives while the last batch runs for longer than `max_poll_interval_ms`; it can be settled."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    await kafka.send(topic, [b"0"])
+    async with opened(kafka.source(topic, "g", max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
+        await reader.receive_until(lambda: bool(reader.bodies(shard)))
+        await anyio.sleep(LONGER_THAN_POLL_INTERVAL_S)
+        await reader.settle(shard, 1, is_urgent=True)
+        assert reader.history == [("taken", shard)]
+
+
+async def test_an_owner_that_asks_for_nothing_is_thrown_out(kafka: KafkaCluster) -> None:
+    """No receive and nothing in hand for `max_poll_interval_ms`: the shards are for others, and come back on return."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    async with opened(kafka.source(topic, "g", max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
+        await reader.receive_until(lambda: shard in reader.taken)
+        epoch = reader.taken[shard].epoch
+        await reader.until(lambda: shard not in reader.taken)
+        assert reader.history == [("taken", shard), ("lost", shard)]
+        with pytest.raises(ShardLost):
+            await reader.source.settle(shard, epoch, 0, EMPTY, is_urgent=True)
+        await reader.receive_until(lambda: shard in reader.taken)
+        assert reader.taken[shard].epoch > epoch
+
+
+async def test_members_are_known_by_their_client_id(kafka: KafkaCluster) -> None:
+    """`client_id` is what an operator of the cluster sees."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    async with reading(kafka.source(topic, "seen", client_id="orders-engine")) as reader:
+        await reader.until(lambda: shard in reader.taken)
+        assert [client for _, client in await kafka.members("seen")] == ["orders-engine"]
+    assert await kafka.members("seen") == [], "closing leaves the group"
