@@ -158,9 +158,9 @@ def _mapping_defaults(mapping: EffectiveMapping) -> dict[str, Any]:
 
 def _origin(pipeline: EffectivePipeline, path: KeyPath) -> str:
     provenance = pipeline.loaded.provenance
-    table, setting = str(path[0]), str(path[-1])
-    if setting == "maximum_retry_attempts":
-        mapping = pipeline.loaded.config.mappings[str(path[1])]
+    table, name, setting = str(path[0]), str(path[1]), str(path[-1])
+    if path == ("mappings", name, "maximum_retry_attempts"):
+        mapping = pipeline.loaded.config.mappings[name]
         if defaults.has_default_attempts(parse_reference(mapping.source), mapping):
             return "default, as in Lambda: Kafka with on_failure and no limit"
     # A list is one row, and its variables stand at its entries.

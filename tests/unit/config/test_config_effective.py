@@ -10,7 +10,7 @@ from eventcore.delivery.retry import StreamRetry
 PIPELINE = """
     [functions.f]
     handler = "a.b"
-    environment = { A = "b" }
+    environment = { A = "b", maximum_retry_attempts = "c" }
 
     [functions.g]
     handler = "a.c"
@@ -139,6 +139,7 @@ def test_every_value_has_an_origin(rows):
     assert rows["mappings.kafka.maximum_retry_attempts"].origin.startswith("default, as in Lambda")
     assert rows["mappings.kafka-aged.maximum_retry_attempts"].origin == "default"
     assert rows["functions.f.environment.A"].origin.endswith("eventcore.toml:3")
+    assert rows["functions.f.environment.maximum_retry_attempts"].value == "c"
     assert rows["queues.q.redrive_policy.max_receive_count"].value == 3
     assert rows["settings.region"].origin == "default"
 

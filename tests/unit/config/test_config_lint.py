@@ -182,6 +182,7 @@ CASES = [
     ({"mappings__k": KAFKA + 'maximum_retry_attempts = -1\non_failure = "kafka:k/failed"'}, "EC153", "mappings.k.maximum_retry_attempts", "10 times", "= 10"),
     ({"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "queue:dead"'}, "EC154", "mappings.k.on_failure", "`queue:dead` lies in this state folder", "kafka:k/failed"),
     ({"mappings__k": KAFKA + "maximum_retry_attempts = 1"}, "EC154", "mappings.k.on_failure", "`queue:discards` lies", "kafka:k/failed"),
+    ({"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "stream:s"'}, "EC154", "mappings.k.on_failure", "`stream:s` lies", "kafka:k/failed"),
     ({"functions__h": 'handler = "a.d"'}, "EC155", "functions.h", "nothing in this pipeline uses `h`", "take it out"),
     ({"queues__x": ""}, "EC156", "queues.x", "nothing in this pipeline uses `x`", "take it out"),
     ({"streams__x": ""}, "EC156", "streams.x", "uses `x`", "take it out"),

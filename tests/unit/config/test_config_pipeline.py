@@ -14,6 +14,7 @@ import pytest
 import eventcore
 import eventcore.cli
 import eventcore.config
+from eventcore.config.effective import explain, resolve
 from eventcore.config.keywords import (
     FunctionKeywords,
     HttpKeywords,
@@ -336,6 +337,49 @@ def test_a_script_is_imported_by_its_files_name(tmp_path):
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, env=environ)
     assert done.stdout.split() == ["orders.f", "."]
+
+
+def test_a_module_that_is_run_is_imported_by_its_name(tmp_path):
+    """Run as `python -m shop.orders` the module is called `__main__` too, and is not `orders` but `shop.orders`."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "orders.py").write_text(
+        "import eventcore\napp = eventcore.App()\n@app.function\ndef f(event): ...\n"
+        "function = app.loaded().config.functions['f']\nprint(function.handler, function.code)\n"
+    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "shop.orders"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
+    assert done.stdout.split() == ["shop.orders.f", "."]
+
+
+def test_a_mapping_of_a_callable_means_the_name_it_was_declared_under_last():
+    def handle(event): ...
+
+    app = Pipeline()
+    app.queue("q")
+    for name in ("first", "second"):
+        app.function(name, runtime="inline")(handle)
+        app.mapping(name, source="queue:q", function=handle)
+    mappings = app.loaded(environ={}).config.mappings
+    assert {name: mapping.function for name, mapping in mappings.items()} == {"first": "first", "second": "second"}
+
+
+def test_each_value_comes_from_the_line_of_its_call(write):
+    load_module = write(
+        orders="""
+        import eventcore
+
+        app = eventcore.App()
+        app.function("f", handler="a.b",
+                     environment={"A": "b"})
+        app.settings(region="eu-west-1")
+        """
+    )
+    rows = {row.path: row.origin for row in explain(resolve(load_module("orders").app.loaded(environ={})))}
+    assert rows["functions.f.environment.A"] == "orders.py:4"
+    assert rows["functions.f.handler"] == "orders.py:4"
+    assert rows["functions.f.timeout"] == "default"
+    assert rows["settings.region"] == "orders.py:6"
 
 
 def test_what_no_process_can_import_is_a_mistake_that_names_the_line(write):

@@ -11,6 +11,9 @@ from eventcore.errors import ConfigError
 SECRET = "hunter2-hunter2"
 
 PIPELINE = """
+    [settings]
+    region = "${env:TOKEN}"
+
     [functions.f]
     handler = "a.b"
     environment = { TOKEN = "Bearer ${env:TOKEN}", PLAIN = "x" }
@@ -57,7 +60,7 @@ def rich_text(value):
 def test_no_representation_shows_a_value(load, show):
     loaded = load(PIPELINE, **ENVIRON)
     config = loaded.config
-    sections = [config.functions, config.mappings, config.http, config.kafka, config.queues["q"]]
+    sections = [config.settings, config.functions, config.mappings, config.http, config.kafka, config.queues["q"]]
     for thing in [loaded, config, loaded.masked(), *sections]:
         assert SECRET not in show(thing)
         assert "***" in show(thing)
@@ -117,6 +120,14 @@ WRONG = """
     function = "f"
     starting_position = "LATEST"
 
+    [mappings.r]
+    source = "${env:ARN}"
+    function = "f"
+
+    [mappings.s]
+    source = "${env:PART}"
+    function = "f"
+
     [kafka.k]
     bootstrap_servers = "${env:TOKEN}"
 
@@ -131,8 +142,8 @@ WRONG = """
 def test_no_mistake_shows_a_value(load):
     """Every check that quotes what it refuses has been handed a secret here."""
     with pytest.raises(ConfigError) as caught:
-        load(WRONG, TOKEN=SECRET)
-    assert len(caught.value.mistakes) >= 14
+        load(WRONG, TOKEN=SECRET, ARN=f"arn:aws:{SECRET}", PART=f"queue:{SECRET}/x")
+    assert len(caught.value.mistakes) >= 16
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value.mistakes)
 
