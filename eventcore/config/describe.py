@@ -71,8 +71,22 @@ def explain_wrong(expected: Description, value: Any, name: str, *, masked: str |
 
 
 def write_example(name: str, expected: Description) -> str:
-    """Return a line that would be right; empty where no example is known."""
-    return f"write {name} = {_show(expected.examples[0])}" if expected.examples else ""
+    """Return a line that would be right."""
+    if expected.examples:
+        return f"write {name} = {_show(expected.examples[0])}"
+    match expected.type:
+        case inspect.BoolType():
+            return f"write {name} = true, or false"
+        case inspect.IntType(ge=lowest) | inspect.FloatType(ge=lowest):
+            return f"write {name} = {1 if lowest is None else max(lowest, 0)}, or more"
+        case inspect.LiteralType(values=values):
+            return f'write {name} = "{values[0]}"'
+        case inspect.StrType():
+            return f'write {name} = "..."'
+        case inspect.VarTupleType():
+            return f'write {name} = ["..."]'
+        case _:
+            return f"write {name} = {{ ... }}"
 
 
 def _expected(kind: inspect.Type) -> str:
@@ -124,22 +138,35 @@ def _show(value: Any) -> str:
 
 def _hint(expected: Description, value: Any, name: str) -> str:
     kind = expected.type
-    if isinstance(value, str) and isinstance(kind, inspect.LiteralType):
-        choices = {str(choice).lower(): str(choice) for choice in kind.values}
-        close = difflib.get_close_matches(value.lower().replace("-", "_"), choices, n=1)
-        return f"did you mean `{choices[close[0]]}`?" if close else ""
-    if isinstance(value, str) and isinstance(kind, inspect.VarTupleType):
-        return f"write {name} = [{_show(value)}]"
-    if isinstance(value, str) and isinstance(kind, inspect.IntType | inspect.FloatType | inspect.BoolType):
-        # What would be right without its quotes: "10", "true".
-        return f"write {name} = {value.lower()}, without quotes" if _would_fit(value, kind) else ""
-    if isinstance(value, bool | int | float) and isinstance(kind, inspect.StrType):
+    if isinstance(value, str):
+        return _hint_for_text(expected, value, name) or write_example(name, expected)
+    if isinstance(value, int | float) and isinstance(kind, inspect.StrType):
         return f'write {name} = "{_show(value)}"'
+    if isinstance(value, int | float) and isinstance(kind, inspect.IntType | inspect.FloatType):
+        if kind.le is not None and value > kind.le:
+            return f"write {name} = {kind.le}, or less"
+        if isinstance(value, float) and value.is_integer():
+            return f"write {name} = {value:.0f}"
     return write_example(name, expected)
 
 
-def _would_fit(text: str, kind: inspect.IntType | inspect.FloatType | inspect.BoolType) -> bool:
-    plain: Any = bool if isinstance(kind, inspect.BoolType) else float
+def _hint_for_text(expected: Description, value: str, name: str) -> str:
+    """Return what a text in the wrong place was probably meant to be; empty where that is unknown."""
+    kind = expected.type
+    if isinstance(kind, inspect.LiteralType):
+        choices = {str(choice).lower(): str(choice) for choice in kind.values}
+        close = difflib.get_close_matches(value.lower().replace("-", "_"), choices, n=1)
+        return f"did you mean `{choices[close[0]]}`?" if close else ""
+    if isinstance(kind, inspect.VarTupleType):
+        return f"write {name} = [{_show(value)}]"
+    # What would be right without its quotes: "10", "true".
+    return f"write {name} = {value.lower()}, without quotes" if _would_fit(value, kind) else ""
+
+
+def _would_fit(text: str, kind: inspect.Type) -> bool:
+    plain: Any = {inspect.BoolType: bool, inspect.IntType: int, inspect.FloatType: float}.get(type(kind))
+    if plain is None:
+        return False
     try:
         msgspec.convert(text, plain, strict=False)
     except msgspec.ValidationError:

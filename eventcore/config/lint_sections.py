@@ -83,7 +83,9 @@ def _suggest_handler(handler: str) -> str:
     guess = handler.removesuffix(".py").replace("/", ".").replace(":", ".").strip(".")
     if _HANDLER.fullmatch(guess):
         return f"did you mean `{guess}`?"
-    return f"write `{guess}.NAME`, the function's name in the module" if _MODULE.fullmatch(guess) else ""
+    if _MODULE.fullmatch(guess):
+        return f"write `{guess}.NAME`, the function's name in the module"
+    return 'write it as "orders.enrich"'
 
 
 def _lint_inert(path: KeyPath, function: FunctionConfig, findings: Findings) -> None:

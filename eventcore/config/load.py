@@ -139,9 +139,9 @@ def _read(path: Path, file: str) -> str:
     except FileNotFoundError as error:
         raise _refuse(file, "there is no such file", "`eventcore init` writes one to begin with") from error
     except OSError as error:
-        raise _refuse(file, f"can't be read: {error.strerror}") from error
+        raise _refuse(file, f"can't be read: {error.strerror}", "name a file that can be read") from error
     if len(data) > FILE_BYTES_MAX:
-        raise _refuse(file, f"is larger than {FILE_BYTES_MAX:,} bytes: this is no pipeline file")
+        raise _refuse(file, f"is larger than {FILE_BYTES_MAX:,} bytes: this is no pipeline file", "name another file")
     try:
         # The mark that some editors put before UTF-8 is no part of the document.
         return data.decode("utf-8-sig")
@@ -154,7 +154,7 @@ def _parse(text: str, file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise _refuse(file, "is nested too deeply") from error
+        raise _refuse(file, "is nested too deeply", "a pipeline file has tables in tables, and no more") from error
     except ValueError as error:
         # Not only TOMLDecodeError: a number of thousands of digits is a plain ValueError.
         stopped = _STOPPED_AT.search(str(error))
@@ -163,5 +163,5 @@ def _parse(text: str, file: str) -> dict[str, Any]:
         raise _refuse(file, message, "what stands behind this line was not looked at", line=line) from error
 
 
-def _refuse(file: str, message: str, hint: str = "", *, line: int | None = None) -> ConfigError:
+def _refuse(file: str, message: str, hint: str, *, line: int | None = None) -> ConfigError:
     return ConfigError([Mistake(path="the file", message=message, hint=hint, file=file, line=line)])

@@ -164,7 +164,7 @@ CASES = [
     ({"kafka__k": SERVERS + "fetch_max_bytes = 4096"}, "EC119", "kafka.k.max_partition_fetch_bytes", "4096", "no larger"),
     ({"functions__f": 'handler = "orders"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.NAME`"),
     ({"functions__f": 'handler = "orders:price"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.price`?"),
-    ({"functions__f": 'handler = "1.2"'}, "EC120", "functions.f.handler", "not module.attribute", ""),
+    ({"functions__f": 'handler = "1.2"'}, "EC120", "functions.f.handler", "not module.attribute", "orders.enrich"),
     ({"functions__f": 'handler = "a.b"\npreload = ["json", "a b"]'}, "EC120", "functions.f.preload[1]", "module's name", "numpy"),
     ({"kafka__k": 'bootstrap_servers = "h"'}, "EC121", "kafka.k.bootstrap_servers", "`h` is not host:port", "127.0.0.1:9092"),
     ({"kafka__k": 'bootstrap_servers = "h:1, i:70000"'}, "EC121", "kafka.k.bootstrap_servers", "is not host:port", "127.0.0.1:9092"),
@@ -305,3 +305,4 @@ def test_whatever_is_written_is_either_accepted_or_explained(tmp_path_factory, t
         assert mistake.path == "mappings" or 1 <= mistake.line <= text.count("\n") + 1
         assert mistake.message
         assert mistake.path
+        assert mistake.hint

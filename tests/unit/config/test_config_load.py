@@ -148,32 +148,87 @@ def test_the_text_of_an_error_has_every_mistake_on_a_line_of_its_own(load):
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "line", "message"),
+    ("text", "path", "line", "message", "hint"),
     [
-        ("[functions.f]\ntimeout = 1\n", "functions.f.handler", 1, "is missing"),
-        ('[mappings.m]\nfunction = "f"\n', "mappings.m.source", 1, "is missing"),
-        ("[functions]\nf = 3\n", "functions.f", 2, "is not a table"),
-        ("functions = 3\n", "functions", 1, "is not a table"),
-        ("settings = []\n", "settings", 1, "is not a table"),
-        ('[queues."a b"]\n', 'queues."a b"', 1, "is not a name"),
-        ("[queues.a]\nredrive_policy = {}\n", "queues.a.redrive_policy.dead_letter_queue", 2, "is missing"),
-        ('[queues.a]\nredrive_policy = "b"\n', "queues.a.redrive_policy", 2, "is not a table"),
-        ("[queues.a]\ndelay = true\n", "queues.a.delay", 2, "true is not a whole number"),
-        ("[queues.a]\ndelay = 1.5\n", "queues.a.delay", 2, "1.5 is not a whole number"),
-        ("[queues.a]\ndelay = 1979-05-27\n", "queues.a.delay", 2, "1979-05-27 is not a whole number"),
-        ("[queues.a]\ndelay = [1]\n", "queues.a.delay", 2, "a list is not a whole number"),
-        ("[queues.a]\ndelay = 99999999999999999999\n", "queues.a.delay", 2, "from 0 to 900"),
-        ("[settings]\ndrain_timeout = nan\n", "settings.drain_timeout", 2, "nan is not a number"),
-        ("[settings]\ndrain_timeout = inf\n", "settings.drain_timeout", 2, "inf is not a number"),
-        ('[settings]\naccount_id = "12"\n', "settings.account_id", 2, '"12" is not text that matches'),
-        ('[http.h]\nurl = "ftp://x"\n', "http.h.url", 2, '"ftp://x" is not text'),
-        ('[http.h]\nurl = "http://x"\ntimeout = 0\n', "http.h.timeout", 3, "above 0, up to 900"),
+        ("[functions.f]\ntimeout = 1\n", "functions.f.handler", 1, "is missing", 'write handler = "orders.enrich"'),
+        ('[mappings.m]\nfunction = "f"\n', "mappings.m.source", 1, "is missing", 'write source = "stream:orders"'),
+        ("[functions]\nf = 3\n", "functions.f", 2, "is not a table", "[functions.NAME]"),
+        ("functions = 3\n", "functions", 1, "is not a table", "write [functions.NAME]"),
+        ("settings = []\n", "settings", 1, "is not a table", "[settings]"),
+        ('[queues."a b"]\n', 'queues."a b"', 1, "is not a name", "other signs"),
+        (
+            "[queues.a]\nredrive_policy = {}\n",
+            "queues.a.redrive_policy.dead_letter_queue",
+            2,
+            "is missing",
+            'write dead_letter_queue = "failed-orders"',
+        ),
+        (
+            '[queues.a]\nredrive_policy = "b"\n',
+            "queues.a.redrive_policy",
+            2,
+            "is not a table",
+            "write redrive_policy = { ... }",
+        ),
+        ("[queues.a]\ndelay = true\n", "queues.a.delay", 2, "true is not a whole number", "write delay = 0, or more"),
+        ("[queues.a]\ndelay = 1.5\n", "queues.a.delay", 2, "1.5 is not a whole number", "write delay = 0, or more"),
+        (
+            "[queues.a]\ndelay = 1979-05-27\n",
+            "queues.a.delay",
+            2,
+            "1979-05-27 is not a whole number",
+            "write delay = 0, or more",
+        ),
+        ("[queues.a]\ndelay = [1]\n", "queues.a.delay", 2, "a list is not a whole number", "write delay = 0, or more"),
+        (
+            "[queues.a]\ndelay = 99999999999999999999\n",
+            "queues.a.delay",
+            2,
+            "from 0 to 900",
+            "write delay = 900, or less",
+        ),
+        (
+            "[settings]\ndrain_timeout = nan\n",
+            "settings.drain_timeout",
+            2,
+            "nan is not a number",
+            "write drain_timeout = 0, or more",
+        ),
+        (
+            "[settings]\ndrain_timeout = inf\n",
+            "settings.drain_timeout",
+            2,
+            "inf is not a number",
+            "write drain_timeout = 900, or less",
+        ),
+        (
+            '[settings]\naccount_id = "12"\n',
+            "settings.account_id",
+            2,
+            '"12" is not text that matches',
+            'write account_id = "123456789012"',
+        ),
+        (
+            '[http.h]\nurl = "ftp://x"\n',
+            "http.h.url",
+            2,
+            '"ftp://x" is not text',
+            'write url = "https://example.org/failed-orders"',
+        ),
+        (
+            '[http.h]\nurl = "http://x"\ntimeout = 0\n',
+            "http.h.timeout",
+            3,
+            "above 0, up to 900",
+            "write timeout = 1, or more",
+        ),
     ],
-)  # fmt: skip
-def test_what_can_be_wrong_with_one_setting(mistakes, text, path, line, message):
+)
+def test_what_can_be_wrong_with_one_setting(mistakes, text, path, line, message, hint):
     found = of(mistakes(text), path)
     assert found.line == line
     assert message in found.message
+    assert hint in found.hint
 
 
 def test_a_setting_that_could_not_be_read_is_not_judged_again(mistakes):
