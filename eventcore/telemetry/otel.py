@@ -10,6 +10,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +31,6 @@ from opentelemetry.sdk.trace.export import (
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-from eventcore import __version__
 from eventcore.config.reference import parse_reference
 from eventcore.delivery.decide import Decision
 from eventcore.errors import ConnectorUnavailable
@@ -76,7 +76,7 @@ class OtelTracing:
             self._exporters = tuple(_exporter(name, settings) for name in settings.exporters)
             for own in self._exporters:
                 self._provider.add_span_processor(BatchSpanProcessor(own))
-        self._tracer = self._provider.get_tracer("eventcore", __version__)
+        self._tracer = self._provider.get_tracer("eventcore", version("eventcore-engine"))
         self._processed: OrderedDict[str, SpanContext] = OrderedDict()
 
     def receive(self, mapping: str, source: str) -> _Step:

@@ -73,10 +73,10 @@ def read_trace_settings(environ: Mapping[str, str]) -> TraceSettings | None:
 
 
 def _endpoint(environ: Mapping[str, str]) -> str:
-    """Return the URL for spans: given as it is, or the common one with its path."""
-    own = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
-    common = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-    return own or (common.rstrip("/") + _OTLP_PATH if common else "")
+    """Return the URL for spans: given as it is, or that of all signals with their path."""
+    of_spans = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
+    of_all = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
+    return of_spans or (of_all.rstrip("/") + _OTLP_PATH if of_all else "")
 
 
 class _Reader:

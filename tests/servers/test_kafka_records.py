@@ -35,14 +35,14 @@ async def test_an_event_carries_what_was_sent(kafka: KafkaCluster) -> None:
         await kafka.send(topic, [b"two"], timestamp_ms=1_700_000_000_003)
         await reader.until(lambda: len(reader.records.get(shard, ())) == 3)
     event = source.shape.event(reader.records[shard], shard)
-    common = {"topic": topic, "partition": 0, "timestampType": "CREATE_TIME"}
+    place = {"topic": topic, "partition": 0, "timestampType": "CREATE_TIME"}
     assert event == {
         "eventSource": "SelfManagedKafka",
         "bootstrapServers": kafka.address,
         "records": {
             shard: [
                 {
-                    **common,
+                    **place,
                     "offset": 0,
                     "timestamp": 1_700_000_000_001,
                     "key": "aw==",
@@ -50,14 +50,14 @@ async def test_an_event_carries_what_was_sent(kafka: KafkaCluster) -> None:
                     "headers": [{"h": [-61, -85]}],
                 },
                 {
-                    **common,
+                    **place,
                     "offset": 1,
                     "timestamp": 1_700_000_000_002,
                     "key": "Z29uZQ==",
                     "value": None,
                     "headers": [],
                 },
-                {**common, "offset": 2, "timestamp": 1_700_000_000_003, "key": None, "value": "dHdv", "headers": []},
+                {**place, "offset": 2, "timestamp": 1_700_000_000_003, "key": None, "value": "dHdv", "headers": []},
             ]
         },
     }

@@ -80,8 +80,8 @@ def test_a_batch_has_three_spans() -> None:
         "settle": SpanKind.CLIENT,
     }
     assert {span.name for span in spans.values()} == {"receive orders", "process orders", "settle orders"}
-    common = {"messaging.system": "kafka", "messaging.destination.name": "orders", "eventcore.mapping": "orders"}
-    of_batch = common | {
+    of_all = {"messaging.system": "kafka", "messaging.destination.name": "orders", "eventcore.mapping": "orders"}
+    of_batch = of_all | {
         "messaging.destination.partition.id": "orders-3",
         "messaging.batch.message_count": 3,
         "faas.invocation_id": "r-1",
@@ -93,7 +93,7 @@ def test_a_batch_has_three_spans() -> None:
     def operation(name: str) -> dict[str, str]:
         return {"messaging.operation.name": name, "messaging.operation.type": name}
 
-    assert spans["receive"].attributes == common | operation("receive") | {"messaging.batch.message_count": 3}
+    assert spans["receive"].attributes == of_all | operation("receive") | {"messaging.batch.message_count": 3}
     assert spans["process"].attributes == of_batch | operation("process") | {
         "faas.invoked_name": "enrich",
         "faas.trigger": "pubsub",
