@@ -163,9 +163,9 @@ class Admission:
     def _save(self, operation: port.SaveCheckpoint) -> None:
         mapping, shard = operation.mapping, operation.shard
         epoch, position = self._checkpoint(mapping, shard)
-        if operation.epoch != epoch:
+        if operation.epoch != epoch or (epoch, position) == NEVER_TAKEN:
             raise FencedOut(
-                f"shard {shard} of {mapping} has a newer owner: epoch {epoch}, not {operation.epoch}", epoch=epoch
+                f"shard {shard} of {mapping} has another owner: epoch {epoch}, not {operation.epoch}", epoch=epoch
             )
         if operation.position < position:
             raise FencedOut(
