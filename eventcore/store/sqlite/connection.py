@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import aiosqlite
 import anyio
+import anyio.to_thread
 
-from eventcore.errors import StoreUnavailable
+from eventcore.errors import SchemaMismatch, StoreCorrupt, StoreUnavailable
 from eventcore.store.sqlite.faults import translated
 
 Result = TypeVar("Result")
@@ -89,6 +90,12 @@ async def open_connection(
             await thread
     except TimeoutError as error:
         raise StoreUnavailable(f"the state file {path} does not open within {OPEN_GRACE_S:.0f} s") from error
+    except (StoreUnavailable, StoreCorrupt, SchemaMismatch):
+        # aiosqlite has told its thread to end, and does not wait for it: a loop that is closed before the thread has
+        # answered makes it print a traceback.
+        with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
+            await anyio.to_thread.run_sync(thread._thread.join)  # noqa: SLF001
+        raise
     try:
         yield Connection(thread, native[0], path)
     finally:
