@@ -14,7 +14,7 @@ from eventcore.errors import FencedOut, ProgrammingError
 from eventcore.ports import store as port
 from eventcore.ports.store import Operation
 from eventcore.store.admission import Admission
-from eventcore.store.sqlite import checkpoints, failures, outbox, queues, streams
+from eventcore.store.sqlite import checkpoints, failures, leases, outbox, queues, receive, streams
 from eventcore.store.sqlite.faults import store_error
 from eventcore.store.sqlite.ledger import Ledger
 from eventcore.store.sqlite.transaction import Buffers, Handler, Transaction
@@ -25,9 +25,9 @@ Outcome = list[Any] | Exception
 HANDLERS: Mapping[type[Operation], Handler] = {
     port.DefineQueue: queues.define,
     port.SendMessages: queues.send,
-    port.ReceiveMessages: queues.receive,
-    port.DeleteMessages: queues.delete,
-    port.ChangeVisibility: queues.change_visibility,
+    port.ReceiveMessages: receive.receive,
+    port.DeleteMessages: leases.delete,
+    port.ChangeVisibility: leases.change_visibility,
     port.PurgeQueue: queues.purge,
     port.MoveMessages: queues.move,
     port.DropMessages: queues.drop,

@@ -26,7 +26,7 @@ from eventcore.ports.store import (
     StreamSettings,
     Watch,
 )
-from eventcore.store.sqlite import checkpoints, failures, outbox, queues, streams
+from eventcore.store.sqlite import checkpoints, failures, outbox, queue_reads, streams
 from eventcore.store.sqlite.apply import Applier, Outcome
 from eventcore.store.sqlite.connection import Connection, open_connection
 from eventcore.store.sqlite.migrate import load_migrations, migrate
@@ -86,14 +86,14 @@ class SqliteStore:
 
     async def queue_depths(self) -> Sequence[QueueDepth]:
         """Return all queues by name."""
-        return await self._read(queues.depths)
+        return await self._read(queue_reads.depths)
 
     async def peek(
         self, queue: str, *, count_max: int, after_number: int = 0, now_ms: int = 0
     ) -> Sequence[StoredMessage]:
         """Return messages in the order they were sent, without receiving them."""
         return await self._read(
-            lambda connection: queues.peek(
+            lambda connection: queue_reads.peek(
                 connection, queue, count_max=count_max, after_number=after_number, now_ms=now_ms
             )
         )

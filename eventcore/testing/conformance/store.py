@@ -8,24 +8,17 @@ the wall time to the store itself; nothing here depends on how fast anything is.
 from __future__ import annotations
 
 import anyio
-import msgspec
 import pytest
 
 from eventcore.errors import FencedOut, ProgrammingError
 from eventcore.ports.store import (
     OPERATIONS_MAX,
     AppendRecords,
-    ChangeVisibility,
     DefineQueue,
     DefineStream,
-    DeleteMessages,
-    KeepFailure,
-    MoveMessages,
     NewRecord,
     Operation,
-    PurgeQueue,
     PutNote,
-    PutOutbox,
     QueueSettings,
     ReceiveMessages,
     SaveCheckpoint,
@@ -33,86 +26,41 @@ from eventcore.ports.store import (
     Store,
     StoreCapabilities,
     StreamSettings,
-    TakeShard,
-    TrimFailures,
 )
 from eventcore.testing.conformance.store_kit import (
     HAPPENS_WITHIN_S,
     NOW_MS,
     append,
-    at,
-    commit_one,
-    counts,
     define_queue,
     define_stream,
     ids,
     new_messages,
     read,
-    receipts,
-    receive,
     received_ids,
     send,
-    watched,
 )
-from eventcore.testing.conformance.store_outbox import (
-    FailurePromises,
-    OutboxPromises,
-    failure,
-    keep,
-    mark,
-    postpone,
-    put,
-    row,
-)
+from eventcore.testing.conformance.store_outbox import FailurePromises, OutboxPromises
+from eventcore.testing.conformance.store_queue_care import QueueCarePromises
 from eventcore.testing.conformance.store_queues import QueuePromises
-from eventcore.testing.conformance.store_streams import FAILING, CheckpointPromises, StreamPromises
+from eventcore.testing.conformance.store_restarts import RestartPromises
+from eventcore.testing.conformance.store_streams import CheckpointPromises, StreamPromises
+from eventcore.testing.conformance.store_watches import WatchPromises
+from eventcore.testing.conformance.store_writes import WRITES, look, prepare
 
 #: What this kit has tests for; a store that claims more can't be said to conform.
 CAPABILITIES_TESTED = frozenset({"is_durable"})
-#: An operation of every kind that writes, on what `_prepare` has made.
-WRITES: tuple[Operation, ...] = (
-    DefineQueue(queue="new", settings=QueueSettings()),
-    SendMessages(queue="orders", messages=new_messages(["x", "y"], idempotency_token="t"), now_ms=NOW_MS),
-    SendMessages(queue="orders", messages=new_messages(["z"], delay_s=5), now_ms=NOW_MS),
-    ReceiveMessages(queue="orders", count_max=1, now_ms=NOW_MS),
-    MoveMessages(source="orders", target="other", count_max=1, now_ms=NOW_MS),
-    PurgeQueue(queue="orders"),
-    DefineStream(stream="new", settings=StreamSettings()),
-    AppendRecords(stream="clicks", records=(NewRecord(shard=0, body=b"x", idempotency_token="t"),), now_ms=NOW_MS),
-    TakeShard(mapping="new", shard="s"),
-    SaveCheckpoint(mapping="m", shard="s", epoch=1, position=9, state=FAILING),
-    PutOutbox(row=row("new")),
-    KeepFailure(failure=failure("new")),
-    PutNote(name="new", value=b"x"),
-)
 
 
-async def _prepare(store: Store) -> None:
-    await define_queue(store)
-    await define_queue(store, "other")
-    await define_stream(store, shards=1)
-    await send(store, "a", "b", "c")
-    await store.commit([TakeShard(mapping="m", shard="s")])
-
-
-async def _look(store: Store) -> list[object]:
-    """Return everything that can be read."""
-    return [
-        await store.queue_depths(),
-        await store.peek("orders", count_max=100),
-        await store.peek("other", count_max=100),
-        await store.streams(),
-        await store.extents("clicks"),
-        await read(store),
-        await store.checkpoints(),
-        await store.outbox_depths(),
-        await store.due_outbox("kafka:local/failed", now_ms=at(10**6), count_max=100),
-        await store.failures(),
-        await store.note("new"),
-    ]
-
-
-class StoreConformance(QueuePromises, StreamPromises, CheckpointPromises, OutboxPromises, FailurePromises):
+class StoreConformance(
+    QueuePromises,
+    QueueCarePromises,
+    StreamPromises,
+    CheckpointPromises,
+    OutboxPromises,
+    FailurePromises,
+    WatchPromises,
+    RestartPromises,
+):
     """What every store keeps."""
 
     def test_no_capability_is_claimed_without_a_test(self) -> None:
@@ -139,15 +87,15 @@ class StoreConformance(QueuePromises, StreamPromises, CheckpointPromises, Outbox
         """Whatever stood before it in the list, and whatever stands behind it."""
 
         async def scenario(store: Store) -> None:
-            await _prepare(store)
-            before = await _look(store)
+            await prepare(store)
+            before = await look(store)
             for operation in WRITES:
                 with pytest.raises(error):
                     await store.commit([operation, refused, operation])
-                assert await _look(store) == before
+                assert await look(store) == before
             with pytest.raises(error):
                 await store.commit([*WRITES, refused])
-            assert await _look(store) == before
+            assert await look(store) == before
             # No token was taken either, and nothing is half locked: the same list is taken without the refused one.
             results = await store.commit(WRITES)
             assert results[1] == ["x"]
@@ -304,207 +252,3 @@ class StoreConformance(QueuePromises, StreamPromises, CheckpointPromises, Outbox
                 assert await store.note("n") == value
 
         self.check(scenario)
-
-    # -- watches -------------------------------------------------------------------------------------------------------
-
-    def test_what_fills_a_queue_wakes_it(self) -> None:
-        """Sends, delayed ones too; releases and shortened leases; moves; the dead-letter queue at a redrive."""
-
-        async def scenario(store: Store) -> None:
-            await define_queue(store, "dead")
-            await define_queue(store, dead_letter_queue="dead", max_receive_count=1)
-            async with watched(store, "queue:orders") as orders, watched(store, "queue:dead") as dead:
-                await send(store, "a")
-                assert (await orders.settle(), dead.count) == (1, 0)
-                await send(store, "b", delay_s=50)
-                assert await orders.settle() == 2
-                (receipt,) = receipts(await receive(store, timeout_s=60))
-                seen = await orders.settle()
-                shorter = ChangeVisibility(queue="orders", receipts=(receipt,), timeout_s=10, now_ms=NOW_MS)
-                (receipt,) = (await commit_one(store, shorter)).values()
-                assert await orders.settle() == seen + 1
-                release = ChangeVisibility(queue="orders", receipts=(receipt,), timeout_s=0, now_ms=NOW_MS)
-                await store.commit([release])
-                assert await orders.settle() == seen + 2
-                assert await dead.settle() == 0
-                assert len((await receive(store)).moved) == 1
-                assert await dead.settle() == 1
-                seen = await orders.settle()
-                await store.commit([MoveMessages(source="dead", target="orders", count_max=1, now_ms=NOW_MS)])
-                assert await orders.settle() == seen + 1
-
-        self.check(scenario)
-
-    def test_a_lease_that_ends_before_all_others_wakes(self) -> None:
-        """Who waits for the next message to show must wait less."""
-
-        async def scenario(store: Store) -> None:
-            await define_queue(store)
-            await send(store, "a", "b", "c")
-            async with watched(store, "queue:orders") as orders:
-                await receive(store, count_max=1, timeout_s=60)
-                assert await orders.settle() == 1
-                await receive(store, count_max=1, timeout_s=90)
-                assert await orders.settle() == 1
-                await receive(store, count_max=1, timeout_s=30)
-                assert await orders.settle() == 2
-
-        self.check(scenario)
-
-    def test_appends_wake_a_stream_and_rows_wake_the_outbox(self) -> None:
-        """New rows, and rows whose time was changed."""
-
-        async def scenario(store: Store) -> None:
-            await define_stream(store, shards=1)
-            async with watched(store, "stream:clicks") as clicks, watched(store, "outbox") as outbox:
-                await append(store, b"a")
-                assert (await clicks.settle(), await outbox.settle()) == (1, 0)
-                await put(store, row("a"))
-                assert (await clicks.settle(), await outbox.settle()) == (1, 1)
-                await put(store, row("a"))
-                assert await outbox.settle() == 1
-                await postpone(store, "a", due_s=-1)
-                assert await outbox.settle() == 2
-
-        self.check(scenario)
-
-    def test_a_refused_list_wakes_nobody(self) -> None:
-        """Nor do operations on other topics, or those that leave nothing to do."""
-
-        async def scenario(store: Store) -> None:
-            await define_queue(store)
-            await define_queue(store, "other")
-            await send(store, "a")
-            async with watched(store, "queue:orders") as orders:
-                with pytest.raises(KeyError):
-                    await store.commit(
-                        [
-                            SendMessages(queue="orders", messages=new_messages(["b"]), now_ms=NOW_MS),
-                            PurgeQueue(queue="nowhere"),
-                        ]
-                    )
-                await send(store, "c", queue="other")
-                await define_queue(store)
-                await store.commit([DeleteMessages(queue="orders", receipts=("no receipt",))])
-                assert await orders.settle() == 0
-
-        self.check(scenario)
-
-    def test_wake_ups_coalesce_and_none_is_lost(self) -> None:
-        """Commits while nobody waits make one wait return at once; those before the watch was opened do not count."""
-
-        async def scenario(store: Store) -> None:
-            await define_queue(store)
-            await send(store, "before")
-            async with store.watch("queue:orders") as watch:
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await watch.wait()
-                assert scope.cancelled_caught
-                await send(store, "a")
-                await send(store, "b")
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await watch.wait()
-                with anyio.fail_after(HAPPENS_WITHIN_S):
-                    await watch.wait()
-            async with watched(store, "queue:orders") as orders:
-                assert await orders.settle() == 0
-
-        self.check(scenario)
-
-    def test_all_watches_of_a_topic_are_woken(self) -> None:
-        """Each on its own."""
-
-        async def scenario(store: Store) -> None:
-            await define_queue(store)
-            async with watched(store, "queue:orders") as first:
-                async with watched(store, "queue:orders") as second:
-                    await send(store, "a")
-                    assert (await first.settle(), await second.settle()) == (1, 1)
-                await send(store, "b")
-                assert await first.settle() == 2
-
-        self.check(scenario)
-
-    # -- restarts ------------------------------------------------------------------------------------------------------
-
-    def test_everything_outlives_a_restart(self) -> None:
-        """What could be read before is read after; receipts, tokens, epochs and numbers go on."""
-        seen: list[object] = []
-
-        async def before(store: Store) -> None:
-            await _prepare(store)
-            await store.commit([operation for operation in WRITES if not isinstance(operation, PurgeQueue)])
-            await send(store, "late", delay_s=5)
-            seen.extend(await _look(store))
-
-        async def after(store: Store) -> None:
-            assert await _look(store) == seen
-            assert await send(store, "again", idempotency_token="t") == []
-            assert await put(store, row("new")) == [False]
-            assert await append(store, b"y", idempotency_token="t") == [-1]
-            assert await append(store, b"z") == [1]
-            with pytest.raises(FencedOut):
-                await store.commit([SaveCheckpoint(mapping="m", shard="s", epoch=1, position=8)])
-            taken = await commit_one(store, TakeShard(mapping="m", shard="s"))
-            assert (taken.epoch, taken.position, taken.state) == (2, 9, FAILING)
-
-        self.check_restart(before, after)
-
-    def test_receipts_outlive_a_restart(self) -> None:
-        """A lease goes on as if nothing had happened."""
-        kept: list[str] = []
-
-        async def before(store: Store) -> None:
-            await define_queue(store)
-            await send(store, "a", "b")
-            kept.extend(receipts(await receive(store)))
-
-        async def after(store: Store) -> None:
-            assert await received_ids(store) == []
-            assert await commit_one(store, DeleteMessages(queue="orders", receipts=(kept[0],))) == []
-            assert await received_ids(store, after_s=30) == ["b"]
-            assert await counts(store) == (0, 1, 0)
-
-        self.check_restart(before, after)
-
-    def test_numbers_are_not_used_twice(self) -> None:
-        """Not after everything was deleted, nor after a restart."""
-        numbers: list[int] = []
-
-        async def before(store: Store) -> None:
-            await define_queue(store)
-            await send(store, "a")
-            result = await receive(store)
-            numbers.extend(message.number for message in result.messages)
-            await store.commit([DeleteMessages(queue="orders", receipts=receipts(result))])
-            await put(store, row("a"))
-            numbers.extend(
-                found.number for found in await store.due_outbox(row("a").destination, now_ms=NOW_MS, count_max=1)
-            )
-            await mark(store, "a")
-
-        async def after(store: Store) -> None:
-            await send(store, "b")
-            await put(store, row("b"))
-            (message,) = (await receive(store)).messages
-            (waiting,) = await store.due_outbox(row("b").destination, now_ms=NOW_MS, count_max=1)
-            assert message.number > numbers[0]
-            assert waiting.number > numbers[1]
-
-        self.check_restart(before, after)
-
-    def test_failures_outlive_a_restart_with_their_size(self) -> None:
-        """So that the bound on all of them holds on."""
-
-        async def before(store: Store) -> None:
-            await keep(store, failure("a", event=b"x" * 1000), failure("b", after_s=1, event=b"x" * 1000))
-
-        async def after(store: Store) -> None:
-            found = await store.failure("a")
-            assert found == failure("a", event=b"x" * 1000)
-            await keep(store, msgspec.structs.replace(failure("c", after_s=2), event=b"x" * 1000))
-            assert await commit_one(store, TrimFailures(before_ms=0, size_bytes_max=2100)) == 1
-
-        self.check_restart(before, after)

@@ -32,6 +32,9 @@ from eventcore.ports.store import (
 
 #: The wall time at which every scenario begins; a store reads no clock.
 NOW_MS = 1_767_225_600_000
+#: Visibility timeout of the queues that a test does not define otherwise: the default of `QueueSettings`, seconds.
+VISIBILITY_S = 30
+DAY_S = 86_400
 #: Whatever a test waits for has happened by then, seconds.
 HAPPENS_WITHIN_S = 30.0
 #: Turns of the event loop after which a task that could run has run.

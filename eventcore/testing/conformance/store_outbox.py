@@ -20,9 +20,7 @@ from eventcore.ports.store import (
     Store,
     TrimFailures,
 )
-from eventcore.testing.conformance.store_kit import NOW_MS, StoreKit, at, commit_one
-
-DAY_S = 86_400
+from eventcore.testing.conformance.store_kit import DAY_S, NOW_MS, StoreKit, at, commit_one
 
 
 def row(key: str, lane: str = "one", destination: str = "kafka:local/failed", **fields: Any) -> OutboxRow:

@@ -22,9 +22,8 @@ from eventcore.ports.store import (
     TakeShard,
     TrimStream,
 )
-from eventcore.testing.conformance.store_kit import NOW_MS, StoreKit, append, at, commit_one, define_stream, read
+from eventcore.testing.conformance.store_kit import DAY_S, NOW_MS, StoreKit, append, at, commit_one, define_stream, read
 
-DAY_S = 86_400
 FAILING = ShardState(parts=(Part(last=7, attempt=2, first_failure_ms=NOW_MS, request_id="r", marks=1),), marked=True)
 
 

@@ -1,0 +1,104 @@
+"""Receiving: the oldest visible messages are hidden and handed out, moved or dropped. Source: Lambda semantics §3.2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventcore.ports import store as port
+from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
+from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, is_exhausted, is_expired, write_receipt
+from eventcore.store.sqlite.codec import decode_headers
+from eventcore.store.sqlite.transaction import Transaction
+from eventcore.store.sqlite.visible import VisibleMessage, erase, oldest_visible, show_due, take_out, transfer
+
+
+def receive(tx: Transaction, operation: port.ReceiveMessages) -> ReceiveResult:
+    """Carry out `ReceiveMessages`."""
+    return _Receive(tx, operation).run()
+
+
+class _Receive:
+    """One receive: looks at visible messages, oldest first, until it has enough."""
+
+    def __init__(self, tx: Transaction, operation: port.ReceiveMessages) -> None:
+        self._tx = tx
+        self._queue = tx.ledger.queues[operation.queue]
+        self._operation = operation
+        self._taken: list[VisibleMessage] = []
+        self._exhausted: list[VisibleMessage] = []
+        self._expired: list[VisibleMessage] = []
+
+    def run(self) -> ReceiveResult:
+        queue, now_ms = self._queue, self._operation.now_ms
+        earliest_ms = show_due(self._tx, queue, now_ms)
+        is_cut = self._examine()
+        if self._expired:
+            erase(self._tx, [row[0] for row in self._expired])
+        moved = self._redrive() if self._exhausted else []
+        messages = self._hide()
+        if messages and (not earliest_ms or messages[0].visible_ms < earliest_ms):
+            # Who waits until the next message shows must wait less.
+            earliest_ms = messages[0].visible_ms
+            self._tx.wake(queue.topic)
+        return ReceiveResult(messages, moved, [row[1] for row in self._expired], now_ms if is_cut else earliest_ms)
+
+    def _examine(self) -> bool:
+        """Sort visible messages into those to take, move and drop; return whether it stopped before it had enough."""
+        count_max = self._operation.count_max
+        left = count_max + EXAMINED_MAX
+        while left and not 0 < count_max == len(self._taken):
+            limit = min(count_max - len(self._taken), left) if count_max else left
+            rows = oldest_visible(self._tx, self._queue, limit)
+            examined = rows[: self._sort(rows)]
+            if examined:
+                take_out(self._tx, self._queue, examined, is_all=len(examined) < limit and len(examined) == len(rows))
+            if len(examined) < limit:
+                return False
+            left -= limit
+        return not left
+
+    def _sort(self, rows: Sequence[VisibleMessage]) -> int:
+        """Sort messages; return how many: a receive of none stops at the first that is not expired."""
+        settings, now_ms = self._queue.settings, self._operation.now_ms
+        for index, row in enumerate(rows):
+            if is_expired(row[2], settings, now_ms):
+                self._expired.append(row)
+            elif not self._operation.count_max:
+                return index
+            elif is_exhausted(row[6], settings):
+                self._exhausted.append(row)
+            else:
+                self._taken.append(row)
+        return len(rows)
+
+    def _redrive(self) -> list[MovedMessage]:
+        target = self._tx.ledger.queues[self._queue.settings.dead_letter_queue]
+        # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
+        transfer(self._tx, target, [row[0] for row in self._exhausted])
+        return [MovedMessage(row[1], row[6], target.name) for row in self._exhausted]
+
+    def _hide(self) -> list[StoredMessage]:
+        queue, now_ms = self._queue, self._operation.now_ms
+        timeout_s = self._operation.visibility_timeout_s
+        until_ms = now_ms + (queue.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
+        hidden = self._tx.buffers.hidden.values
+        messages = []
+        for key, message_id, sent_ms, group, headers, body, receive_count, first_receive_ms, _ in self._taken:
+            count, first_ms = receive_count + 1, first_receive_ms or now_ms
+            hidden += (queue.number, until_ms, key, count, first_ms)
+            messages.append(
+                StoredMessage(
+                    number=key & SEQUENCE_MASK,
+                    id=message_id,
+                    body=body,
+                    headers=decode_headers(headers),
+                    group=group,
+                    sent_ms=sent_ms,
+                    receive_count=count,
+                    first_receive_ms=first_ms,
+                    visible_ms=until_ms,
+                    receipt=write_receipt(key, count, until_ms),
+                )
+            )
+        queue.hidden += len(messages)
+        return messages
