@@ -22,6 +22,20 @@ from tests.servers.kafka_cluster import KafkaCluster
 FAILING = ShardState(parts=(Part(last=3, attempt=2, first_failure_ms=1_700_000_000_000, request_id="r"),), marked=True)
 
 
+def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[OffsetCommitRequest]:
+    """Return a list that every commit from now on is added to."""
+    requests: list[OffsetCommitRequest] = []
+    send = AIOKafkaClient.send
+
+    async def count(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
+        if isinstance(request, OffsetCommitRequest):
+            requests.append(request)
+        return await send(self, node, request, **options)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", count)
+    return requests
+
+
 async def test_failing_work_is_readable_by_any_client(kafka: KafkaCluster) -> None:
     """Attempts stand in the commit's metadata, as text of a few bytes; a background commit writes it unchanged."""
     topic = await kafka.create_topic(partitions=2)
@@ -75,24 +89,16 @@ async def test_a_commit_by_others_clears_failing_work(kafka: KafkaCluster) -> No
 async def test_urgent_commits_that_wait_share_a_request(kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty failing shards cost two requests at most: the one under way, and one for all that wait behind it."""
     topic = await kafka.create_topic(partitions=30)
-    requests: list[Any] = []
-    send = AIOKafkaClient.send
-
-    async def count(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
-        requests.append(request)
-        return await send(self, node, request, **options)
-
     async with opened(kafka.source(topic, "g")) as reader:
         await reader.receive_until(lambda: len(reader.taken) == 30)
         for partition in range(30):
             await kafka.send(topic, [b"x", b"y"], partition=partition)
         await reader.receive_until(lambda: len(reader.records) == 30)
-        monkeypatch.setattr(AIOKafkaClient, "send", count)
+        requests = count_commits(monkeypatch)
         async with anyio.create_task_group() as tasks:
             for shard in list(reader.taken):
                 tasks.start_soon(_settle_urgently, reader, shard)
-        monkeypatch.undo()
-        assert 1 <= len([request for request in requests if isinstance(request, OffsetCommitRequest)]) <= 2
+        assert 1 <= len(requests) <= 2
         for partition in range(30):
             mark = await kafka.committed("g", topic, partition=partition)
             assert mark is not None
@@ -103,32 +109,42 @@ async def _settle_urgently(reader: Any, shard: str) -> None:
     await reader.settle(shard, 1, FAILING, is_urgent=True)
 
 
-async def test_without_a_receive_a_settle_is_written_at_once(kafka: KafkaCluster) -> None:
-    """While an engine drains nobody receives, so nobody would commit in the background."""
+async def test_a_drain_leaves_nothing_to_a_next_receive(kafka: KafkaCluster) -> None:
+    """When a receive has been cancelled, what was settled meanwhile is durable, and so is each later settle at once."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
-    await kafka.send(topic, [b"0", b"1", b"2"])
+    await kafka.send(topic, [b"0", b"1", b"2", b"3"])
     async with opened(kafka.source(topic, "g")) as reader:
-        await reader.receive_until(lambda: len(reader.bodies(shard)) == 3)
-        await reader.settle(shard, 2)
-        mark = await kafka.committed("g", topic)
-        assert mark is not None
-        assert mark.offset == 2
-
-
-async def test_a_cancelled_receive_leaves_nothing_to_the_next(kafka: KafkaCluster) -> None:
-    """What was settled while a receive was pending is durable when that receive has been cancelled."""
-    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
-    await kafka.send(topic, [b"0", b"1", b"2"])
-    async with opened(kafka.source(topic, "g")) as reader:
-        await reader.receive_until(lambda: len(reader.bodies(shard)) == 3)
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reader.receive, 60.0)
             await anyio.wait_all_tasks_blocked()
-            await reader.settle(shard, 2)
+            await reader.settle(shard, 1)
             tasks.cancel_scope.cancel()
-        mark = await kafka.committed("g", topic)
-        assert mark is not None
-        assert mark.offset == 2
+        for checkpoint in (1, 2, 3):
+            mark = await kafka.committed("g", topic)
+            assert mark is not None
+            assert mark.offset == checkpoint
+            await reader.settle(shard, checkpoint + 1)
+
+
+async def test_whoever_receives_and_settles_in_turn_commits_now_and_then(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that settles between its receives does not pay a commit for each, and is never far behind."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    requests = count_commits(monkeypatch)
+    await kafka.send(topic, [b"%d" % number for number in range(400)])
+    async with opened(kafka.source(topic, "g", records_ahead_max=1)) as reader:
+        await reader.receive_until(lambda: shard in reader.taken)
+        began = anyio.current_time()
+        while len(reader.bodies(shard)) < 400:
+            if await reader.receive():
+                await reader.settle(shard, reader.positions(shard)[-1] + 1)
+        lasted_s = anyio.current_time() - began
+        assert len(requests) <= 2 + 2 * lasted_s / COMMIT_INTERVAL_S
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while (mark := await kafka.committed("g", topic)) is None or mark.offset < 400:
+                await reader.receive()
 
 
 async def test_retention_that_passes_a_reader_is_told(kafka: KafkaCluster) -> None:

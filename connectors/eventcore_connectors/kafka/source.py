@@ -3,7 +3,7 @@
 What it keeps in order: records are returned only of shards that the listener was told of; a shard's progress is
 committed at most `COMMIT_INTERVAL_S` after it was settled, and never ahead of it; failing work travels in the commit's
 metadata. Commits that wait are merged into one request. Nothing runs behind the caller's back: whoever calls `receive`
-carries the background commits, and while nobody does, `settle` writes at once.
+carries the background commits, and when it was cancelled and nobody comes again, `settle` writes at once.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class KafkaSource:
         self._is_revoking = False
         self._is_closed = False
         self._is_receiving = False
+        self._is_left = False  #: the last receive was cancelled: nobody may come again (a drain)
         self._failure: SourceUnavailable | None = None
         self._lost: list[ShardRecords] = []  #: found, and not returned yet
         self._committing = anyio.Lock()
@@ -116,7 +117,7 @@ class KafkaSource:
         """
         member = self._opened()
         give_up = anyio.current_time() + wait_s
-        self._is_receiving = True
+        self._is_receiving, self._is_left = True, False
         member.set_active(True)
         try:
             while True:
@@ -124,7 +125,7 @@ class KafkaSource:
                 if received or anyio.current_time() >= give_up:
                     return received
         except anyio.get_cancelled_exc_class():
-            # Nobody may come again for a while (a drain): what is settled is not left to the next receive.
+            self._is_left = True
             await self._commit_quietly()
             raise
         finally:
@@ -136,9 +137,7 @@ class KafkaSource:
             raise SourceClosed(source=str(self._request.reference))
         if self._failure is not None:
             raise self._failure
-        if anyio.current_time() >= self._next_commit:
-            self._next_commit = anyio.current_time() + _COMMIT_EVERY_S
-            await self._commit_quietly()
+        await self._commit_in_turn()
         if self._lost:
             lost, self._lost = self._lost, []
             return [entry for entry in lost if entry.shard in self._shards]
@@ -237,11 +236,19 @@ class KafkaSource:
         owned.settle(checkpoint, state)
         if is_urgent:
             await self._commit(COMMIT_TIMEOUT_S)
-        elif not self._is_receiving:
+        elif self._is_left:
             await self._commit_quietly()
+        elif not self._is_receiving:
+            await self._commit_in_turn()
         self._update_activity()
         if self._shards.get(shard) is not owned:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
+
+    async def _commit_in_turn(self) -> None:
+        """Commit in the background's stead, when it is time."""
+        if anyio.current_time() >= self._next_commit:
+            self._next_commit = anyio.current_time() + _COMMIT_EVERY_S
+            await self._commit_quietly()
 
     async def _commit_quietly(self, timeout_s: float = _BACKGROUND_TIMEOUT_S) -> None:
         """Commit what nobody waits for, also when the caller is being cancelled; the next one repeats what fails."""
