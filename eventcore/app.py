@@ -199,7 +199,6 @@ async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
             visibility_timeout=queue.visibility_timeout,
             message_retention_period=queue.message_retention_period,
             delay=queue.delay,
-            receive_message_wait_time=queue.receive_message_wait_time,
             maximum_message_size=queue.maximum_message_size,
             dead_letter_queue=redrive.dead_letter_queue if redrive else "",
             max_receive_count=redrive.max_receive_count if redrive else 0,

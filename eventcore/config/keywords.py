@@ -65,7 +65,6 @@ class QueueKeywords(TypedDict, total=False):
     visibility_timeout: int
     message_retention_period: int
     delay: int
-    receive_message_wait_time: int
     maximum_message_size: int
     redrive_policy: RedrivePolicyKeywords | None
 

@@ -196,9 +196,6 @@ class QueueConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
         int, Meta(ge=60, le=1_209_600, description="seconds that a message is kept")
     ] = 345_600
     delay: Annotated[int, Meta(ge=0, le=900, description="seconds before a new message shows")] = 0
-    receive_message_wait_time: Annotated[
-        int, Meta(ge=0, le=20, description="seconds that a receive waits for a message")
-    ] = 0
     maximum_message_size: Annotated[int, Meta(ge=1024, le=1_048_576, description="bytes of one message")] = 1_048_576
     redrive_policy: (
         Annotated[RedrivePolicy, Meta(description="`{ dead_letter_queue, max_receive_count }`; without one, never")]

@@ -23,6 +23,7 @@ SIMILARITY_MIN = 0.75
 
 _NOT_YET = "eventcore does not do this yet"
 _NO_CLOUD = "this belongs to AWS's cloud and has no meaning here"
+_LONG_POLL = "mappings always wait for messages: a queue here is never asked in a hurry"
 _NO_KEYS = "state lies in files of your own: encrypt their disk"
 
 #: What Lambda, SQS, Kinesis, Kafka or their templates have and eventcore refuses: table, key, why.
@@ -79,6 +80,8 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "tumbling_window_in_seconds": _NOT_YET,
     },
     "queues": {
+        "receive_message_wait_time": _LONG_POLL,
+        "receive_message_wait_time_seconds": _LONG_POLL,
         "content_based_deduplication": _NOT_YET,
         "deduplication_scope": _NOT_YET,
         "fifo": "eventcore has no FIFO queues yet: a stream keeps the order of each key",
@@ -161,7 +164,6 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
         "dead_letter_queue": "redrive_policy",
         "delay_seconds": "delay",
         "max_receive_count": "redrive_policy",
-        "receive_message_wait_time_seconds": "receive_message_wait_time",
     },
     "redrive_policy": {"dead_letter_target_arn": "dead_letter_queue", "target": "dead_letter_queue"},
     "streams": {"partitions": "shards", "retention_period_hours": "retention_period", "shard_count": "shards"},

@@ -35,7 +35,6 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     visibility_timeout: int = 30
     message_retention_period: int = 345_600
     delay: int = 0
-    receive_message_wait_time: int = 0
     maximum_message_size: int = BODY_BYTES_MAX
     dead_letter_queue: str = ""  #: empty: none
     max_receive_count: int = 0  #: receives after which a message goes to the dead-letter queue; 0 without one

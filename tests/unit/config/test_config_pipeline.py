@@ -157,7 +157,7 @@ def test_everything_that_a_file_can_say_can_be_said_in_python(write, load):
                     maximum_record_age_in_seconds=60, bisect_batch_on_function_error=True, on_failure="http:h")
         app.mapping("q", source="queue:q", function=enrich, maximum_concurrency=7)
         app.mapping("k", source="kafka:k/t", function=enrich, starting_position="LATEST", consumer_group_id="g")
-        app.queue("q", visibility_timeout=60, message_retention_period=61, delay=1, receive_message_wait_time=2,
+        app.queue("q", visibility_timeout=60, message_retention_period=61, delay=1,
                   maximum_message_size=2000, redrive_policy={"dead_letter_queue": "d", "max_receive_count": 2})
         app.queue("d")
         app.stream("s", shards=3, retention_period=60, retention_bytes=1)
@@ -210,7 +210,6 @@ def test_everything_that_a_file_can_say_can_be_said_in_python(write, load):
         visibility_timeout = 60
         message_retention_period = 61
         delay = 1
-        receive_message_wait_time = 2
         maximum_message_size = 2000
         redrive_policy = { dead_letter_queue = "d", max_receive_count = 2 }
         [queues.d]
