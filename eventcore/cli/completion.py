@@ -21,9 +21,10 @@ def completion_command(options: Options, shell: str) -> None:
     """Print the script that completes commands in SHELL."""
     from click.shell_completion import get_completion_class
 
+    from eventcore.cli.main import COMPLETION_VARIABLE, PROGRAM
     from eventcore.cli.root import cli
 
     completion_class = get_completion_class(shell)
     assert completion_class is not None, "click knows the shells that are offered"
-    click.echo(completion_class(cli, {}, "eventcore", "_EVENTCORE_COMPLETE").source())
+    click.echo(completion_class(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
     options.output.note(_WHERE[shell])

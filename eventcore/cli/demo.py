@@ -155,7 +155,7 @@ def _record(order: Order) -> OutgoingRecord:
 
 async def _read(place: PipelinePlace, *command: str) -> bytes:
     """Return what a command prints, run as a process of its own."""
-    line = [sys.executable, "-m", "eventcore.cli", "-c", place.config, "-o", "json", *command]
+    line = [sys.executable, "-m", "eventcore", "-c", place.config, "-o", "json", *command]
     click.echo(click.style(f"$ eventcore -o json {' '.join(command)}", dim=True))
     with anyio.fail_after(READ_TIMEOUT_S):
         done = await anyio.run_process(line, check=False, stderr=None)

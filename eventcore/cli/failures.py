@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from eventcore.cli.complete import complete_names
 from eventcore.cli.event_text import FAILURE_DIGITS, show_error, show_location, show_shard
 from eventcore.cli.log_lines import print_line
 from eventcore.cli.options import LazyGroup, Options, pass_options
@@ -45,7 +46,7 @@ _REASONS = {
 
 
 @failures_command.command("ls")
-@click.option("--mapping", default="", help="only of this mapping")
+@click.option("--mapping", default="", help="only of this mapping", shell_complete=complete_names("mappings"))
 @click.option("-n", "--count", type=click.IntRange(1, FAILURES_MAX), default=50, show_default=True)
 @pass_options
 def ls_command(options: Options, mapping: str, count: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from eventcore.cli.complete import complete_names
 from eventcore.cli.log_lines import print_line
 from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.place import find_place
@@ -21,7 +22,7 @@ SAMPLES = ("sqs", "kinesis", "kafka")
 
 
 @click.command("invoke", cls=PipelineCommand)
-@click.argument("function")
+@click.argument("function", shell_complete=complete_names("functions"))
 @click.option(
     "-e", "--event", "event_file", metavar="FILE|-", help="the event, JSON; `-`: standard input  [default: {}]"
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from eventcore.cli.complete import complete_names
 from eventcore.cli.log_lines import show_log_line
 from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.output import Output
@@ -37,7 +38,7 @@ class Since(click.ParamType[int]):
 
 
 @click.command("logs", cls=PipelineCommand)
-@click.argument("function", required=False)
+@click.argument("function", required=False, shell_complete=complete_names("functions"))
 @click.option("-f", "--follow", is_flag=True, help="go on with what is written from now on, until Ctrl-C")
 @click.option("--since", type=Since(), help="only lines of the last 90s, 10m, 2h, 1d")
 @click.option("--request-id", default="", help="only lines of one invocation")

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import click
 
+PROGRAM = "eventcore"
+#: Set by the shell's completion script: what to complete.
+COMPLETION_VARIABLE = "_EVENTCORE_COMPLETE"
 #: Set, tracebacks of ours are shown.
 DEBUG_VARIABLE = "EVENTCORE_DEBUG"
 
@@ -48,14 +51,22 @@ def run_command(command: click.Command | None, arguments: Sequence[str]) -> int:
 
 
 def _run_click(command: click.Command | None, arguments: Sequence[str], color: bool | None) -> int:
+    # Without `Command.main`: it has answers of its own to interrupts and broken pipes.
     import click
 
     if command is None:
         from eventcore.cli.root import cli
 
         command = cli
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(command, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     try:
-        code = command.main(args=list(arguments), prog_name="eventcore", standalone_mode=False, color=color)
+        with command.make_context(PROGRAM, list(arguments), color=color) as context:
+            code = command.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.Abort:
         return 130
     except click.ClickException as error:

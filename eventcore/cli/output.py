@@ -34,6 +34,8 @@ class Output:
     def __init__(self, form: str, *, verbosity: int = 0) -> None:
         self.form = form
         self.verbosity = verbosity
+        # As it is now: what user code prints in this process is sent elsewhere while it runs.
+        self._data = sys.stdout
 
     @property
     def is_table(self) -> bool:
@@ -43,11 +45,11 @@ class Output:
     def data(self, value: Any) -> None:
         """Print a value as JSON: one document, or one line for each element of a sequence."""
         if self.form == "json":
-            click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+            self._echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
             return
         is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         for element in value if is_sequence else [value]:
-            click.echo(msgspec.json.encode(element))
+            self._echo(msgspec.json.encode(element))
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print rows under headings, as wide as they need; the last column is cut at the terminal's width."""
@@ -55,11 +57,14 @@ class Output:
         widths = [max(len(click.unstyle(row[index])) for row in written) for index in range(len(headings))]
         for number, row in enumerate(written):
             line = _cut(_join(row, widths))
-            click.echo(click.style(line, dim=True) if number == 0 else line)
+            self._echo(click.style(line, dim=True) if number == 0 else line)
 
     def text(self, text: str) -> None:
         """Print a line of data for people."""
-        click.echo(text)
+        self._echo(text)
+
+    def _echo(self, text: str | bytes) -> None:
+        click.echo(text, file=self._data)
 
     def note(self, text: str) -> None:
         """Say something beside the data, unless `-q` was given."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from eventcore.cli.options import Options
-from eventcore.config.load import PIPELINE_FILE, LoadedConfig, load_config
 from eventcore.errors import CommandError
 from eventcore.http.refusals import ExitCode
 
+if TYPE_CHECKING:
+    from eventcore.config.load import LoadedConfig
+
 STATE_FOLDER = ".eventcore"
+#: As `eventcore.config.load` has it, whose import costs more than asking a running engine.
+PIPELINE_FILE = "eventcore.toml"
 
 #: `orders:app`: a module, and the name of an `App` in it.
 _IN_PYTHON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -28,7 +34,7 @@ class PipelinePlace(msgspec.Struct, frozen=True):
     state: Path  #: the state folder
 
 
-class ReadPipeline(msgspec.Struct, frozen=True):
+class ReadPipeline(NamedTuple):
     """A pipeline that was read and has no mistakes."""
 
     loaded: LoadedConfig
@@ -64,16 +70,16 @@ def read_pipeline(place: PipelinePlace) -> ReadPipeline:
         CommandError: its module can't be imported, or holds no such pipeline.
     """
     if not is_python(place.config):
+        from eventcore.config.load import load_config
+
         return ReadPipeline(load_config(place.config))
     app = _import_app(place.config)
     return ReadPipeline(app.loaded(), app.targets)
 
 
 def _import_app(config: str) -> Any:
-    import importlib
-
     from eventcore.config.pipeline import Pipeline
-    from eventcore.runtime.fault import Border, import_fault
+    from eventcore.runtime.fault import Border
 
     module_name, _, attribute = config.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -81,14 +87,20 @@ def _import_app(config: str) -> Any:
     with Border(KeyboardInterrupt) as border:
         module = importlib.import_module(module_name)
     if border.error is not None:
-        fault = import_fault(border.error, module_name, str(Path.cwd()))
-        trace = "".join(fault.stack_trace).rstrip()
         raise CommandError(
-            f"{fault.error_type}: {fault.message}" + (f"\n{trace}" if trace else ""),
+            f"the module {module_name} can't be imported: {_show_error(border.error)}",
             exit_code=ExitCode.CONFIG_INVALID,
-        )
+        ) from border.error
     app = getattr(module, attribute, None)
     if not isinstance(app, Pipeline):
         reason = "is no eventcore.App" if hasattr(module, attribute) else "is not there"
         raise CommandError(f"`{attribute}` in the module {module_name} {reason}", exit_code=ExitCode.CONFIG_INVALID)
     return app
+
+
+def _show_error(error: BaseException) -> str:
+    """Return an error of the user's module, with the user's own lines of its traceback."""
+    ours = ("<frozen ", __file__, str(Path(importlib.__file__ or "").parent))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    text = "".join(traceback.format_exception_only(error)).strip()
+    return "\n".join([text, *("".join(traceback.format_list(frames)).rstrip().splitlines())])

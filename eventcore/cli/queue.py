@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from eventcore.cli.complete import complete_names
 from eventcore.cli.options import LazyGroup, Options, pass_options
 from eventcore.cli.output import show_count, show_progress, show_span, show_time
 from eventcore.cli.place import find_place
@@ -52,7 +53,7 @@ def ls_command(options: Options) -> None:
 
 
 @queue_command.command("peek")
-@click.argument("queue")
+@click.argument("queue", shell_complete=complete_names("queues"))
 @click.option("-n", "--count", type=click.IntRange(min=1), default=10, show_default=True, help="messages at most")
 @pass_options
 def peek_command(options: Options, queue: str, count: int) -> None:
@@ -87,7 +88,7 @@ def peek_command(options: Options, queue: str, count: int) -> None:
 
 
 @queue_command.command("redrive")
-@click.argument("queue")
+@click.argument("queue", shell_complete=complete_names("queues"))
 @click.option(
     "--to", "target", metavar="QUEUE", default="", help="target, instead of the queue it is dead-letter queue of"
 )
@@ -132,7 +133,7 @@ def _redrive(asker: Asker, plan: RedrivePlan) -> int:
 
 
 @queue_command.command("purge")
-@click.argument("queue")
+@click.argument("queue", shell_complete=complete_names("queues"))
 @click.option("--yes", is_flag=True, help="do not ask")
 @pass_options
 def purge_command(options: Options, queue: str, yes: bool) -> None:

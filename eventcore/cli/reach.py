@@ -6,8 +6,10 @@ own thread, so that commands stay plain functions.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Protocol
 
 from eventcore.cli.place import PipelinePlace, read_pipeline
@@ -46,7 +48,9 @@ class _Here:
         self._operations = operations
 
     def ask(self, request: Request[Result]) -> Result:
-        return self._portal.call(self._operations.perform, request)
+        # A function that runs inline prints where this process prints; standard output is for data.
+        with redirect_stdout(sys.stderr):
+            return self._portal.call(self._operations.perform, request)
 
 
 @contextmanager
@@ -77,6 +81,8 @@ def _open_here(stack: ExitStack, place: PipelinePlace, client: ControlClient, *,
 
     from eventcore.cli.local import open_operations
 
+    # Client libraries log what they also raise: a command says it once, in its own words.
+    logging.getLogger().addHandler(logging.NullHandler())
     portal = stack.enter_context(start_blocking_portal())
     state = place.state if needs_state else None
     for look in range(LOCK_LOOKS):

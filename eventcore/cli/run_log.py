@@ -14,6 +14,8 @@ from eventcore.telemetry.attributes import OF_FIELD
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _FIELD_OF = {attribute: field for field, attribute in OF_FIELD.items()}
 _OURS = "eventcore."
+#: Libraries that log what they also raise: it is told as the mapping's problem.
+_ECHOES = ("aiokafka",)
 #: Lengths of a level's name and of most events' names: what comes behind stands in columns.
 _LEVEL_WIDTH = 7
 _NAME_WIDTH = 21
@@ -29,6 +31,9 @@ def log_to_stderr(verbosity: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FactsFormatter())
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbosity > 1 else logging.WARNING)
+    if verbosity <= 0:
+        for name in _ECHOES:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     own = logging.DEBUG if verbosity > 0 else logging.WARNING if verbosity < 0 else logging.INFO
     logging.getLogger("eventcore").setLevel(own)
 

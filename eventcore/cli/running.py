@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,9 @@ import anyio.abc
 from eventcore.app import Engine, RunOptions, run_pipeline
 from eventcore.cli.output import Output, show_count
 from eventcore.cli.place import ReadPipeline
+from eventcore.cli.reach import LOCK_LOOKS, LOCK_PAUSE_S
+from eventcore.errors import StateInUse
+from eventcore.http.client import ControlClient
 from eventcore.http.control import serve_control
 from eventcore.http.functions import FunctionRunner, OneTimeRunner
 from eventcore.http.operations import Operations
@@ -41,8 +45,8 @@ async def open_running(
         ConfigError, ConnectorUnavailable: the pipeline can't be assembled.
         CommandError: no control socket can be made.
     """
-    options = RunOptions(state=state, targets=pipeline.targets, log_sink=logs)
-    async with run_pipeline(pipeline.loaded, options, events=events) as engine:
+    async with AsyncExitStack() as stack:
+        engine = await _open_engine(stack, pipeline, state, events, logs)
         clock, ids = engine.clock, engine.ids
         runner = FunctionRunner(engine.registry, logs.subscribe)
         operations = Operations(
@@ -58,6 +62,21 @@ async def open_running(
             yield engine
 
 
+async def _open_engine(
+    stack: AsyncExitStack, pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs
+) -> Engine:
+    """Open the engine; a command that holds the state for a moment is waited for, an engine is not."""
+    options = RunOptions(state=state, targets=pipeline.targets, log_sink=logs)
+    for look in range(LOCK_LOOKS):
+        try:
+            return await stack.enter_async_context(run_pipeline(pipeline.loaded, options, events=events))
+        except StateInUse:
+            if look == LOCK_LOOKS - 1 or ControlClient(state).is_reachable:
+                raise
+        await anyio.sleep(LOCK_PAUSE_S)
+    raise AssertionError("the last look returns or raises")
+
+
 class SignalledEngine:
     """Runs an engine until a signal: the first drains it, the second one aborts it."""
 
@@ -71,6 +90,11 @@ class SignalledEngine:
 
     async def run(self, pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs) -> None:
         """Run until drained or aborted; `exit_code` then says which it was."""
+        # A function that runs inline prints where this process prints; standard output is for data.
+        with redirect_stdout(sys.stderr):
+            await self._run(pipeline, state, events, logs)
+
+    async def _run(self, pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._watch_signals)
             with anyio.CancelScope() as self._starting:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import click
 
+from eventcore.cli.complete import complete_references
 from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.output import BAR_FROM, Output, is_interactive, show_count, show_progress
 from eventcore.cli.place import find_place
@@ -18,7 +19,7 @@ from eventcore.cli.reach import Asker, reach
 from eventcore.errors import CommandError
 from eventcore.http.contract import SEND_BYTES_MAX, SEND_RECORDS_MAX, Place, Send
 from eventcore.http.refusals import ExitCode
-from eventcore.http.sending import read_target
+from eventcore.http.targets import read_target
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.store import BODY_BYTES_MAX
 
@@ -29,7 +30,7 @@ READ_BYTES = 256 * 1024
 
 
 @click.command("send", cls=PipelineCommand)
-@click.argument("reference", metavar="REF")
+@click.argument("reference", metavar="REF", shell_complete=complete_references)
 @click.argument("bodies", metavar="[BODY]...", nargs=-1)
 @click.option("--key", help="partition key; for a queue the message group")
 @click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="a header; may be repeated")

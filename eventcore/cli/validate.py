@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
 from eventcore.cli.options import Options, PipelineCommand, pass_options
+from eventcore.cli.output import Output, show_count
 from eventcore.cli.place import find_place, read_pipeline
-from eventcore.config.load import LoadedConfig
+from eventcore.errors import ConfigError
+from eventcore.http.refusals import ExitCode
+
+if TYPE_CHECKING:
+    from eventcore.config.load import LoadedConfig
 
 
 @click.command("validate", cls=PipelineCommand)
@@ -15,7 +22,7 @@ from eventcore.config.load import LoadedConfig
 @click.option("--schema", is_flag=True, help="print the JSON Schema of pipeline files, for editors")
 @click.argument("config", metavar="[FILE | module:app]", default="")
 @pass_options
-def validate_command(options: Options, explain: bool, schema: bool, config: str) -> None:
+def validate_command(options: Options, explain: bool, schema: bool, config: str) -> int:
     """Check a pipeline: all of its mistakes at once, each with its line and what to write instead.
 
     Exits with 3 when there are mistakes; warnings alone let it pass.
@@ -24,30 +31,40 @@ def validate_command(options: Options, explain: bool, schema: bool, config: str)
     if schema:
         from eventcore.config.schema import json_schema
 
-        click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2))
-        return
-    loaded = read_pipeline(find_place(options, config)).loaded
+        output.text(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
+        return ExitCode.OK
+    try:
+        loaded = read_pipeline(find_place(options, config)).loaded
+    except ConfigError as error:
+        if output.is_table:
+            raise
+        output.data({"mistakes": error.mistakes})
+        return ExitCode.CONFIG_INVALID
     for warning in loaded.warnings:
         output.warn(str(warning))
     if explain:
-        _explain(options, loaded)
-        return
-    counts = {table: len(getattr(loaded.config, table)) for table in ("functions", "mappings", "queues", "streams")}
-    if not output.is_table:
-        output.data({"file": loaded.provenance.file, **counts, "warnings": loaded.warnings})
-        return
-    parts = ", ".join(f"{count} {table if count != 1 else table[:-1]}" for table, count in counts.items() if count)
-    output.text(f"{loaded.provenance.file} is valid: {parts}")
+        _explain(output, loaded)
+    else:
+        _summarise(output, loaded)
+    return ExitCode.OK
 
 
-def _explain(options: Options, loaded: LoadedConfig) -> None:
+def _explain(output: Output, loaded: LoadedConfig) -> None:
     from eventcore.config.effective import explain, resolve
 
     rows = explain(resolve(loaded))
-    output = options.output
     if not output.is_table:
         output.data(rows)
         return
     output.table(
         ("SETTING", "VALUE", "FROM"), [(row.path, msgspec.json.encode(row.value).decode(), row.origin) for row in rows]
     )
+
+
+def _summarise(output: Output, loaded: LoadedConfig) -> None:
+    counts = {table: len(getattr(loaded.config, table)) for table in ("functions", "mappings", "queues", "streams")}
+    if not output.is_table:
+        output.data({"file": loaded.provenance.file, **counts, "warnings": loaded.warnings})
+        return
+    parts = [show_count(count, table.removesuffix("s")) for table, count in counts.items() if count]
+    output.text(f"{loaded.provenance.file} is valid: {', '.join(parts)}")

@@ -6,34 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from eventcore.clock import Clock
-from eventcore.config.reference import SOURCE_KINDS, BadReference, Reference, parse_reference
 from eventcore.embedded.queue import send_messages
 from eventcore.embedded.stream import append_records
 from eventcore.errors import CommandError
 from eventcore.http.contract import SEND_RECORDS_MAX, Place, Send
 from eventcore.http.refusals import ExitCode
+from eventcore.http.targets import read_target
 from eventcore.ids import IdFactory
 from eventcore.ports.connectors import Connector
 from eventcore.ports.store import Store
 
 LoadConnector = Callable[[str], Connector]
-
-
-def read_target(text: str) -> Reference:
-    """Return the reference of something that records can be sent to.
-
-    Raises:
-        CommandError: it is not one; the exit code is that of wrong usage.
-    """
-    try:
-        reference = parse_reference(text)
-    except BadReference as error:
-        raise CommandError(str(error), exit_code=ExitCode.USAGE) from error
-    if reference.kind not in SOURCE_KINDS:
-        hint = f"eventcore invoke {reference.name}" if reference.kind == "function" else ""
-        kinds = ", ".join(f"{kind}:" for kind in SOURCE_KINDS)
-        raise CommandError(f"records can be sent to {kinds} and not to `{text}`", exit_code=ExitCode.USAGE, hint=hint)
-    return reference
 
 
 async def send(

@@ -1,0 +1,200 @@
+"""`invoke` runs a function once; `failures` tells why something failed, and runs it again (design §1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.behaviours.commands import POISONED, STREAM, ask, run, running, write_pipeline
+
+pytestmark = pytest.mark.slow
+
+INVOKED = """
+def work(event, context):
+    print("got", event)
+    if event == {"fail": True}:
+        raise RuntimeError("as asked")
+    return {"records": len(event.get("Records", event.get("records", ())))}
+"""
+
+MENDED = POISONED.replace('record.value == b"poison"', 'record.value == b"worse poison"')
+
+
+# -- invoke ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_engine", [False, True])
+def test_the_response_is_data_and_the_logs_are_not(tmp_path: Path, has_engine: bool) -> None:
+    folder = write_pipeline(tmp_path, INVOKED)
+    if has_engine:
+        with running("run", cwd=folder):
+            done = run("invoke", "work", "-e", "-", cwd=folder, data='{"Records": [1, 2]}')
+    else:
+        done = run("invoke", "work", "-e", "-", cwd=folder, data='{"Records": [1, 2]}')
+    assert (done.returncode, done.stdout) == (0, '{"records": 2}\n')
+    assert "work | got {'Records': [1, 2]}" in done.stderr
+    assert "REPORT RequestId:" in done.stderr
+
+
+@pytest.mark.parametrize("has_engine", [False, True])
+def test_a_function_that_fails_is_told_by_exit_code_and_payload(tmp_path: Path, has_engine: bool) -> None:
+    """Lambda semantics §7.2: what Lambda's callers see."""
+    folder = write_pipeline(tmp_path, INVOKED)
+    (folder / "event.json").write_text('{"fail": true}')
+    if has_engine:
+        with running("run", cwd=folder):
+            done = run("invoke", "work", "-e", "event.json", cwd=folder)
+    else:
+        done = run("invoke", "work", "-e", "event.json", cwd=folder)
+    assert done.returncode == 1
+    error = msgspec.json.decode(done.stdout)
+    assert (error["errorType"], error["errorMessage"]) == ("RuntimeError", "as asked")
+    assert "raise RuntimeError" in error["stackTrace"][-1]
+
+
+@pytest.mark.parametrize(
+    ("sample", "arn_or_source"), [("sqs", "aws:sqs"), ("kinesis", "aws:kinesis"), ("kafka", "SelfManagedKafka")]
+)
+def test_a_sample_is_an_event_of_its_source(tmp_path: Path, sample: str, arn_or_source: str) -> None:
+    folder = write_pipeline(tmp_path, INVOKED)
+    done = run("invoke", "work", "--sample", sample, cwd=folder)
+    assert (done.returncode, done.stdout) == (0, '{"records": 1}\n')
+    assert f"'eventSource': '{arn_or_source}'" in done.stderr
+
+
+def test_an_invocation_needs_no_state(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, INVOKED)
+    assert run("invoke", "work", cwd=folder).returncode == 0
+    assert not (folder / ".eventcore").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nix"], 1, "known: work"),
+        (["work", "-e", "nix.json"], 2, "nix.json can't be read"),
+        (["work", "-e", "handlers.py"], 2, "is not JSON"),
+        (["work", "-e", "-", "--sample", "sqs"], 2, "--event or by --sample"),
+        (["work", "--body", "x"], 2, "belongs to --sample"),
+    ],
+)
+def test_what_cannot_be_invoked_says_why(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    done = run("invoke", *arguments, cwd=write_pipeline(tmp_path, INVOKED))
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+
+
+def test_what_an_inline_function_prints_is_no_data(tmp_path: Path) -> None:
+    folder = write_pipeline(
+        tmp_path,
+        "async def work(event, context):\n    print('to whom it concerns')\n    return 1\n",
+        STREAM.replace("timeout = 30", 'runtime = "inline"'),
+    )
+    done = run("invoke", "work", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert "to whom it concerns" in done.stderr
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def fail_one(folder: Path) -> str:
+    """Let a poison order be discarded, and return the failure's id."""
+    with running("-v", "run", cwd=folder) as engine:
+        assert run("send", "stream:orders", "a", cwd=folder).returncode == 0
+        engine.wait_line("batch.settled")
+        assert run("send", "stream:orders", "poison", "--key", "ada", cwd=folder).returncode == 0
+        engine.wait_line("records.discarded")
+    (failure,) = ask("failures", "ls", cwd=folder)
+    return str(failure["id"])
+
+
+def test_a_newcomer_reads_why_it_failed(tmp_path: Path) -> None:
+    """Reason, error, traceback, file and line, tries, event, code, environment, and what to do next."""
+    environment = 'timeout = 30\nenvironment = { DATABASE = "secret-address" }'
+    folder = write_pipeline(tmp_path, POISONED, STREAM.replace("timeout = 30", environment))
+    failure_id = fail_one(folder)
+    shown = run("failures", "show", failure_id[:6], cwd=folder)
+    assert shown.returncode == 0
+    for part in (
+        "ValueError: a poison order (handlers.py:8)",
+        "RetryAttemptsExhausted: it failed as often as the mapping's maximum_retry_attempts allows",
+        'raise ValueError("a poison order")',
+        "tries        2",
+        "[1] key ada: poison",
+        '"eventSource": "aws:kinesis"',
+        "hash of the function's Python files",
+        "DATABASE",
+        f"eventcore failures retry {failure_id[:12]}",
+    ):
+        assert part in shown.stdout, part
+    assert "secret-address" not in shown.stdout
+    listed = run("failures", "ls", cwd=folder)
+    assert failure_id[:12] in listed.stdout
+    assert "ValueError: a poison order (handlers.py:8)" in listed.stdout
+
+
+@pytest.mark.parametrize("has_engine", [False, True])
+def test_a_failure_is_forgotten_once_it_succeeds_and_never_before(tmp_path: Path, has_engine: bool) -> None:
+    """It runs with the code that stands there now, also beside an engine that started with the old one."""
+    folder = write_pipeline(tmp_path, POISONED)
+    failure_id = fail_one(folder)
+
+    def retry() -> None:
+        again = run("failures", "retry", failure_id, cwd=folder)
+        assert again.returncode == 1
+        assert "failed again: ValueError: a poison order (handlers.py:8)" in again.stdout
+        assert "work | order poison" in again.stderr
+        assert len(ask("failures", "ls", cwd=folder)) == 1
+        write_pipeline(folder, MENDED)
+        done = run("failures", "retry", failure_id, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert "succeeded" in done.stdout
+        assert "what queue:failed was told of it is left where it is" in done.stderr
+        assert ask("failures", "ls", cwd=folder) == []
+        assert len(ask("queue", "peek", "failed", cwd=folder)) == 1
+
+    if has_engine:
+        with running("run", cwd=folder):
+            retry()
+    else:
+        retry()
+
+
+def test_failures_are_dropped_by_name_or_all_at_once(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED)
+    failure_id = fail_one(folder)
+    assert run("failures", "drop", cwd=folder).returncode == 2
+    assert run("failures", "drop", "ffffffffff", cwd=folder).returncode == 1
+    refused = run("failures", "drop", "--all", cwd=folder, data="n\n")
+    assert refused.returncode == 130
+    assert len(ask("failures", "ls", cwd=folder)) == 1
+    assert ask("failures", "drop", failure_id, cwd=folder) == [failure_id]
+    assert run("failures", "drop", "--all", "--yes", cwd=folder).stdout == "forgot 0 failures\n"
+
+
+def test_logs_are_there_with_and_without_an_engine(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED)
+    failure_id = fail_one(folder)
+    request_id = ask("failures", "show", failure_id, cwd=folder)["request_id"]
+    lines = ask("logs", "work", "--request-id", request_id, cwd=folder)
+    assert {line["request_id"] for line in lines} == {request_id}
+    assert "order poison" in [line["text"] for line in lines]
+    assert [line["text"] for line in ask("logs", "-n", "1", cwd=folder)] == [lines[-1]["text"]]
+    assert ask("logs", "--since", "1d", cwd=folder)
+    missing = run("logs", "nix", cwd=folder)
+    assert missing.returncode == 1
+    assert "known: work" in missing.stderr
+
+
+def test_logs_are_followed(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED)
+    with running("run", cwd=folder), running("logs", "-f", "-o", "ndjson", cwd=folder, until="") as following:
+        assert run("send", "stream:orders", "first", cwd=folder).returncode == 0
+        following.wait_printed("order first")
+        assert run("send", "stream:orders", "second", cwd=folder).returncode == 0
+        following.wait_printed("order second")
+    texts = [msgspec.json.decode(line)["text"] for line in following.printed]
+    assert [text for text in texts if text.startswith("order")] == ["order first", "order second"]
