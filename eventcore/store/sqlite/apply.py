@@ -80,7 +80,7 @@ class Applier:
         try:
             return self._transact(connection, lists)
         except _UNSTORABLE as error:
-            if isinstance(error, sqlite3.Error) and store_error(error, self._path):
+            if store_error(error, self._path):
                 raise
             if len(lists) == 1:
                 refusal = ProgrammingError(f"an operation holds a value that can't be stored: {error}")
@@ -96,7 +96,7 @@ class Applier:
     def _apply_alone(self, connection: sqlite3.Connection, operations: Sequence[Operation]) -> Applied:
         try:
             return self.apply(connection, [operations])
-        except sqlite3.Error as error:
+        except (sqlite3.Error, msgspec.DecodeError) as error:
             # Lists before it were written: so this is its own outcome, not that of all.
             meaning = store_error(error, self._path)
             if meaning is None:
@@ -105,6 +105,9 @@ class Applier:
             return Applied([meaning], ())
 
     def _transact(self, connection: sqlite3.Connection, lists: Sequence[Sequence[Operation]]) -> Applied:
+        if connection.in_transaction:
+            # Rolling back the one before did not succeed; here it succeeds, or says why.
+            connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
         try:
             ledger, admission = self._load(connection)
@@ -142,7 +145,7 @@ class Applier:
     def _undo(self, connection: sqlite3.Connection) -> None:
         self._buffers.clear()
         self._ledger = None
-        # SQLite may have rolled back by itself; where it can't roll back, the next BEGIN says why.
+        # SQLite may have rolled back by itself; where it can't roll back, the next transaction tries again.
         with suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

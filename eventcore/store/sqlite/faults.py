@@ -32,8 +32,10 @@ _CORRUPT = {
 }
 
 
-def store_error(error: sqlite3.Error, path: Path) -> StoreError | None:
-    """Return what an error of SQLite means; None for one that only our own mistake can cause."""
+def store_error(error: Exception, path: Path) -> StoreError | None:
+    """Return what an error says of the file; None for one that only our own mistake can cause."""
+    if isinstance(error, msgspec.DecodeError):
+        return StoreCorrupt(f"the state file {path} holds what was never written ({error})")
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     if code in _UNAVAILABLE:
         return StoreUnavailable(f"the state file {path} {_UNAVAILABLE[code]} ({error})")
@@ -44,13 +46,11 @@ def store_error(error: sqlite3.Error, path: Path) -> StoreError | None:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raise SQLite's errors as the store's."""
+    """Raise SQLite's errors, and those of decoding, as the store's."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, msgspec.DecodeError) as error:
         meaning = store_error(error, path)
         if meaning is None:
             raise
         raise meaning from error
-    except msgspec.DecodeError as error:
-        raise StoreCorrupt(f"the state file {path} holds what was never written ({error})") from error

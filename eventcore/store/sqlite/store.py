@@ -171,10 +171,9 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
         StoreCorrupt: it is damaged, or not eventcore's.
         SchemaMismatch: a newer eventcore wrote it.
     """
-    prepare = partial(migrate, path=path, migrations=load_migrations())
     failure: BaseException | None = None
     async with (
-        open_connection(path, prepare=prepare) as writing,
+        open_connection(path, prepare=partial(_prepare, path=path)) as writing,
         open_connection(path, prepare=_prepare_nothing, is_reader=True) as reading,
     ):
         store = SqliteStore(path, writing, reading)
@@ -191,6 +190,12 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
             failure = group.exceptions[0]
     if failure is not None:
         raise failure
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to the newest schema; a file that can't be written to is told now, not at the first commit."""
+    migrate(connection, path, load_migrations())
+    connection.execute("DELETE FROM note WHERE FALSE")
 
 
 def _prepare_nothing(_connection: sqlite3.Connection) -> None:
