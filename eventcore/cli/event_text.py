@@ -113,10 +113,10 @@ def _retried(event: BatchRetried) -> str:
 
 def _given_up(event: RecordsDiscarded | RecordsLost | OutboxBlocked) -> str:
     if isinstance(event, OutboxBlocked):
-        waiting = f"{show_count(event.rows, 'record')} waiting for " if event.rows else ""
         why = f": {show_line(event.error)}" if event.error else ""
-        bound = " is full: mappings that write to it wait" if event.is_at_bound else ""
-        return f"{waiting}{event.destination}{bound}{why}"
+        if event.is_at_bound:
+            return f"{event.destination} has no room: mappings that write to it wait{why}"
+        return f"{show_count(event.rows, 'record')} waiting for {event.destination}{why}"
     target = f" to {event.destination}" if event.destination else ""
     if isinstance(event, RecordsLost):
         return f"{show_count(event.count, 'record')} lost, {event.reason.value}{target}"

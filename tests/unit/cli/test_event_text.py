@@ -1,0 +1,124 @@
+"""The engine's events as lines for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from eventcore.cli.event_text import describe, show_location, show_shard
+from eventcore.model import DiscardReason, Fault, FaultCause
+from eventcore.telemetry import events as told
+from eventcore.telemetry.events import EngineEvent
+
+FAULT = Fault(cause=FaultCause.HANDLER, error_type="ValueError", message="bad", location="orders.py:3")
+
+#: Every kind of event, and what its line holds.
+LINES: list[tuple[EngineEvent, str]] = [
+    (told.RecordsSent(source="stream:orders", count=1), "1 record sent to stream:orders"),
+    (told.RecordsReceived(mapping="m", shard="", count=2), "m  2 records received"),
+    (told.RecordsFiltered(mapping="m", shard="", count=2), "m  2 records filtered out"),
+    (
+        told.RecordsLost(mapping="m", shard="orders-3", count=2, reason=DiscardReason.RECORD_EXPIRED),
+        "m orders-3  2 records lost, RecordExpired",
+    ),
+    (
+        told.BatchInvoked(
+            mapping="m", shard="shardId-000000000007", function="f", first=3, last=5, count=3, attempt=2, request_id="r"
+        ),
+        "m shard 7  [3-5] invokes f with 3 records, attempt 2",
+    ),
+    (told.InvocationFinished(mapping="m", function="f", request_id="r", duration_ms=1.0, fault=FAULT), ""),
+    (
+        told.InvocationFinished(mapping="", function="f", request_id="r", duration_ms=1.0, fault=FAULT),
+        "f failed: ValueError: bad",
+    ),
+    (told.BatchSettled(mapping="m", shard="", first=3, last=3, count=1), "m  [3] settled: 1 record"),
+    (
+        told.BatchRetried(
+            mapping="m", shard="", first=3, last=4, count=2, attempt=2, delay_ms=400, error="E: x", location="a.py:1"
+        ),
+        "m  [3-4] failed: E: x (a.py:1), attempt 2 failed; again in 400 ms",
+    ),
+    (
+        told.BatchRetried(mapping="m", shard="", first=3, last=4, count=2, attempt=0, delay_ms=0, error="E: x"),
+        "m  [3-4] failed: E: x; the rest again at once",
+    ),
+    (
+        told.BatchRetried(
+            mapping="m", shard="", first=3, last=4, count=2, attempt=1, delay_ms=0, error="E: x", is_returned=True
+        ),
+        "back after its visibility timeout",
+    ),
+    (
+        told.BatchBisected(
+            mapping="m",
+            shard="",
+            first=0,
+            middle=1,
+            last=3,
+            left_count=2,
+            right_count=2,
+            error="E: x",
+            location="a.py:1",
+        ),
+        "m  [0-3] failed: E: x (a.py:1); split into 2 and 2, [0-1] first",
+    ),
+    (
+        told.RecordsDiscarded(
+            mapping="m",
+            shard="",
+            first=3,
+            last=3,
+            count=1,
+            reason=DiscardReason.RETRY_ATTEMPTS_EXHAUSTED,
+            failure_id="0123456789abcdef",
+            destination="queue:failed",
+            error="E: x",
+            location="a.py:1",
+        ),
+        "m  [3] discarded to queue:failed: RetryAttemptsExhausted after E: x (a.py:1), kept as failure 0123456789ab",
+    ),
+    (told.RecordsReturned(mapping="m", shard="", count=2, why="drain"), "m  2 records returned to the source: drain"),
+    (told.MappingStateChanged(mapping="m", state="Problem", why="no broker"), "m  Problem: no broker"),
+    (
+        told.ShardTaken(mapping="m", shard="orders-0", epoch=1, checkpoint=-1),
+        "m orders-0  taken, from the beginning on",
+    ),
+    (told.ShardReleased(mapping="m", shard="orders-0", why="rebalance"), "m orders-0  released: rebalance"),
+    (
+        told.OutboxBlocked(destination="http:x", rows=3, error="refused", retry_in_ms=1, is_at_bound=True),
+        "3 records waiting for http:x is full: mappings that write to it wait: refused",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), LINES, ids=lambda value: type(value).__name__)
+def test_an_event_says_what_happened(event: EngineEvent, line: str) -> None:
+    described = click.unstyle(describe(event))
+    assert line in described if line else described == ""
+
+
+def test_there_is_no_event_without_words() -> None:
+    assert {type(event) for event, _ in LINES} == set(EngineEvent.__subclasses__())
+
+
+def test_what_comes_from_outside_stays_on_its_line() -> None:
+    event = told.MappingStateChanged(mapping="m", state="Problem", why="two\nlines\x1b[2J")
+    assert "\n" not in describe(event)
+    assert "\x1b[2J" not in describe(event)
+
+
+@pytest.mark.parametrize(
+    ("shard", "shown"), [("shardId-000000000012", "shard 12"), ("orders-3", "orders-3"), ("shardId-x", "shardId-x")]
+)
+def test_a_shard_is_called_what_people_call_it(shard: str, shown: str) -> None:
+    assert show_shard(shard) == shown
+
+
+def test_a_place_is_told_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert show_location(f"{tmp_path}/src/orders.py:7") == "src/orders.py:7"
+    assert show_location("/elsewhere/orders.py:7") == "/elsewhere/orders.py:7"
+    assert show_location("") == ""
