@@ -35,7 +35,7 @@ def complete(typed: str, cwd: Path) -> list[str]:
         check=True,
     )
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,8 @@ LINES: list[tuple[EngineEvent, str]] = [
             left_count=2,
             right_count=2,
             error="E: x",
-            location="a.py:1",
         ),
-        "m  [0-3] failed: E: x (a.py:1); split into 2 and 2, [0-1] first",
+        "m  [0-3] failed: E: x; split into 2 and 2, [0-1] first",
     ),
     (
         told.RecordsDiscarded(
@@ -84,13 +83,14 @@ LINES: list[tuple[EngineEvent, str]] = [
     (told.MappingStateChanged(mapping="m", state="Problem", why="no broker"), "m  Problem: no broker"),
     (
         told.ShardTaken(mapping="m", shard="orders-0", epoch=1, checkpoint=-1),
-        "m orders-0  taken, from the beginning on",
+        "taken, from the beginning on",
     ),
     (told.ShardReleased(mapping="m", shard="orders-0", why="rebalance"), "m orders-0  released: rebalance"),
     (
         told.OutboxBlocked(destination="http:x", rows=3, error="refused", retry_in_ms=1, is_at_bound=True),
-        "3 records waiting for http:x is full: mappings that write to it wait: refused",
+        "http:x has no room: mappings that write to it wait: refused",
     ),
+    (told.OutboxBlocked(destination="http:x", rows=3, error="no", retry_in_ms=1), "3 records waiting for http:x: no"),
 ]
 
 

@@ -32,14 +32,14 @@ def test_an_event_is_one_line_with_its_facts_by_their_short_names() -> None:
         last=2,
         count=2,
         attempt=1,
-        delay_ms=200,
+        delay_ms=2,
         error="E: a b",
         location="a.py:3",
     )
     line = format_record(event.NAME, facts(event), logging.WARNING)
     assert " WARNING batch.retried " in line
     assert line.endswith(
-        'mapping=m shard=orders-0 first=1 last=2 count=2 attempt=1 delay_ms=200 error="E: a b" location=a.py:3 '
+        'mapping=m shard=orders-0 first=1 last=2 count=2 attempt=1 delay_ms=2 error="E: a b" location=a.py:3 '
         "is_returned=false"
     )
 
