@@ -16,7 +16,7 @@ from eventcore.delivery.ordering import EMPTY, Part, ShardState, decode_state, e
 from eventcore.errors import SourceUnavailable
 from eventcore.ports.sources import LostRange
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, opened, reading
-from eventcore_connectors.kafka.source import COMMIT_INTERVAL_S
+from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S
 from tests.servers.kafka_cluster import KafkaCluster
 
 FAILING = ShardState(parts=(Part(last=3, attempt=2, first_failure_ms=1_700_000_000_000, request_id="r"),), marked=True)

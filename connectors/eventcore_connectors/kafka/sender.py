@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 from zlib import crc32
 
@@ -108,7 +109,9 @@ class Sender:
     async def _stop(self) -> None:
         await self._producer._sender.close()  # noqa: SLF001
         # `stop` would wait for the broker to take what is left, for as long as it is away.
-        self._producer._message_accumulator.fail_all(errors.ProducerClosed())  # noqa: SLF001
+        held = self._producer._message_accumulator  # noqa: SLF001
+        for batch in (*chain.from_iterable(held._batches.values()), *held._pending_batches):  # noqa: SLF001
+            batch.future.cancel()
         await self._producer.stop()
 
 

@@ -1,0 +1,113 @@
+"""What is settled of the owned shards, and the commits that tell the broker.
+
+Commits that wait share a request: whoever gets the turn writes what the broker does not have of every shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+import anyio
+from aiokafka import errors
+
+from eventcore.errors import SourceUnavailable
+from eventcore.ports.sources import ShardLag
+from eventcore_connectors.kafka.client import describe
+from eventcore_connectors.kafka.member import Fenced, GroupMember
+from eventcore_connectors.kafka.shards import Mark, OwnedShard
+
+#: Progress is durable at most so long after it was settled, seconds.
+COMMIT_INTERVAL_S = 1.0
+#: It is looked for so often, seconds: a commit takes about 6 ms, and has the rest of the interval for a bad moment.
+_COMMIT_EVERY_S = 0.5
+#: An urgent commit gives up then, seconds: a coordinator that moves needs about three.
+COMMIT_TIMEOUT_S = 10.0
+#: A commit in the background gives up then and is tried again later, seconds: `receive` waits for it.
+_BACKGROUND_TIMEOUT_S = 1.0
+#: The last commit before shards are given up, seconds: what it can't write is received again by the next owner.
+LAST_TIMEOUT_S = 3.0
+
+
+class Progress:
+    """The shards that are owned now, all taken in one generation of the group."""
+
+    def __init__(
+        self,
+        member: GroupMember,
+        unavailable: Callable[[str], SourceUnavailable],
+        on_fenced: Callable[[Sequence[OwnedShard]], Awaitable[None]],
+    ) -> None:
+        self.shards: dict[str, OwnedShard] = {}
+        self.next_turn = 0.0  #: loop time of the next commit in the background
+        self.member = member
+        self._unavailable = unavailable
+        self._on_fenced = on_fenced
+        self._writing = anyio.Lock()
+
+    async def write(self, timeout_s: float = COMMIT_TIMEOUT_S) -> None:
+        """Write what the broker does not have of all shards, in one request.
+
+        Raises:
+            SourceUnavailable: it may or may not have been written.
+        """
+        async with self._writing:
+            fenced = await self._write_all(timeout_s)
+        if fenced:
+            await self._on_fenced(fenced)
+
+    async def _write_all(self, timeout_s: float) -> Sequence[OwnedShard]:
+        marks = self._unsaved()
+        if not marks:
+            return ()
+        shards = [self.shards[name] for name in marks]
+        try:
+            # Shielded: an answer that nobody waited for would leave it open what the broker has.
+            with anyio.fail_after(timeout_s, shield=True):
+                await self.member.commit(shards[0].epoch, {shard.partition: marks[shard.name] for shard in shards})
+        except Fenced:
+            return shards
+        except (errors.KafkaError, TimeoutError) as error:
+            raise self._unavailable(f"progress can't be written ({describe(error)})") from error
+        for shard in shards:
+            shard.save(marks[shard.name])
+        return ()
+
+    async def write_quietly(self, timeout_s: float = _BACKGROUND_TIMEOUT_S) -> None:
+        """Write what nobody waits for, also when the caller is being cancelled; the next one repeats what fails."""
+        with anyio.move_on_after(timeout_s, shield=True), suppress(SourceUnavailable):
+            await self.write(timeout_s)
+
+    async def write_in_turn(self) -> None:
+        """Write in the background's stead, when it is time."""
+        if anyio.current_time() >= self.next_turn:
+            await self.write_quietly()
+            self.next_turn = anyio.current_time() + _COMMIT_EVERY_S
+
+    def _unsaved(self) -> dict[str, Mark]:
+        return {
+            shard.name: mark
+            for shard in self.shards.values()
+            if (mark := shard.unsaved(self.member.position(shard.partition))) is not None
+        }
+
+    def lag(self) -> Sequence[ShardLag]:
+        """Return how far behind each shard is, from the answers to the last fetches."""
+        lags = []
+        for shard in self.shards.values():
+            end = self.member.end(shard.partition)
+            checkpoint = shard.wanted(self.member.position(shard.partition)).offset
+            lags.append(
+                ShardLag(
+                    shard=shard.name,
+                    checkpoint=checkpoint,
+                    end=-1 if end is None else end,
+                    lag=0 if end is None else max(end - checkpoint, 0),
+                )
+            )
+        return lags
+
+    @property
+    def has_unsettled(self) -> bool:
+        """Tell whether a record was delivered that is not settled."""
+        return any(shard.has_unsettled for shard in self.shards.values())
