@@ -14,7 +14,6 @@ import pytest
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from eventcore.clock import SystemClock
 from eventcore.config.reference import Reference
 from eventcore.config.structs import HttpConfig
 from eventcore.errors import DestinationRefused, DestinationUnavailable, ProgrammingError, SourceUnavailable
@@ -34,7 +33,20 @@ from eventcore_connectors.stdout import connector as stdout_connector
 
 HTTP = Reference("http", "audit")
 STDOUT = Reference("stdout")
-CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
+#: The wall time of every test here: a whole second, as HTTP writes dates.
+NOW_MS = 1_770_000_000_000
+
+
+class _StandingClock:
+    def now_ms(self) -> int:
+        return NOW_MS
+
+
+def _http_date(time_ms: int) -> str:
+    return formatdate(time_ms / 1000, usegmt=True)
+
+
+CONTEXT = ConnectorContext(clock=_StandingClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
 ROW = OutboxRow(key="k", destination="http:audit", lane="orders/0", payload=b'{"a": 1}')
 
 
@@ -213,8 +225,8 @@ class TestHttpAnswers:
         [
             ("7", 7, 7),
             ("0", 0, 0),
-            (formatdate(SystemClock().now_ms() / 1000 + 1000, usegmt=True), 900, 1000),
-            (formatdate(SystemClock().now_ms() / 1000 - 1000, usegmt=True), 0, 0),
+            (_http_date(NOW_MS + 1_000_000), 1000, 1000),
+            (_http_date(NOW_MS - 1_000_000), 0, 0),
             ("99999999999", RETRY_AFTER_S_MAX, RETRY_AFTER_S_MAX),
         ],
     )
