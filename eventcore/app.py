@@ -122,6 +122,11 @@ class Engine:
         for supervisor in self._supervisors.values():
             supervisor.abort()
 
+    @property
+    def is_aborted(self) -> bool:
+        """Whether what ran was cut off: by `abort`, or because the drain took too long."""
+        return self._aborting.is_set()
+
     async def _enforce_drain(self) -> None:
         await self._stopping.wait()
         await anyio.sleep(self._drain_timeout_s)
