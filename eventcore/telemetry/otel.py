@@ -10,7 +10,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
@@ -76,7 +75,7 @@ class OtelTracing:
             self._exporters = tuple(_exporter(name, settings) for name in settings.exporters)
             for own in self._exporters:
                 self._provider.add_span_processor(BatchSpanProcessor(own))
-        self._tracer = self._provider.get_tracer("eventcore", version("eventcore-engine"))
+        self._tracer = self._provider.get_tracer("eventcore")
         self._processed: OrderedDict[str, SpanContext] = OrderedDict()
 
     def receive(self, mapping: str, source: str) -> _Step:

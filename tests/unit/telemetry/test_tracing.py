@@ -361,7 +361,8 @@ def test_spans_go_to_the_collector() -> None:
         await tracing.aclose()
 
     with HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.handle_request)
+        server.timeout = 30
+        thread = threading.Thread(target=server.handle_request, daemon=True)
         thread.start()
         anyio.run(main, server.server_port)
         thread.join()
