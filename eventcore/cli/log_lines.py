@@ -17,6 +17,11 @@ def show_log_line(line: LogLine, *, has_time: bool = False) -> str:
     return f"{prefix}{click.style(line.function, fg='cyan')} | {text}"
 
 
-def print_line(line: LogLine) -> None:
-    """Print a function's line to standard error."""
-    click.echo(show_log_line(line), err=True)
+def print_line(line: LogLine, *, color: bool | None = None) -> None:
+    """Print a function's line to standard error.
+
+    Args:
+        line: the line.
+        color: whether it is colored; None: as the command and the terminal say, which only its own thread knows.
+    """
+    click.echo(show_log_line(line), err=True, color=color)

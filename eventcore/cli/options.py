@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import click
@@ -47,7 +48,8 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return put
 
 
-def _global_options(*, is_hidden: bool) -> list[click.Parameter]:
+@cache
+def _global_options(*, is_hidden: bool) -> Sequence[click.Parameter]:
     def option(name: str, *declarations: str, **settings: Any) -> click.Option:
         return click.Option(
             [*declarations, f"_{name}"], callback=_set(name), expose_value=False, hidden=is_hidden, **settings

@@ -10,8 +10,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import click
+
+from eventcore.cli.log_lines import print_line
 from eventcore.cli.place import PipelinePlace, read_pipeline
 from eventcore.errors import StateInUse
 from eventcore.http.client import ControlClient
@@ -83,11 +87,12 @@ def _open_here(stack: ExitStack, place: PipelinePlace, client: ControlClient, *,
 
     # Client libraries log what they also raise: a command says it once, in its own words.
     logging.getLogger().addHandler(logging.NullHandler())
+    show = partial(print_line, color=click.get_current_context().color)
     portal = stack.enter_context(start_blocking_portal())
     state = place.state if needs_state else None
     for look in range(LOCK_LOOKS):
         try:
-            opened = portal.wrap_async_context_manager(open_operations(pipeline, state))
+            opened = portal.wrap_async_context_manager(open_operations(pipeline, state, show))
             return _Here(portal, stack.enter_context(opened))
         except StateInUse:
             if look == LOCK_LOOKS - 1:

@@ -17,7 +17,7 @@ from eventcore.cli.place import ReadPipeline
 from eventcore.cli.reach import LOCK_LOOKS, LOCK_PAUSE_S
 from eventcore.errors import StateInUse
 from eventcore.http.client import ControlClient
-from eventcore.http.control import serve_control
+from eventcore.http.control import Control, serve_control
 from eventcore.http.functions import FunctionRunner, OneTimeRunner
 from eventcore.http.operations import Operations
 from eventcore.http.refusals import ExitCode
@@ -30,8 +30,8 @@ LOGS_FOLDER = "logs"
 @asynccontextmanager
 async def open_running(
     pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs
-) -> AsyncIterator[Engine]:
-    """Give an engine that is ready to run, its control socket open.
+) -> AsyncIterator[tuple[Engine, Control]]:
+    """Give an engine that is ready to run, and its control server.
 
     Args:
         pipeline: read and checked.
@@ -58,8 +58,8 @@ async def open_running(
             retry_runner=OneTimeRunner(pipeline.loaded, pipeline.targets, clock=clock, ids=ids, inline=runner),
             engine=engine,
         )
-        async with serve_control(operations, state):
-            yield engine
+        async with serve_control(operations, state) as control:
+            yield engine, control
 
 
 async def _open_engine(
@@ -84,42 +84,50 @@ class SignalledEngine:
         self._output = output
         self._drain_timeout_s = drain_timeout_s
         self._engine: Engine | None = None
-        self._starting: anyio.CancelScope | None = None
-        self._drained_at: float | None = None
+        #: Around what an early signal ends at once, and what the second one does; made in the loop.
+        self._starting: anyio.CancelScope
+        self._finishing: anyio.CancelScope
+        self._drain_until: float | None = None
         self.exit_code = ExitCode.OK
 
     async def run(self, pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs) -> None:
         """Run until drained or aborted; `exit_code` then says which it was."""
+        self._starting, self._finishing = anyio.CancelScope(), anyio.CancelScope()
         # A function that runs inline prints where this process prints; standard output is for data.
         with redirect_stdout(sys.stderr):
-            await self._run(pipeline, state, events, logs)
-
-    async def _run(self, pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs) -> None:
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(self._watch_signals)
-            with anyio.CancelScope() as self._starting:
-                async with open_running(pipeline, state, events, logs) as self._engine:
-                    self._tell_started(pipeline, state)
-                    await self._engine.run()
-                    if self._has_run_out():
-                        self.exit_code = ExitCode.TIMED_OUT
-            tasks.cancel_scope.cancel()
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._watch_signals)
+                with self._starting:
+                    async with open_running(pipeline, state, events, logs) as (self._engine, control):
+                        self._tell_started(pipeline, state)
+                        await self._engine.run()
+                        await self._finish(self._engine, control)
+                tasks.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Take nothing new, and end when what runs is settled; called again, nothing changes."""
-        if self._drained_at is None and self._engine is not None:
-            self._drained_at = anyio.current_time()
+        if self._drain_until is None and self._engine is not None:
+            self._drain_until = anyio.current_time() + self._drain_timeout_s
             self._engine.drain()
+
+    async def _finish(self, engine: Engine, control: Control) -> None:
+        """Let what people asked for finish too, in what is left of the drain's time."""
+        if not engine.is_aborted:
+            self._finishing.deadline = self._drain_until or 0
+            with self._finishing:
+                await control.wait_idle()
+        is_cut_off = engine.is_aborted or self._finishing.cancelled_caught
+        if is_cut_off and self.exit_code is ExitCode.OK:
+            self.exit_code = ExitCode.TIMED_OUT
 
     async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
                 if self._engine is None:
-                    assert self._starting is not None, "signals are watched while it starts or runs"
                     self.exit_code = ExitCode.INTERRUPTED
                     self._starting.cancel()
-                elif self._drained_at is None:
+                elif self._drain_until is None:
                     self._output.note(
                         f"draining: running invocations have {self._drain_timeout_s:g} s; once more aborts them"
                     )
@@ -128,13 +136,8 @@ class SignalledEngine:
                     self._output.note("aborting: what runs goes back to its source")
                     self.exit_code = ExitCode.INTERRUPTED
                     self._engine.abort()
+                    self._finishing.cancel()
 
     def _tell_started(self, pipeline: ReadPipeline, state: Path) -> None:
         count = len(pipeline.loaded.config.mappings)
         self._output.note(f"running {show_count(count, 'mapping')}, state in {state}; Ctrl-C drains")
-
-    def _has_run_out(self) -> bool:
-        """Tell whether the drain took all the time there was, so that the engine aborted what still ran."""
-        if self._drained_at is None or self.exit_code is not ExitCode.OK:
-            return False
-        return anyio.current_time() - self._drained_at >= self._drain_timeout_s

@@ -61,7 +61,7 @@ def send_command(
     target = read_target(reference)
     if delay is not None and target.kind != "queue":
         raise click.UsageError("--delay is for queues: streams keep their order")
-    template = OutgoingRecord(body=b"", key=None if key is None else key.encode(), headers=_read_headers(headers))
+    template = OutgoingRecord(body=b"", key=None if key is None else _encode(key), headers=_read_headers(headers))
     with ExitStack() as stack:
         groups = _open_bodies(stack, bodies, file, count)
         parts = _cut_parts(template, groups, _part_records_max(rate))
@@ -85,7 +85,12 @@ def _read_headers(headers: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
     for name, separator, _ in pairs:
         if not separator or not name:
             raise click.UsageError(f"--header {name}: write NAME=VALUE")
-    return tuple((name, value.encode()) for name, _, value in pairs)
+    return tuple((name, _encode(value)) for name, _, value in pairs)
+
+
+def _encode(argument: str) -> bytes:
+    """Return the bytes that were typed, UTF-8 or not."""
+    return argument.encode(errors="surrogateescape")
 
 
 # -- what to send ------------------------------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ def _open_bodies(stack: ExitStack, bodies: Sequence[str], file: str | None, coun
             raise click.UsageError("`-` stands alone: standard input is all there is to send")
         groups = _read_lines(_open(stack, file or "-"))
         return groups if count is None else _cut_off(groups, count)
-    given = [body.encode(errors="surrogateescape") for body in bodies]
+    given = [_encode(body) for body in bodies]
     return iter([given]) if count is None else _repeat(given, count)
 
 

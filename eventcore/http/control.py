@@ -27,23 +27,67 @@ from eventcore.http.sockets import SOCKET_NAME, bind_control
 
 #: Requests at the same time: people and their scripts; more get status 503 from the server.
 REQUESTS_MAX = 64
-#: What running requests get when the engine ends, seconds; past it they are cut off.
-CLOSE_GRACE_S = 2
+#: What running requests get when the server closes, seconds: enough for a look or a send, not for a long invocation,
+#: which `Control.wait_idle` waits for before.
+CLOSE_GRACE_S = 1.0
+#: What connections get to take their last answers, seconds.
+DISCONNECT_GRACE_S = 2
 
 _encoder = msgspec.json.Encoder()
 
 
+class Control:
+    """A running control server. Made by `serve_control`."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._answering: set[anyio.CancelScope] = set()
+        self._answered = anyio.Event()
+
+    async def wait_idle(self) -> None:
+        """Wait until no request is being answered."""
+        while self._answering:
+            await self._answered.wait()
+
+    def cut_off(self) -> None:
+        """Give the requests that are being answered `CLOSE_GRACE_S` to finish."""
+        for scope in self._answering:
+            scope.deadline = anyio.current_time() + CLOSE_GRACE_S
+
+    async def answer(self, http: HttpRequest) -> Response:
+        """Answer one request."""
+        # A scope of its own: a request that the server itself would have to cancel is logged as a defect.
+        with anyio.CancelScope() as scope:
+            self._answering.add(scope)
+            try:
+                return await self._perform(http)
+            finally:
+                self._answering.discard(scope)
+                self._answered.set()
+                self._answered = anyio.Event()
+        return _refuse(CommandError("the engine ended before it had answered"))
+
+    async def _perform(self, http: HttpRequest) -> Response:
+        try:
+            request = _decode(http.path_params["path"], await _read_body(http))
+            result = await self._operations.perform(request)
+        except EventcoreError as error:
+            return _refuse(error)
+        return Response(_encoder.encode(result), media_type="application/json")
+
+
 @asynccontextmanager
-async def serve_control(operations: Operations, folder: Path) -> AsyncIterator[None]:
+async def serve_control(operations: Operations, folder: Path) -> AsyncIterator[Control]:
     """Answer commands for as long as the block runs; the socket is there when it begins, and gone when it has ended.
 
     Raises:
         CommandError: no socket can be made in the folder.
     """
-    control = bind_control(folder)
+    listening = bind_control(folder)
+    control = Control(operations)
     server = _Server(
         uvicorn.Config(
-            _make_app(operations),
+            Starlette(routes=[Route("/v1/{path:path}", control.answer, methods=["POST"])]),
             http="h11",
             ws="none",
             lifespan="off",
@@ -52,18 +96,19 @@ async def serve_control(operations: Operations, folder: Path) -> AsyncIterator[N
             server_header=False,
             date_header=False,
             limit_concurrency=REQUESTS_MAX,
-            timeout_graceful_shutdown=CLOSE_GRACE_S,
+            timeout_graceful_shutdown=DISCONNECT_GRACE_S,
         )
     )
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, [control])
+            tasks.start_soon(server.serve, [listening])
             try:
-                yield
+                yield control
             finally:
+                control.cut_off()
                 server.should_exit = True
     finally:
-        control.close()
+        listening.close()
         (folder / SOCKET_NAME).unlink(missing_ok=True)
 
 
@@ -74,18 +119,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Install no handlers: the first signal drains the engine, which needs this server meanwhile."""
         yield
-
-
-def _make_app(operations: Operations) -> Starlette:
-    async def answer(http: HttpRequest) -> Response:
-        try:
-            body = await _read_body(http)
-            request = _decode(http.path_params["path"], body)
-            return Response(_encoder.encode(await operations.perform(request)), media_type="application/json")
-        except EventcoreError as error:
-            return _refuse(error)
-
-    return Starlette(routes=[Route("/v1/{path:path}", answer, methods=["POST"])])
 
 
 async def _read_body(http: HttpRequest) -> bytes:
