@@ -26,7 +26,7 @@ BUSY_TIMEOUT_S = 5.0
 OPEN_GRACE_S = 60.0
 #: Closing copies the log into the file; past this it is left to the next opening, seconds.
 CLOSE_GRACE_S = 30.0
-#: Prepared statements that are kept: all of ours, with ten sizes of each insert.
+#: Prepared statements that are kept: all of ours, with twenty sizes of each insert.
 STATEMENTS_CACHED = 256
 #: Pages kept in memory, KiB: the inner pages of a million messages and the ends of every queue.
 CACHE_KIB = 16_384

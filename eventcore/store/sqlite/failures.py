@@ -17,6 +17,7 @@ from eventcore.store.sqlite.transaction import Transaction
 _BEHIND_ALL = "\U0010ffff"
 #: Failures that one trim looks at in a statement.
 _TRIM_STEP = 100
+_ages = msgspec.json.Decoder(list[tuple[str, int, int]])
 
 
 def keep(tx: Transaction, operation: port.KeepFailure) -> None:
@@ -55,9 +56,7 @@ def trim(tx: Transaction, operation: port.TrimFailures) -> int:
     while True:
         excess_bytes = tx.ledger.failure_total.size_bytes - operation.size_bytes_max
         oldest = []
-        for key, created_ms, size_bytes in tx.execute(
-            "SELECT id, created_ms, size_bytes FROM failure ORDER BY created_ms, id LIMIT ?", _TRIM_STEP
-        ).fetchall():
+        for key, created_ms, size_bytes in _oldest(tx):
             if created_ms >= operation.before_ms and excess_bytes <= 0:
                 break
             oldest.append(key)
@@ -65,6 +64,17 @@ def trim(tx: Transaction, operation: port.TrimFailures) -> int:
         count += _forget(tx, oldest) if oldest else 0
         if len(oldest) < _TRIM_STEP:
             return count
+
+
+def _oldest(tx: Transaction) -> list[tuple[str, int, int]]:
+    """Return id, time and size of the oldest failures."""
+    return _ages.decode(
+        tx.scalar(
+            "SELECT json_group_array(json_array(id, created_ms, size_bytes))"
+            " FROM (SELECT id, created_ms, size_bytes FROM failure ORDER BY created_ms, id LIMIT ?)",
+            _TRIM_STEP,
+        )
+    )
 
 
 def _forget(tx: Transaction, ids: Sequence[str]) -> int:

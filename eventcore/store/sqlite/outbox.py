@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+import msgspec
+
 from eventcore.ports import store as port
 from eventcore.ports.store import OutboxDepth, OutboxRow
 from eventcore.store.rules import FOREVER_MS, TOKEN_KEPT_MS, due_rows, outbox_size_bytes
@@ -18,16 +20,48 @@ _COLUMNS = (
 )
 
 #: Steps from lane to lane in the index, and from each lane to its oldest row.
-_HEADS = """
+_OLDEST = """
 WITH RECURSIVE lanes (lane) AS (
   SELECT min(lane) FROM outbox WHERE destination = ?1
   UNION ALL
   SELECT (SELECT min(lane) FROM outbox WHERE destination = ?1 AND lane > lanes.lane) FROM lanes
   WHERE lanes.lane IS NOT NULL
 )
-SELECT outbox.lane, outbox.number, outbox.due_ms FROM lanes CROSS JOIN outbox ON outbox.number =
-  (SELECT number FROM outbox WHERE destination = ?1 AND lane = lanes.lane ORDER BY number LIMIT 1)
+SELECT json_group_array(json_array(outbox.lane, outbox.number, outbox.due_ms)) FROM lanes CROSS JOIN outbox
+ON outbox.number = (SELECT number FROM outbox WHERE destination = ?1 AND lane = lanes.lane ORDER BY number LIMIT 1)
 """
+# Lists come as one value, as in `visible`.
+_LANE = (
+    "SELECT json_group_array(json_array(number, due_ms, number))"
+    " FROM (SELECT number, due_ms FROM outbox WHERE destination = ? AND lane = ? ORDER BY number LIMIT ?)"
+)
+_ROWS = (
+    "SELECT json_group_array(json_array(number, key, destination, lane, created_ms, due_ms, attempts, last_error,"
+    " length(attributes), length(record_key), length(payload))),"
+    " CAST(group_concat(attributes || coalesce(record_key, x'') || payload, '') AS BLOB)"
+    " FROM (SELECT * FROM outbox WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number)"
+)
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """A row without its values."""
+
+    number: int
+    key: str
+    destination: str
+    lane: str
+    created_ms: int
+    due_ms: int
+    attempts: int
+    last_error: str
+    attributes_bytes: int
+    key_bytes: int | None  #: None without a record key
+    payload_bytes: int
+
+
+_oldest_rows = msgspec.json.Decoder(list[tuple[str, int, int]])
+_lane = msgspec.json.Decoder(list[tuple[int, int, int]])
+_rows = msgspec.json.Decoder(list[_Head])
 
 
 def put(tx: Transaction, operation: port.PutOutbox) -> bool:
@@ -88,27 +122,42 @@ def postpone(tx: Transaction, operation: port.PostponeOutbox) -> None:
 def due(connection: sqlite3.Connection, destination: str, *, now_ms: int, count_max: int) -> Sequence[OutboxRow]:
     """Return a destination's rows that may be handed over now; see `Store.due_outbox`."""
     lanes = [
-        connection.execute(
-            "SELECT number, due_ms, number FROM outbox WHERE destination = ? AND lane = ? ORDER BY number",
-            (destination, lane),
-        )
-        for lane, _, due_ms in _heads(connection, destination)
+        _lane.decode(connection.execute(_LANE, (destination, lane, count_max)).fetchone()[0])
+        for lane, _, due_ms in _oldest(connection, destination)
         if due_ms <= now_ms
     ]
     numbers = due_rows(lanes, now_ms=now_ms, count_max=count_max)
-    for lane in lanes:
-        # Left open, they would keep the log from being copied into the file.
-        lane.close()
-    rows = connection.execute(
-        f"SELECT number, {_COLUMNS} FROM outbox WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number",  # noqa: S608
-        (encode_list(numbers),),
+    heads, values = connection.execute(_ROWS, (encode_list(numbers),)).fetchone()
+    rows = []
+    begin = 0
+    for head in _rows.decode(heads):
+        attributes_end = begin + head.attributes_bytes
+        key_end = attributes_end + (head.key_bytes or 0)
+        end = key_end + head.payload_bytes
+        rows.append(_row(head, values[begin:attributes_end], values[attributes_end:key_end], values[key_end:end]))
+        begin = end
+    return sorted(rows, key=lambda row: row.number)
+
+
+def _row(head: _Head, attributes: bytes, record_key: bytes, payload: bytes) -> OutboxRow:
+    return OutboxRow(
+        key=head.key,
+        destination=head.destination,
+        lane=head.lane,
+        payload=payload,
+        record_key=None if head.key_bytes is None else record_key,
+        attributes=decode_attributes(attributes),
+        created_ms=head.created_ms,
+        attempts=head.attempts,
+        due_ms=head.due_ms,
+        number=head.number,
+        last_error=head.last_error,
     )
-    return [_row(*row) for row in rows]
 
 
 def next_ms(connection: sqlite3.Connection, destination: str) -> int:
     """Return when a destination's next row becomes due; 0 when none waits."""
-    return min((max(1, due_ms) for _, _, due_ms in _heads(connection, destination)), default=0)
+    return min((max(1, due_ms) for _, _, due_ms in _oldest(connection, destination)), default=0)
 
 
 def depths(connection: sqlite3.Connection) -> Sequence[OutboxDepth]:
@@ -119,50 +168,21 @@ def depths(connection: sqlite3.Connection) -> Sequence[OutboxDepth]:
             destination=name,
             rows=count,
             size_bytes=size_bytes,
-            oldest_ms=_created_ms(connection, min(number for _, number, _ in _heads(connection, name))),
+            oldest_ms=_created_ms(connection, min(number for _, number, _ in _oldest(connection, name))),
             last_error=last_error,
         )
         for name, count, size_bytes, last_error in rows
     ]
 
 
-def _heads(connection: sqlite3.Connection, destination: str) -> list[tuple[str, int, int]]:
+def _oldest(connection: sqlite3.Connection, destination: str) -> list[tuple[str, int, int]]:
     """Return each lane with the number and the due time of its oldest row.
 
     One seek a lane, however many rows wait in it.
     """
-    return connection.execute(_HEADS, (destination,)).fetchall()
+    return _oldest_rows.decode(connection.execute(_OLDEST, (destination,)).fetchone()[0])
 
 
 def _created_ms(connection: sqlite3.Connection, number: int) -> int:
     ((created_ms,),) = connection.execute("SELECT created_ms FROM outbox WHERE number = ?", (number,))
     return int(created_ms)
-
-
-def _row(
-    number: int,
-    key: str,
-    destination: str,
-    lane: str,
-    created_ms: int,
-    due_ms: int,
-    attempts: int,
-    last_error: str,
-    _size_bytes: int,
-    attributes: bytes,
-    record_key: bytes | None,
-    payload: bytes,
-) -> OutboxRow:
-    return OutboxRow(
-        key=key,
-        destination=destination,
-        lane=lane,
-        payload=payload,
-        record_key=record_key,
-        attributes=decode_attributes(attributes),
-        created_ms=created_ms,
-        attempts=attempts,
-        due_ms=due_ms,
-        number=number,
-        last_error=last_error,
-    )

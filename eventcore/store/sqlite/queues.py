@@ -7,7 +7,7 @@ from eventcore.store.rules import first_key, is_expired
 from eventcore.store.sqlite.codec import encode_headers, encode_list
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.transaction import Transaction
-from eventcore.store.sqlite.visible import erase, oldest_visible, show_due, take_out, transfer
+from eventcore.store.sqlite.visible import FETCHED_MAX, erase, oldest_visible, show_due, take_out, transfer
 
 
 def define(tx: Transaction, operation: port.DefineQueue) -> None:
@@ -68,17 +68,22 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
     """Carry out `MoveMessages`."""
     queue, target = tx.ledger.queues[operation.source], tx.ledger.queues[operation.target]
     show_due(tx, queue, operation.now_ms)
-    rows = oldest_visible(tx, queue, operation.count_max)
-    if not rows:
-        return 0
-    take_out(tx, queue, rows, is_all=len(rows) < operation.count_max)
-    expired = [row[0] for row in rows if is_expired(row[2], queue.settings, operation.now_ms)]
-    if expired:
-        erase(tx, expired)
-    kept = [row[0] for row in rows if not is_expired(row[2], queue.settings, operation.now_ms)]
-    if kept:
-        transfer(tx, target, kept, sent_ms=operation.now_ms)
-    return len(kept)
+    # What is visible now: source and target may be the same.
+    left = min(operation.count_max, queue.visible)
+    moved = 0
+    while left:
+        limit = min(left, FETCHED_MAX)
+        rows = oldest_visible(tx, queue, limit)
+        take_out(tx, queue, rows, is_all=len(rows) == queue.visible)
+        expired = [row[0] for row in rows if is_expired(row[2], queue.settings, operation.now_ms)]
+        if expired:
+            erase(tx, expired)
+        kept = [row[0] for row in rows if not is_expired(row[2], queue.settings, operation.now_ms)]
+        if kept:
+            transfer(tx, target, kept, sent_ms=operation.now_ms)
+        moved += len(kept)
+        left -= len(rows)
+    return moved
 
 
 def drop(tx: Transaction, operation: port.DropMessages) -> int:

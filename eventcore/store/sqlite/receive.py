@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from eventcore.ports import store as port
 from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
 from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, is_exhausted, is_expired, write_receipt
-from eventcore.store.sqlite.codec import decode_headers
 from eventcore.store.sqlite.transaction import Transaction
-from eventcore.store.sqlite.visible import VisibleMessage, erase, oldest_visible, show_due, take_out, transfer
+from eventcore.store.sqlite.visible import (
+    FETCHED_MAX,
+    VisibleMessage,
+    erase,
+    oldest_visible,
+    show_due,
+    take_out,
+    transfer,
+)
 
 
 def receive(tx: Transaction, operation: port.ReceiveMessages) -> ReceiveResult:
@@ -47,7 +54,7 @@ class _Receive:
         count_max = self._operation.count_max
         left = count_max + EXAMINED_MAX
         while left and not 0 < count_max == len(self._taken):
-            limit = min(count_max - len(self._taken), left) if count_max else left
+            limit = min(count_max - len(self._taken) if count_max else left, left, FETCHED_MAX)
             rows = oldest_visible(self._tx, self._queue, limit)
             examined = rows[: self._sort(rows)]
             if examined:
@@ -83,7 +90,7 @@ class _Receive:
         until_ms = now_ms + (queue.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
         hidden = self._tx.buffers.hidden.values
         messages = []
-        for key, message_id, sent_ms, group, headers, body, receive_count, first_receive_ms, _ in self._taken:
+        for key, message_id, sent_ms, group, headers, body, receive_count, first_receive_ms in self._taken:
             count, first_ms = receive_count + 1, first_receive_ms or now_ms
             hidden += (queue.number, until_ms, key, count, first_ms)
             messages.append(
@@ -91,7 +98,7 @@ class _Receive:
                     number=key & SEQUENCE_MASK,
                     id=message_id,
                     body=body,
-                    headers=decode_headers(headers),
+                    headers=headers,
                     group=group,
                     sent_ms=sent_ms,
                     receive_count=count,

@@ -6,12 +6,16 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from eventcore.ports import store as port
 from eventcore.ports.store import ShardExtent, StoredRecord, StreamSettings
-from eventcore.store.rules import SEQUENCE_MASK, first_key, record_size_bytes, trim_plan
+from eventcore.store.rules import SEQUENCE_MASK, first_key, trim_plan
 from eventcore.store.sqlite.codec import decode_headers, decode_stream_settings, encode_headers
 from eventcore.store.sqlite.ledger import ShardRow, StreamRow
 from eventcore.store.sqlite.transaction import Transaction
+
+_ages = msgspec.json.Decoder(list[tuple[int, int]])
 
 
 def define(tx: Transaction, operation: port.DefineStream) -> None:
@@ -56,17 +60,15 @@ def trim(tx: Transaction, operation: port.TrimStream) -> int:
     """Carry out `TrimStream`."""
     stream = tx.ledger.streams[operation.stream]
     limit = stream.settings.retention_bytes
+    excess_bytes = stream.size_bytes - limit if limit else 0
     plan = trim_plan(
         {
-            shard.shard: tx.execute(
-                "SELECT arrived_ms, length(body) FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
-                *(shard.first, shard.end, operation.count_max),
-            )
+            shard.shard: _oldest(tx, shard, operation.count_max)
             for shard in stream.shards
-            if shard.first < shard.end
+            if shard.first < shard.end and (excess_bytes > 0 or _arrived_ms(tx, shard.first) < operation.before_ms)
         },
         before_ms=operation.before_ms,
-        excess_bytes=stream.size_bytes - limit if limit else 0,
+        excess_bytes=excess_bytes,
         count_max=operation.count_max,
     )
     for index, (count, size_bytes) in plan.items():
@@ -77,6 +79,22 @@ def trim(tx: Transaction, operation: port.TrimStream) -> int:
         tx.ledger.change(shard)
         tx.ledger.change(stream)
     return sum(count for count, _ in plan.values())
+
+
+def _oldest(tx: Transaction, shard: ShardRow, count_max: int) -> list[tuple[int, int]]:
+    """Return arrival time and size of a shard's oldest records."""
+    return _ages.decode(
+        tx.scalar(
+            "SELECT json_group_array(json_array(arrived_ms, length(body)))"
+            " FROM (SELECT arrived_ms, body FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?)",
+            *(shard.first, shard.end, count_max),
+        )
+    )
+
+
+def _arrived_ms(tx: Transaction, key: int) -> int:
+    arrived_ms: int = tx.scalar("SELECT arrived_ms FROM record WHERE key = ?", key)
+    return arrived_ms
 
 
 # -- reads, on the reading connection ----------------------------------------------------------------------------------
@@ -109,20 +127,47 @@ def read(
     """Return records of a shard from a position on; see `Store.read`."""
     first, end = _bounds(connection, name, index)
     begin = max(first, (first & ~SEQUENCE_MASK) + position)
-    rows = connection.execute(
-        "SELECT key, body, record_key, headers, arrived_ms FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
-        (begin, end, count_max),
+    heads = _cut(connection, begin, min(end, begin + count_max), size_bytes_max)
+    if not heads:
+        return []
+    # The values come one after another, in the order of their keys; one row for all, as in `visible`.
+    ((values,),) = connection.execute(
+        "SELECT CAST(group_concat(coalesce(record_key, x'') || coalesce(headers, x'') || body, '') AS BLOB)"
+        " FROM (SELECT record_key, headers, body FROM record WHERE key >= ? AND key <= ? ORDER BY key LIMIT ?)",
+        (begin, heads[-1][0], len(heads)),
     )
-    records: list[StoredRecord] = []
-    size_bytes = 0
-    for key, body, record_key, headers, arrived_ms in rows:
-        record = StoredRecord(key & SEQUENCE_MASK, body, record_key, decode_headers(headers), arrived_ms)
-        size_bytes += record_size_bytes(record)
-        if records and size_bytes > size_bytes_max:
-            break
-        records.append(record)
-    rows.close()
+    records = []
+    at = 0
+    for key, arrived_ms, key_bytes, headers_bytes, body_bytes in heads:
+        key_end = at + (key_bytes or 0)
+        headers_end = key_end + (headers_bytes or 0)
+        body_end = headers_end + body_bytes
+        record_key = None if key_bytes is None else values[at:key_end]
+        headers = decode_headers(values[key_end:headers_end])
+        records.append(StoredRecord(key & SEQUENCE_MASK, values[headers_end:body_end], record_key, headers, arrived_ms))
+        at = body_end
     return records
+
+
+#: A record without its values: key, arrival time, lengths of key (None without one), headers (None) and body.
+_Head = tuple[int, int, int | None, int | None, int]
+_heads = msgspec.json.Decoder(list[_Head])
+
+
+def _cut(connection: sqlite3.Connection, begin: int, end: int, size_bytes_max: int) -> list[_Head]:
+    """Return the records from a key on that fit into so many bytes, and at least one; values are not read for it."""
+    ((found,),) = connection.execute(
+        "SELECT json_group_array(json_array(key, arrived_ms, length(record_key), length(headers), length(body)))"
+        " FROM (SELECT * FROM record WHERE key >= ? AND key < ? ORDER BY key LIMIT ?)",
+        (begin, end, end - begin),
+    )
+    heads = _heads.decode(found)
+    size_bytes = 0
+    for count, (_, _, key_bytes, headers_bytes, body_bytes) in enumerate(heads):
+        size_bytes += body_bytes + (key_bytes or 0) + (headers_bytes or 0)
+        if count and size_bytes > size_bytes_max:
+            return heads[:count]
+    return heads
 
 
 def find_position(connection: sqlite3.Connection, name: str, index: int, at_ms: int) -> int:

@@ -59,12 +59,13 @@ class StreamPromises(StoreKit):
         self.check(scenario)
 
     def test_a_read_keeps_its_bounds(self) -> None:
-        """By count and by bytes (bodies, keys, headers), and returns at least one record if there is one."""
+        """By count and by bytes (bodies, keys, headers about), and returns at least one record if there is one."""
 
         async def scenario(store: Store) -> None:
             await define_stream(store, shards=1)
             await append(store, *[b"x" * 10] * 5)
-            await append(store, b"x" * 2, key=b"1234", headers=(("name", b""),))
+            await append(store, b"x" * 6, key=b"1234")
+            await append(store, b"", headers=(("name", b"x" * 1000),))
             assert len(await read(store, count_max=3)) == 3
             assert [record.position for record in await read(store, 3, count_max=2)] == [3, 4]
             assert len(await read(store, size_bytes_max=30)) == 3
@@ -72,7 +73,9 @@ class StreamPromises(StoreKit):
             assert len(await read(store, size_bytes_max=1)) == 1
             assert len(await read(store, 4, size_bytes_max=20)) == 2
             assert len(await read(store, 4, size_bytes_max=19)) == 1
-            assert await read(store, 6) == []
+            assert len(await read(store, 5, size_bytes_max=1000)) == 1
+            assert len(await read(store, 5, size_bytes_max=1100)) == 2
+            assert await read(store, 7) == []
             assert await read(store, 100) == []
 
         self.check(scenario)

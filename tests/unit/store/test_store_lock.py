@@ -81,8 +81,11 @@ def test_the_lock_is_free_after_an_error_inside(tmp_path):
 
 def test_children_do_not_inherit_the_lock(tmp_path):
     """A function's process that outlives the engine must not keep the next one out."""
+    command = [sys.executable, "-c", "print('runs', flush=True); input()"]
     with hold_state(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
+        # From here on it is past its exec.
+        assert child.stdout.readline() == b"runs\n"
     try:
         with hold_state(tmp_path):
             pass
