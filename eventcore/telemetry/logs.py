@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from eventcore.telemetry.fanout import FanOut
 FILE_BYTES_MAX = 10 * 1024 * 1024
 #: Rotated files that are kept beside the current one; so a function's logs take 60 MiB at most.
 FILES_KEPT = 5
-#: Files held open; the one that was written longest ago is closed for the next.
+#: Files held open; the one that was opened first is closed for the next.
 OPEN_FILES_MAX = 64
 #: Newest lines kept in memory, and their text's size, for those who begin to watch.
 RECENT_LINES_MAX = 2_000
@@ -55,7 +55,7 @@ class FunctionLogs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: OrderedDict[str, _LogFile] = OrderedDict()
+        self._files: dict[str, _LogFile] = {}
         self._recent: deque[LogLine] = deque()
         self._recent_bytes = 0
         self._listeners: FanOut[LogLine] = FanOut()
@@ -109,9 +109,7 @@ class FunctionLogs:
         if file is None:
             file = self._files[function] = _LogFile(log_path(self._folder, function))
             if len(self._files) > OPEN_FILES_MAX:
-                self._files.popitem(last=False)[1].close()
-        else:
-            self._files.move_to_end(function)
+                self._files.pop(next(iter(self._files))).close()
         return file
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventcore.ports.runtime import LogLine
@@ -44,6 +44,9 @@ def test_lines_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(), max_size=5))
+@example(
+    ["two\nlines", "\n", "2026-01-01T00:00:00.000Z\tr-2\tstdout\tforged", "x\n2026-01-01T00:00:00.000Z\tr-2\tstdout\tx"]
+)
 def test_no_text_breaks_the_log(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     """A line within a line becomes one of its own: nothing that a function writes can pass for a line of another."""
     folder = tmp_path_factory.mktemp("logs")

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 from eventcore.delivery.decide import decide_queue
 from eventcore.errors import ConnectorUnavailable, SourceUnavailable
 from eventcore.model import Batch, Fault, FaultCause, Outcome, OutcomeKind, Record
+from eventcore.telemetry import otel
 from eventcore.telemetry.otel import STACK_TEXT_MAX
 from eventcore.telemetry.propagation import LINKS_MAX, read_context
 from eventcore.telemetry.tracing import NULL_TRACING, Tracing, open_tracing
@@ -148,6 +149,23 @@ def test_a_settle_span_is_the_child_of_its_process_span() -> None:
     with traced.tracing.settle(one, decide_queue(3, *reported())) as settle:
         pass
     assert settle.traceparent.split("-")[1] == spans[0].split("-")[1] != spans[1].split("-")[1]
+
+
+def test_batches_that_are_never_settled_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that is lost in the middle of an invocation; the oldest go first."""
+    monkeypatch.setattr(otel, "OPEN_BATCHES_MAX", 2)
+    traced = Traced()
+    batches = [_batch(request_id=name) for name in ("lost", "one", "other")]
+    traces = []
+    for batch in batches:
+        with traced.tracing.process(batch, "enrich") as span:
+            traces.append(span.traceparent.split("-")[1])
+    settled = []
+    for batch in batches:
+        with traced.tracing.settle(batch, decide_queue(3, *reported())) as span:
+            settled.append(span.traceparent.split("-")[1])
+    assert settled[0] not in traces
+    assert settled[1:] == traces[1:]
 
 
 def test_a_batch_that_is_given_up_uninvoked_is_traced_all_the_same() -> None:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import anyio
 import pytest
@@ -24,6 +25,8 @@ from eventcore.testing.virtual_loop import (
 )
 
 HOUR_S = 3600.0
+
+request_id: ContextVar[str] = ContextVar("request_id")
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -204,6 +207,20 @@ def test_a_seed_keeps_the_order_of_instants_and_the_contexts() -> None:
         return ends
 
     assert run_virtual(main, seed=7) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_timer_runs_in_the_context_in_which_it_was_set(seed: int) -> None:
+    async def main() -> list[str]:
+        seen: list[str] = []
+        for name in ("a", "b"):
+            request_id.set(name)
+            asyncio.get_running_loop().call_later(1, lambda: seen.append(request_id.get()))
+        request_id.set("c")
+        await anyio.sleep(2)
+        return sorted(seen)
+
+    assert run_virtual(main, seed=seed) == ["a", "b"]
 
 
 def test_a_cancelled_timer_does_not_fire_though_its_instant_has_come() -> None:
@@ -415,5 +432,6 @@ def test_the_list_of_tasks_is_bounded() -> None:
             for _ in range(TASKS_SHOWN_MAX + 9):
                 tasks.start_soon(anyio.Event().wait)
 
-    with pytest.raises(Deadlock, match="and 10 more"):
+    with pytest.raises(Deadlock, match="and 10 more") as raised:
         run_virtual(main)
+    assert len(re.findall(r"^  \S", str(raised.value), re.MULTILINE)) == TASKS_SHOWN_MAX + 1
