@@ -1,7 +1,8 @@
 """The engine's end of a socket to an environment or a zygote: the one adapter to asyncio's loop.
 
-One callback a readable descriptor and one future a reply, instead of a transport, a stream and a task: measured, a
-third of the time of a round trip through anyio's socket streams.
+One callback a readable descriptor and one future a reply. Measured over a round trip, that costs what anyio's Unix
+socket stream does and half of an asyncio stream; but it also sends at once, without a task of the caller's having to
+wait (to a process that does not exist yet), and can be read one last time when the process is gone.
 """
 
 from __future__ import annotations

@@ -29,12 +29,14 @@ from eventcore.runtime.fault import exit_code_of
 from eventcore.runtime.handler import Call, Loaded, answer, load, search_first
 from eventcore.runtime.limits import limit_this_process
 from eventcore.runtime.tree import adopt_orphans, die_with_parent
-from eventcore.runtime.variables import xray_header
+from eventcore.runtime.variables import WRAPPER, xray_header
 
 #: Our descriptors are moved up to here: out of the way of ``select`` and of loops that close or reuse low numbers.
 DESCRIPTOR_MIN = 1000
 #: Exit status when our descriptors are gone: the handler closed them.
 EXIT_CLOSED = 70
+#: Exit status when what should be run is not there, as shells have it (Lambda semantics §7.2 "bad wrapper").
+EXIT_NOT_FOUND = 127
 #: ``ru_maxrss`` counts KB on Linux and bytes on macOS.
 _MAXRSS_PER_KB = 1 if sys.platform == "linux" else 1024
 
@@ -64,10 +66,7 @@ def begin(descriptors: Descriptors, zygote_pid: int) -> NoReturn:
     launch = protocol.TO_ENVIRONMENT.decode(_receive(control))
     assert isinstance(launch, protocol.Launch)
     if launch.start == "spawn":
-        for number in (control.fileno(), log):
-            os.set_inheritable(number, True)
-        command = [sys.executable, "-P", "-m", __name__, str(control.fileno()), str(log)]
-        os.execve(sys.executable, command, launch.variables)  # noqa: S606 - no shell is wanted
+        _exec(control, log, launch.variables)
     _set_variables(launch.variables)
     _serve(control, log)
 
@@ -78,6 +77,19 @@ def main() -> NoReturn:
     for number in (control, log):
         os.set_inheritable(number, False)
     _serve(socket.socket(fileno=control), log)
+
+
+def _exec(control: socket.socket, log: int, variables: dict[str, str]) -> NoReturn:
+    """Become a fresh interpreter, begun by the function's wrapper if it has one (Lambda's AWS_LAMBDA_EXEC_WRAPPER)."""
+    for number in (control.fileno(), log):
+        os.set_inheritable(number, True)
+    command = [sys.executable, "-P", "-m", __name__, str(control.fileno()), str(log)]
+    if wrapper := variables.get(WRAPPER):
+        command.insert(0, wrapper)
+    try:
+        os.execve(command[0], command, variables)  # noqa: S606 - no shell is wanted
+    except OSError:
+        os._exit(EXIT_NOT_FOUND)
 
 
 def _set_variables(variables: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -57,6 +58,10 @@ def load(name: str, code: str, *passes: type[BaseException]) -> Loaded | Fault:
         return faults.setup_fault(
             "Runtime.MalformedHandlerName", f"Bad handler '{name}': write module.attribute, as 'orders.enrich'"
         )
+    other = _find_other(module_name.partition(".")[0], Path(code))
+    if other:
+        message = f"Unable to import module '{module_name}': {other} has the same name and is imported already: rename"
+        return faults.setup_fault("Runtime.ImportModuleError", f"{message} yours")
     with faults.Border(*passes) as border:
         module = importlib.import_module(module_name)
     if border.error is not None:
@@ -65,6 +70,14 @@ def load(name: str, code: str, *passes: type[BaseException]) -> Loaded | Fault:
     if not callable(handler):
         return faults.setup_fault("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{module_name}'")
     return prepare(handler, code)
+
+
+def _find_other(name: str, code: Path) -> str:
+    """Return the module that bears the name of one in ``code`` and would be called in its place; empty without one."""
+    module = sys.modules.get(name)
+    is_here = module is not None and ((code / f"{name}.py").exists() or (code / name).is_dir())
+    file = getattr(module, "__file__", None) or f"built-in module '{name}'"
+    return file if is_here and not Path(file).is_relative_to(code) else ""
 
 
 def prepare(handler: Callable[..., Any], code: str) -> Loaded | Fault:

@@ -21,6 +21,11 @@ def is_same_configuration(kept: FunctionSpec, asked: FunctionSpec) -> bool:
     return kept is asked or kept == msgspec.structs.replace(asked, arn=kept.arn)
 
 
+def code_folder(function: FunctionSpec) -> str:
+    """Return the folder of a function's code as it stands on the module search path and in tracebacks."""
+    return str(function.code.absolute())  # not resolved: modules below a link are named by the link
+
+
 def name_environment(function: FunctionSpec, clock: Clock, ids: IdFactory) -> Serving:
     """Return what an environment that begins now tells its handler about itself. Source: Lambda semantics §7.4."""
     day = datetime.fromtimestamp(clock.now_ms() / 1000, tz=UTC)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,7 +24,7 @@ from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogSink, RuntimeC
 from eventcore.runtime import fault as faults
 from eventcore.runtime.context import LambdaContext, Serving
 from eventcore.runtime.handler import Call, Loaded, answer, as_direct, load, native_batch, prepare, search_first
-from eventcore.runtime.identity import is_same_configuration, name_environment
+from eventcore.runtime.identity import code_folder, is_same_configuration, name_environment
 from eventcore.runtime.report import Reporter
 from eventcore.runtime.stall import StallWatch
 
@@ -213,31 +211,16 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def _load(function: FunctionSpec) -> Loaded | Fault:
-    code = str(function.code)
+    code = code_folder(function)
     if function.environment or function.preload:
         setting = "environment" if function.environment else "preload"
         message = f'{setting} needs a process of the function\'s own: take it out, or write runtime = "process"'
         return faults.setup_fault("Runtime.BadSettings", message)
     if function.target is not None:
         return prepare(function.target, code)
-    taken = _find_other(function)
-    if taken:
-        message = (
-            f"Unable to import module of '{function.handler}': {taken} has the same name and is imported already; "
-            'rename one of them, or write runtime = "process"'
-        )
-        return faults.setup_fault("Runtime.ImportModuleError", message)
     search_first(code)
     importlib.invalidate_caches()
     try:
         return load(function.handler, code, *_PASSES)
     except SystemExit as end:
         return faults.exit_fault("", faults.exit_code_of(end))
-
-
-def _find_other(function: FunctionSpec) -> str:
-    """Return the file of another function's module that bears the name of this one's; empty without one."""
-    name = function.handler.replace("/", ".").split(".")[0]
-    imported = getattr(sys.modules.get(name), "__file__", None)
-    is_here = (function.code / f"{name}.py").exists() or (function.code / name).is_dir()
-    return imported if imported and is_here and not Path(imported).is_relative_to(function.code) else ""

@@ -21,8 +21,8 @@ from eventcore.runtime.remote import RemoteEnvironment
 
 #: How long a zygote may take to kill everything and end; it allows itself 0.8 s. Then it is killed.
 CLOSE_WAIT_S = 2.0
-#: What is kept of a zygote's own last words.
-_STDERR_CHARS = 2_000
+#: Environments asked for at a time: the socket holds some 250 requests, and more would be refused, not queued.
+STARTS_MAX = 64
 #: Exit code of environments whose zygote ended: the kernel has killed them.
 _KILLED = -signal.SIGKILL
 
@@ -35,6 +35,7 @@ class Launcher:
         self._channel = channel
         self._errors = errors
         self._environments: dict[int, RemoteEnvironment] = {}
+        self._slots = anyio.Semaphore(STARTS_MAX)
         self._closed = anyio.Event()
         self.refusal = ""  #: why the zygote would not start: its preload
 
@@ -42,6 +43,10 @@ class Launcher:
     def is_open(self) -> bool:
         """Whether environments can be had."""
         return self._channel.is_open
+
+    async def reserve(self) -> None:
+        """Wait until one more environment may be asked for; then `start` must follow at once."""
+        await self._slots.acquire()
 
     def start(self, environment: RemoteEnvironment, descriptors: Sequence[int]) -> None:
         """Ask for the process of an environment; takes the descriptors, which are its ends."""
@@ -51,6 +56,8 @@ class Launcher:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+        if not self.is_open:
+            environment.set_exited(_KILLED)
 
     async def listen(self) -> None:
         """Take the zygote's messages until it ends, then give up its environments."""
@@ -63,12 +70,16 @@ class Launcher:
                 environment.set_exited(_KILLED)
             self._channel.close()
             self._closed.set()
+            for _ in range(self._slots.statistics().tasks_waiting):
+                self._slots.release()
 
     def _hear(self, message: protocol.FromZygote) -> None:
         match message:
             case protocol.Started(number, pid):
+                self._slots.release()
                 self._environments[number].set_started(pid)
             case protocol.NotStarted(number, reason):
+                self._slots.release()
                 environment = self._environments.pop(number)
                 environment.why_not_started = reason
                 environment.set_exited(_KILLED)
@@ -76,6 +87,10 @@ class Launcher:
                 self._environments.pop(number).set_exited(exit_code)
             case protocol.Refused(reason):
                 self.refusal = reason
+
+    def give_up(self) -> None:
+        """Kill a zygote that does not answer; the next environment gets another."""
+        self._process.kill()
 
     async def close(self) -> None:
         """End the zygote and everything that came from it; returns when all is gone. Safe to repeat."""
@@ -89,10 +104,10 @@ class Launcher:
         self._errors.close()
 
     def why_ended(self) -> EventcoreError:
-        """Return the error that says why there is no zygote, with its own last words."""
+        """Return the error that says why there is no zygote, with the last of its own words."""
         self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace")[-_STDERR_CHARS:].strip()
-        return EventcoreError(f"no environment can be started: the zygote ended{': ' + words if words else ''}")
+        words = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        return EventcoreError(": ".join(["no environment can be started", "the zygote ended", *words]))
 
 
 def open_launcher(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 #: Open files of an environment. Source: Lambda semantics §7.1.
 DESCRIPTORS_MAX = 1024
+#: Open files of the engine: four for each of the thousand environments that a function may have, and room beside.
+ENGINE_DESCRIPTORS = 8192
 #: Threads that the fuse leaves room for: the kernel counts their stacks as data. Source: Lambda semantics §7.1.
 THREADS_MAX = 1024
 #: What the fuse allows beyond `memory_size`, so that the sampling, which reports properly, comes first.
@@ -51,10 +53,11 @@ def _data_bytes() -> int | None:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process, the engine, open as many files as it is allowed: it holds four for each environment."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Let this process, the engine, open the files that its environments need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENGINE_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(ENGINE_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def folder_bytes(folder: Path) -> int:

@@ -45,7 +45,7 @@ class OutputCapture:
         """Make the pipes and return their writing ends, in the order of `STREAMS`; the caller closes those."""
         writing = []
         for stream in STREAMS:
-            reader, writer = os.pipe2(os.O_CLOEXEC)
+            reader, writer = os.pipe()
             os.set_blocking(reader, False)
             self._streams[reader] = stream
             self._poll.register(reader, select.POLLIN)
@@ -55,6 +55,7 @@ class OutputCapture:
 
     def begin(self, request_id: str) -> None:
         """Attribute what comes from now on to an invocation."""
+        self._tell_dropped()
         self._request_id = request_id
         self._left_bytes = LOG_BYTES_MAX_PER_INVOCATION
 
@@ -66,8 +67,16 @@ class OutputCapture:
                 taken += size
         for stream, begun in self._begun.items():
             if begun:
-                self._emit(stream, bytes(begun))
+                self._emit(stream, bytes(begun), end_bytes=0)
                 begun.clear()
+        self._tell_dropped()
+
+    def close(self) -> None:
+        """Close the pipes. Safe to repeat."""
+        for reader in list(self._streams):
+            self._forget(reader)
+
+    def _tell_dropped(self) -> None:
         if self._dropped_bytes:
             text = (
                 f"{self._dropped_bytes} bytes of output were dropped: "
@@ -75,11 +84,6 @@ class OutputCapture:
             )
             self._dropped_bytes = 0
             self._reporter.say(self._function, self._request_id, text)
-
-    def close(self) -> None:
-        """Close the pipes. Safe to repeat."""
-        for reader in list(self._streams):
-            self._forget(reader)
 
     def _forget(self, reader: int) -> None:
         unwatch(reader)
@@ -112,11 +116,14 @@ class OutputCapture:
                 begun.clear()
             else:
                 self._emit(stream, line)
-        _extend(begun, rest)
+        if self._left_bytes > 0:
+            _extend(begun, rest)
+        else:
+            self._dropped_bytes += len(rest)
 
-    def _emit(self, stream: str, line: bytes) -> None:
+    def _emit(self, stream: str, line: bytes, end_bytes: int = 1) -> None:
         if self._left_bytes <= 0:
-            self._dropped_bytes += len(line) + 1
+            self._dropped_bytes += len(line) + end_bytes
             return
         self._left_bytes -= len(line) + LINE_OVERHEAD_BYTES
         text = line.decode(errors="replace")

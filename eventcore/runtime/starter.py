@@ -18,13 +18,13 @@ from eventcore.model import Fault
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.runtime import fault as faults
 from eventcore.runtime import protocol
-from eventcore.runtime.identity import name_environment
+from eventcore.runtime.identity import code_folder, name_environment
 from eventcore.runtime.launcher import Launcher, open_launcher
 from eventcore.runtime.output import OutputCapture
 from eventcore.runtime.pool import Pool
 from eventcore.runtime.remote import EndReason, RemoteEnvironment
 from eventcore.runtime.report import Reporter
-from eventcore.runtime.variables import function_variables, pass_on
+from eventcore.runtime.variables import WRAPPER, function_variables, pass_on
 from eventcore.runtime.watch import Watch
 
 #: How long a kill is waited for: the kernel needs milliseconds, unless the process hangs in a system call.
@@ -73,6 +73,7 @@ class Starter:
         if refusal is not None:
             return refusal
         launcher = self._find_launcher(pool)
+        await launcher.reserve()
         began = anyio.current_time()
         self._reporter.init_start(function)
         environment = self._open(pool, launcher, function)
@@ -128,7 +129,7 @@ class Starter:
         serving = name_environment(function, self._clock, self._ids)
         variables = function_variables(function, serving, temporary, os.environ)
         environment.send(protocol.Launch(function.start, variables))
-        environment.send(protocol.Setup(serving, function.handler, str(function.code)))
+        environment.send(protocol.Setup(serving, function.handler, code_folder(function)))
         return environment
 
     def _forget(self, environment: RemoteEnvironment) -> None:
@@ -180,8 +181,13 @@ def fault_of_exit(environment: RemoteEnvironment, request_id: str) -> Fault | No
 
 def _refuse(function: FunctionSpec) -> Fault | None:
     """Return why a function can't run as it is configured: no setting is accepted and ignored."""
+    if not function.code.is_dir():
+        return faults.setup_fault("Runtime.ImportModuleError", f"there is no folder {code_folder(function)}")
     if function.preload and function.start == "spawn":
         message = 'preload imports modules before a fork: take it out, or write start = "fork"'
+        return faults.setup_fault("Runtime.BadSettings", message)
+    if function.start == "fork" and WRAPPER in function.environment:
+        message = f'{WRAPPER} starts an interpreter, and a fork starts none: write start = "spawn"'
         return faults.setup_fault("Runtime.BadSettings", message)
     if function.start == "fork" and sys.platform == "darwin":
         message = 'macOS\'s own libraries do not survive a fork: write start = "spawn"'
@@ -204,6 +210,7 @@ def _why_unready(
     if environment.why_not_started:
         raise EventcoreError(f"no environment can be started: {environment.why_not_started}")
     if environment.was_never_started:
+        launcher.give_up()
         raise launcher.why_ended()
     if environment.ended_by is EndReason.TIMEOUT:
         return faults.timeout_fault(request_id, limit_s)

@@ -12,10 +12,13 @@ from pathlib import Path
 
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.runtime.context import Serving
+from eventcore.runtime.identity import code_folder
 
 #: Passed on from the engine's environment as they are; besides these everything that starts with `PASSED_PREFIXES`.
 PASSED = frozenset({"PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV"})
 PASSED_PREFIXES = ("LC_", "SSL_CERT_")
+#: Names a program that starts the function's interpreter, given its command line.
+WRAPPER = "AWS_LAMBDA_EXEC_WRAPPER"
 
 
 def pass_on(engine: Mapping[str, str]) -> dict[str, str]:
@@ -42,7 +45,7 @@ def function_variables(
         "AWS_REGION": _region_of(function.arn),
         "LAMBDA_RUNTIME_DIR": str(Path(__file__).parent),
         # The folder that the code really is in: a fixed /var/task would be a lie that programs act on.
-        "LAMBDA_TASK_ROOT": str(function.code),
+        "LAMBDA_TASK_ROOT": code_folder(function),
         "TMPDIR": str(temporary),
         "TZ": ":UTC",
         **function.environment,

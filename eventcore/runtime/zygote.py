@@ -25,6 +25,13 @@ from eventcore.runtime.tree import adopt_orphans, children_of, die_with_parent, 
 END_WAIT_MS = 800
 #: A look at what is still there, meanwhile.
 _END_STEP_MS = 20
+#: How often, and after what pause, strays are looked for after an end: the kernel's list of children may skip some
+#: while it changes, and a stray may have forked another before it died.
+_SWEEPS = 3
+_SWEEP_MS = 20
+#: What the kernel sends at the engine's death; SIGTERM is the engine's own word, that it cleans up itself.
+_ENGINE_DIED = signal.SIGHUP
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, _ENGINE_DIED)
 _DESCRIPTORS = len(Descriptors._fields)
 
 
@@ -35,10 +42,12 @@ class Zygote:
         self._control = control
         self._frames = protocol.FrameBuffer()
         self._numbers: dict[int, int] = {}  #: environments by their pid
+        self._sweeps_due = 0
         self._is_ended = False
         self.is_orphaned = False  #: the engine ended without ending this zygote
-        self._wake, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for signum in (signal.SIGCHLD, signal.SIGTERM):
+        self._wake, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        for signum in _SIGNALS:
             signal.signal(signum, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
@@ -48,18 +57,20 @@ class Zygote:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         while not self._is_ended:
-            for number, _ in poll.poll():
+            for number, _ in poll.poll(_SWEEP_MS if self._sweeps_due else None):
                 if number == self._wake:
                     self._hear_signals()
                 elif (descriptors := self._hear_engine()) is not None:
                     return descriptors
+            if self._sweeps_due:
+                self._kill_strays()
         self._end_everything()
         return None
 
     def _hear_signals(self) -> None:
         heard = os.read(self._wake, 4096)
-        if signal.SIGTERM in heard:
-            self._is_ended = True
+        self._is_ended |= signal.SIGTERM in heard or _ENGINE_DIED in heard
+        self.is_orphaned |= _ENGINE_DIED in heard
         self._reap()
 
     def _hear_engine(self) -> Descriptors | None:
@@ -98,7 +109,7 @@ class Zygote:
     def _leave(self) -> None:
         """Forget, in a forked child, that this was a zygote."""
         signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGCHLD, signal.SIGTERM):
+        for signum in _SIGNALS:
             signal.signal(signum, signal.SIG_DFL)
         for descriptor in (self._wake, self._wake_write):
             os.close(descriptor)
@@ -112,13 +123,15 @@ class Zygote:
                 # Before it is reaped: until then nobody else's group can have this number.
                 signal_group(ended, signal.SIGKILL)
             _, status = os.waitpid(ended, 0)
+            self._sweeps_due = _SWEEPS
             if number is not None:
                 self._kill_strays()
                 self._tell(protocol.Exited(number, os.waitstatus_to_exitcode(status)))
-        self._kill_strays()
 
     def _kill_strays(self) -> None:
-        kill_all(child for child in children_of(os.getpid()) if child not in self._numbers)
+        strays = [child for child in children_of(os.getpid()) if child not in self._numbers]
+        kill_all(strays)
+        self._sweeps_due = _SWEEPS if strays else max(0, self._sweeps_due - 1)
 
     def _end_everything(self) -> None:
         """Kill every environment and all that they left, and wait for it, not for ever."""
@@ -127,15 +140,17 @@ class Zygote:
         self._numbers.clear()
         for _ in range(END_WAIT_MS // _END_STEP_MS):
             self._reap()
+            self._kill_strays()
             if not children_of(os.getpid()):
                 break
-            select.select([self._wake], [], [], _END_STEP_MS / 1000)
+            if select.select([self._wake], [], [], _END_STEP_MS / 1000)[0]:
+                os.read(self._wake, 4096)
 
     def _tell(self, frame: protocol.FromZygote) -> None:
         try:
             self._control.sendall(protocol.encode(frame))
         except (BrokenPipeError, ConnectionResetError):
-            self._is_ended = True
+            self._is_ended = self.is_orphaned = True
 
 
 def _find_ended() -> int | None:
@@ -156,7 +171,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     folder, code, modules = sys.argv[2], sys.argv[3:4], sys.argv[4:]
-    die_with_parent(signal.SIGTERM)  # the end of file is late where somebody else holds the engine's end
+    die_with_parent(_ENGINE_DIED)  # the end of file is late where somebody else holds the engine's end
     adopt_orphans()
     sys.path[:0] = code
     reason = preload.import_all(modules)

@@ -1,0 +1,4 @@
+"""A module that raises while it is imported."""
+
+_SETTINGS: dict[str, str] = {}
+TABLE = _SETTINGS["TABLE"]

@@ -1,0 +1,3 @@
+"""Raises."""
+
+raise LookupError("no table")

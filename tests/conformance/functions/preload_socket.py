@@ -1,0 +1,5 @@
+"""Leaves a socket."""
+
+import socket
+
+SOCKET = socket.socket()
