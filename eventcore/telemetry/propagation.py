@@ -7,7 +7,7 @@ never imports it. Source: W3C Trace Context, "traceparent Header".
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -25,8 +25,6 @@ _FORM = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?P<span>(?!0{16})[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?:-.*)?",
     re.DOTALL,
 )
-
-Headers = tuple[tuple[str, bytes], ...]
 
 
 class TraceContext(msgspec.Struct, frozen=True):
@@ -65,13 +63,13 @@ def contexts_of(records: Sequence[Record]) -> list[TraceContext]:
     return list(found.values())
 
 
-def hand_on(headers: Headers, traceparent: str) -> Headers:
-    """Return the headers of a record to be written with ``traceparent`` in place of theirs.
+def hand_on(attributes: Mapping[str, str], traceparent: str) -> Mapping[str, str]:
+    """Return the attributes of something to be written, with ``traceparent`` in place of theirs.
 
-    Without one they stay as they are: a record that is passed on keeps the context that it came with. The old context's
+    Without one they stay as they are: what is passed on keeps the context that it came with. The old context's
     `tracestate` goes with it.
     """
     if not traceparent:
-        return headers
-    kept = tuple(header for header in headers if header[0] not in {TRACEPARENT, TRACESTATE})
-    return (*kept, (TRACEPARENT, traceparent.encode()))
+        return attributes
+    kept = {name: value for name, value in attributes.items() if name not in {TRACEPARENT, TRACESTATE}}
+    return kept | {TRACEPARENT: traceparent}
