@@ -146,7 +146,7 @@ async def run_demo(folder: Path, seed: int) -> list[str]:
             if waiting.cancelled_caught:
                 engine.abort()
             engine.drain()
-    return _compare(story, places[orders.index(poison)], messages, status)
+    return compare(story, places[orders.index(poison)], messages, status)
 
 
 def _record(order: Order) -> OutgoingRecord:
@@ -167,8 +167,15 @@ async def _read(place: PipelinePlace, *command: str) -> bytes:
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
 
-def _compare(story: Story, poison: Place, messages: Sequence[Message], status: StatusReport) -> list[str]:
-    """Return what differs between the events, the queue and the positions, and from what was promised."""
+def compare(story: Story, poison: Place, messages: Sequence[Message], status: StatusReport) -> list[str]:
+    """Return what differs between the events, the queue and the positions, and from what was promised.
+
+    Args:
+        story: what the events said.
+        poison: where the poison record went.
+        messages: of the queue of failed orders.
+        status: of the pipeline, when all was settled.
+    """
     return [*_judge_story(story, poison), *_judge_queue(story, messages), *_judge_positions(story, status)]
 
 

@@ -129,6 +129,7 @@ app.queue("orders")
 
 @app.function(runtime="inline")
 async def work(event, context):
+    print("to whom it concerns")
     return len(event)
 
 app.mapping("orders", source="queue:orders", function=work)
@@ -141,6 +142,9 @@ def test_a_pipeline_in_python_runs_by_its_name(tmp_path: Path) -> None:
     with running("run", "shop:app", cwd=tmp_path) as engine:
         engine.wait_line("state=Enabled")
         assert ask("status", cwd=tmp_path)["mappings"][0]["mapping"] == "orders"
+        assert run("send", "queue:orders", "a", cwd=tmp_path).returncode == 0
+        engine.wait_line("to whom it concerns")
+    assert engine.printed == []
     assert run_process("-c", "shop:app", "invoke", "work", cwd=tmp_path).stdout == "0\n"
 
 

@@ -51,7 +51,7 @@ def test_the_first_signal_lets_what_runs_finish(tmp_path: Path, number: signal.S
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_aborts_and_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """The handler is killed, and its record is delivered again by the next engine."""
-    folder = write_gated(tmp_path)
+    folder = write_gated(tmp_path, STREAM + "[settings]\ndrain_timeout = 900\n")
     with running("run", cwd=folder) as engine:
         assert run("send", "stream:orders", "a", cwd=folder).returncode == 0
         wait_gated(folder)
@@ -104,6 +104,15 @@ def test_a_drain_past_its_timeout_is_told_by_the_exit_code(tmp_path: Path) -> No
         engine.send_signal(signal.SIGTERM)
         assert engine.wait() == 124
     assert shard(folder)["lag"] == 1
+
+
+def test_people_wait_no_longer_than_a_drain(tmp_path: Path) -> None:
+    folder = write_gated(tmp_path, STREAM + "[settings]\ndrain_timeout = 0.2\n")
+    with running("run", cwd=folder) as engine, running("invoke", "work", cwd=folder, until="") as invoking:
+        wait_gated(folder)
+        engine.send_signal(signal.SIGTERM)
+        assert engine.wait() == 124
+        assert invoking.wait() == 1
 
 
 def test_a_second_engine_on_the_same_state_is_refused_in_one_sentence(tmp_path: Path) -> None:
