@@ -154,7 +154,6 @@ def _serve(control: socket.socket, log: int) -> NoReturn:
 def _serve_invocations(
     control: socket.socket, setup: protocol.Setup, request: _Request, streams: tuple[Any, ...]
 ) -> NoReturn:
-    own_pid = os.getpid()
     search_first(setup.code)
     loaded = load(setup.handler, setup.code, SystemExit)
     _flush(streams)
@@ -168,8 +167,6 @@ def _serve_invocations(
         assert isinstance(invoke, protocol.Invoke)
         request.id = invoke.request_id
         outcome = _invoke(loaded, setup, invoke, loop)
-        if os.getpid() != own_pid:
-            os._exit(0)  # the handler forked, and its child came back from it: the parent answers
         _flush(streams)
         memory_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _MAXRSS_PER_KB
         control.sendall(protocol.encode(protocol.Reply(invoke.request_id, outcome, memory_kb)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
@@ -33,7 +34,8 @@ class Loaded(msgspec.Struct, frozen=True):
     call: Callable[..., Any]
     form: Form
     code: str  #: the folder of the user's code: where faults are located
-    is_async: bool = False  #: it is a coroutine function, and wants to run in an event loop as a whole
+    pid: int  #: the process that it is called in
+    is_async: bool  #: it is a coroutine function, and wants to run in an event loop as a whole
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ def prepare(handler: Callable[..., Any], code: str) -> Loaded | Fault:
     """Find a callable's form."""
     with faults.Border() as border:
         is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
-        return Loaded(handler, find_form(handler), code, is_async)
+        return Loaded(handler, find_form(handler), code, os.getpid(), is_async)
     assert border.error is not None
     return faults.import_fault(border.error, getattr(handler, "__module__", ""), code)
 
@@ -116,11 +118,16 @@ async def answer(loaded: Loaded, call: Call, finish: Finish, *passes: type[BaseE
 async def _run(
     loaded: Loaded, argument: Any, call: Call, finish: Finish, passes: tuple[type[BaseException], ...]
 ) -> tuple[Any, Fault | None]:
+    result = None
     with faults.Border(*passes) as border:
         result = loaded.call(argument, call.context) if loaded.form.takes_context else loaded.call(argument)
-        # Asked of the result, not of the handler: a decorated one need not look like a coroutine function.
-        return (await finish(result) if hasattr(result, "__await__") else result), None
-    assert border.error is not None
+        if hasattr(result, "__await__"):
+            # Asked of the result, not of the handler: a decorated one need not look like a coroutine function.
+            result = await finish(result)
+    if os.getpid() != loaded.pid:
+        os._exit(0)  # the handler forked, and its child came back from it: the parent goes on, and answers
+    if border.error is None:
+        return result, None
     return None, faults.handler_fault(border.error, call.context.aws_request_id, loaded.code)
 
 

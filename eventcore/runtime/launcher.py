@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -45,8 +46,12 @@ class Launcher:
         return self._channel.is_open
 
     async def reserve(self) -> None:
-        """Wait until one more environment may be asked for; then `start` must follow at once."""
+        """Wait until one more environment may be asked for; then `start` or `give_back` must follow at once."""
         await self._slots.acquire()
+
+    def give_back(self) -> None:
+        """Say that what was reserved is not needed."""
+        self._slots.release()
 
     def start(self, environment: RemoteEnvironment, descriptors: Sequence[int]) -> None:
         """Ask for the process of an environment; takes the descriptors, which are its ends."""
@@ -71,15 +76,15 @@ class Launcher:
             self._channel.close()
             self._closed.set()
             for _ in range(self._slots.statistics().tasks_waiting):
-                self._slots.release()
+                self.give_back()
 
     def _hear(self, message: protocol.FromZygote) -> None:
         match message:
             case protocol.Started(number, pid):
-                self._slots.release()
+                self.give_back()
                 self._environments[number].set_started(pid)
             case protocol.NotStarted(number, reason):
-                self._slots.release()
+                self.give_back()
                 environment = self._environments.pop(number)
                 environment.why_not_started = reason
                 environment.set_exited(_KILLED)
@@ -120,18 +125,24 @@ def open_launcher(
         variables: its environment.
         code: for a function's own zygote, the folder of its code.
         preload: the modules that it imports.
+
+    Raises:
+        OSError: no more files can be opened, or no more processes started.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the launcher
-    command = [sys.executable, "-P", "-m", "eventcore.runtime.zygote", str(theirs.fileno()), str(folder)]
-    with theirs:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [*command, *([] if code is None else [str(code)]), *preload],
-            env=dict(variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,  # Ctrl-C is for the engine, which drains; not for those it drains
-        )
+    with contextlib.ExitStack() as opened:
+        errors = opened.enter_context(tempfile.TemporaryFile())
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened.enter_context(ours)
+        command = [sys.executable, "-P", "-m", "eventcore.runtime.zygote", str(theirs.fileno()), str(folder)]
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [*command, *([] if code is None else [str(code)]), *preload],
+                env=dict(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for the engine, which drains; not for those it drains
+            )
+        opened.pop_all()  # from here on it is the launcher that closes them
     return Launcher(process, Channel(ours), errors)

@@ -42,15 +42,25 @@ class OutputCapture:
         self._poll = select.poll()
 
     def open(self) -> tuple[int, ...]:
-        """Make the pipes and return their writing ends, in the order of `STREAMS`; the caller closes those."""
-        writing = []
-        for stream in STREAMS:
-            reader, writer = os.pipe()
-            os.set_blocking(reader, False)
-            self._streams[reader] = stream
-            self._poll.register(reader, select.POLLIN)
-            watch(reader, partial(self._read, reader))
-            writing.append(writer)
+        """Make the pipes and return their writing ends, in the order of `STREAMS`; the caller closes those.
+
+        Raises:
+            OSError: no more files can be opened; none is left open.
+        """
+        writing: list[int] = []
+        try:
+            for stream in STREAMS:
+                reader, writer = os.pipe()
+                writing.append(writer)
+                os.set_blocking(reader, False)
+                self._streams[reader] = stream
+                self._poll.register(reader, select.POLLIN)
+                watch(reader, partial(self._read, reader))
+        except OSError:
+            for writer in writing:
+                os.close(writer)
+            self.close()
+            raise
         return tuple(writing)
 
     def begin(self, request_id: str) -> None:

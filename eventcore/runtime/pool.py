@@ -40,6 +40,10 @@ class Pool:
         elif environment.is_alive:
             self._idle.append(environment)
 
+    def leave_folder(self, folder: Path) -> None:
+        """Keep a folder for the next environment that starts."""
+        self._left_folders.append(folder)
+
     def take_folder(self) -> Path | None:
         """Return the folder of a lost environment for the one that replaces it."""
         return self._left_folders.pop() if self._left_folders else None

@@ -57,11 +57,20 @@ class RemoteEnvironment:
 
         Args:
             on_exit: called once its process is gone.
+
+        Raises:
+            OSError: no more files can be opened; none is left open.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._channel = Channel(ours)
         self._on_exit = on_exit
-        return theirs.detach(), *self.output.open()
+        try:
+            writing = self.output.open()
+        except OSError:
+            self._channel.close()
+            theirs.close()
+            raise
+        return theirs.detach(), *writing
 
     @property
     def pid(self) -> int | None:

@@ -50,7 +50,8 @@ class Starter:
         self.started_count = 0
         self.killed_count = 0
         self.watch = Watch(self.environments, reporter)
-        tasks.start_soon(self.watch.run)
+        tasks.start_soon(self.watch.watch_memory)
+        tasks.start_soon(self.watch.watch_disk)
 
     async def start(
         self, pool: Pool, function: FunctionSpec, request_id: str | None, limit_s: float
@@ -72,11 +73,14 @@ class Starter:
         refusal = _refuse(function)
         if refusal is not None:
             return refusal
-        launcher = self._find_launcher(pool)
-        await launcher.reserve()
-        began = anyio.current_time()
-        self._reporter.init_start(function)
-        environment = self._open(pool, launcher, function)
+        try:
+            launcher = self._find_launcher(pool)
+            await launcher.reserve()
+            began = anyio.current_time()
+            self._reporter.init_start(function)
+            environment = self._open(pool, launcher, function)
+        except OSError as error:
+            raise EventcoreError(f"no environment can be started: {error.strerror or error}") from error
         environment.request_id = request_id or ""
         if request_id is not None:
             self.serving[request_id] = environment
@@ -118,13 +122,19 @@ class Starter:
         number = next(self._numbers)
         left = pool.take_folder()
         temporary = left or self._folder / str(number)
-        temporary.mkdir(mode=0o700, exist_ok=True)
         output = OutputCapture(function.name, self._reporter)
         environment = RemoteEnvironment(number, temporary, output, replaces_lost=left is not None)
+        try:
+            temporary.mkdir(mode=0o700, exist_ok=True)
+            descriptors = environment.open(self._forget)
+        except OSError:
+            launcher.give_back()
+            pool.leave_folder(temporary)
+            raise
         self.environments[environment] = pool
         pool.environments.add(environment)
         self.started_count += 1
-        launcher.start(environment, environment.open(self._forget))
+        launcher.start(environment, descriptors)
         # Both go ahead of the process that will read them.
         serving = name_environment(function, self._clock, self._ids)
         variables = function_variables(function, serving, temporary, os.environ)

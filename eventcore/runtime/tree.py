@@ -18,6 +18,8 @@ from pathlib import Path
 #: Descendants looked at, at most: Lambda's limit of processes in an environment (Lambda semantics §7.1).
 DESCENDANTS_MAX = 1024
 
+#: Linux may be built without these files; then every process is looked at.
+_HAS_CHILDREN_FILES = Path("/proc/thread-self/children").exists()
 _PAGE_BYTES = resource.getpagesize()
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -37,17 +39,12 @@ def die_with_parent(signum: int) -> None:
 
 def children_of(pid: int) -> list[int]:
     """Return the processes whose parent is ``pid``, also those that have ended and wait to be reaped."""
-    if not Path("/proc/self/task").is_dir():
-        return []
+    if not _HAS_CHILDREN_FILES:
+        return _scan_for_children(pid) if sys.platform == "linux" else []
     children: list[int] = []
-    try:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - this runs every few milliseconds
             children += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
-    except FileNotFoundError:
-        # The process ended meanwhile, or the kernel was built without this file.
-        return [] if Path("/proc/thread-self/children").exists() else _scan_for_children(pid)
-    except ProcessLookupError:
-        return []
     return children
 
 

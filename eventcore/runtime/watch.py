@@ -1,14 +1,17 @@
 """Looks after environments while they run and while they idle: memory, disk, freezing, ending.
 
-Asleep while nothing runs and nothing is due, so that an idle engine costs nothing.
+Two tasks, because disks are slow and memory must not wait for them. Asleep while nothing runs and nothing is due, so
+that an idle engine costs nothing.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -29,6 +32,7 @@ FREEZE_AFTER_S = 1.0
 #: How long sampling goes on after the last invocation, so that a steady trickle does not wake this task each time.
 _LINGER_S = 1.0
 
+Result = TypeVar("Result")
 Environments = Mapping[RemoteEnvironment, Pool]
 
 
@@ -38,43 +42,44 @@ class Watch:
     def __init__(self, environments: Environments, reporter: Reporter) -> None:
         self._environments = environments
         self._reporter = reporter
-        self._work = anyio.Event()
-        self._is_asleep = False
+        self._memory_nap = _Nap()
+        self._disk_nap = _Nap()
         self._trash: list[Path] = []
 
     def wake(self) -> None:
-        """Look again soon: something runs, or something became idle."""
-        if self._is_asleep:
-            self._work.set()
+        """Look again soon: something runs, or became idle."""
+        self._memory_nap.end()
+        self._disk_nap.end()
 
     def remove(self, folder: Path) -> None:
         """Delete a folder, in a thread and in its own time."""
         self._trash.append(folder)
-        self.wake()
+        self._disk_nap.end()
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        last_busy = storage_due = anyio.current_time()
+    async def watch_memory(self) -> None:
+        """Sample memory, freeze and end idle environments, until cancelled."""
+        is_woken, last_busy = False, -math.inf
         while True:
             now = anyio.current_time()
-            if self._sample_memory() or self._work.is_set():
+            if self._sample_memory() or is_woken:
                 last_busy = now
-                self._work = anyio.Event()
-            if now >= storage_due:
-                await self._sample_storage()
-                storage_due = anyio.current_time() + STORAGE_SAMPLE_S
-            await self._empty_trash()
-            next_due = self._tend_idle(now)
+            is_woken, next_due = False, self._tend_idle(now)
             if now - last_busy < _LINGER_S:
                 await anyio.sleep(SAMPLE_S)
             else:
-                await self._sleep(None if next_due is None else next_due - now)
+                is_woken = await self._memory_nap.take(None if next_due is None else next_due - now)
 
-    async def _sleep(self, seconds: float | None) -> None:
-        self._is_asleep = True
-        with anyio.move_on_after(seconds):
-            await self._work.wait()
-        self._is_asleep = False
+    async def watch_disk(self) -> None:
+        """Sample temporary folders, and delete those that nobody needs, until cancelled."""
+        is_woken = False
+        while True:
+            while self._trash:
+                await _in_thread(partial(shutil.rmtree, self._trash.pop(), ignore_errors=True))
+            if await self._sample_storage() or is_woken:
+                is_woken = False
+                await anyio.sleep(STORAGE_SAMPLE_S)
+            elif not self._trash:
+                is_woken = await self._disk_nap.take(None)
 
     def _busy(self) -> list[tuple[FunctionSpec, RemoteEnvironment]]:
         return [
@@ -95,12 +100,15 @@ class Watch:
                 self._end(environment, function, EndReason.MEMORY, f"memory_size of {function.memory_size_mb} MB")
         return bool(busy)
 
-    async def _sample_storage(self) -> None:
-        for function, environment in self._busy():
-            used_bytes = await anyio.to_thread.run_sync(folder_bytes, environment.temporary)
+    async def _sample_storage(self) -> bool:
+        """Look at what every busy environment has written; tell whether there was one."""
+        busy = self._busy()
+        for function, environment in busy:
+            used_bytes = await _in_thread(partial(folder_bytes, environment.temporary))
             if used_bytes > function.ephemeral_storage_mb * 1024 * 1024 and environment.request_id is not None:
                 limit = f"ephemeral_storage of {function.ephemeral_storage_mb} MB"
                 self._end(environment, function, EndReason.STORAGE, limit)
+        return bool(busy)
 
     def _end(self, environment: RemoteEnvironment, function: FunctionSpec, reason: EndReason, limit: str) -> None:
         environment.kill(reason)
@@ -123,6 +131,27 @@ class Watch:
             due.append(end_at if environment.is_frozen else min(freeze_at, end_at))
         return min(due, default=None)
 
-    async def _empty_trash(self) -> None:
-        while self._trash:
-            await anyio.to_thread.run_sync(partial(shutil.rmtree, self._trash.pop(), ignore_errors=True))
+
+class _Nap:
+    """A sleep that can be ended; ending it while nobody sleeps costs nothing and does nothing."""
+
+    def __init__(self) -> None:
+        self._end: anyio.Event | None = None
+
+    async def take(self, seconds: float | None) -> bool:
+        """Sleep for so long, or until ended; tell whether it was ended."""
+        self._end = end = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await end.wait()
+        self._end = None
+        return end.is_set()
+
+    def end(self) -> None:
+        """Wake the sleeper."""
+        if self._end is not None:
+            self._end.set()
+
+
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    # Abandoned by a runtime that closes: it deletes all folders itself.
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,9 +12,9 @@ import msgspec
 import pytest
 
 from eventcore.clock import LoopClock, SystemClock
-from eventcore.errors import HandlerError, HandlerTimeout
+from eventcore.errors import EventcoreError, HandlerError, HandlerTimeout, InvocationError
 from eventcore.ids import SeededIds
-from eventcore.model import FaultCause
+from eventcore.model import FaultCause, Outcome, OutcomeKind
 from eventcore.ports.runtime import FunctionSpec, LogLine, LogSink, Runtime
 from eventcore.runtime.environment import DESCRIPTOR_MIN
 from eventcore.runtime.inline import InlineRuntime, open_inline_runtime
@@ -198,6 +199,51 @@ async def test_starts_more_environments_than_it_asks_for_at_a_time():
         assert test.runtime.statistics().started == len(set(pids))
 
 
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "cancelled"])
+async def test_ends_an_import_that_nobody_waits_for(is_killed: bool, tmp_path: Path):
+    """An invocation that waits for its environment is released as one that runs."""
+    variables = {"MARKER": str(tmp_path / "marker"), "SLOW_TRIES": "9"}
+    outcomes: list[Outcome] = []
+    async with process_runtime() as test:
+        spec = function(test, "slow_import.handler", environment=variables)
+        scope = anyio.CancelScope()
+
+        async def call() -> None:
+            with scope:
+                outcomes.append(await test.call(spec, request_id="slow"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await until((tmp_path / "marker").exists)
+            assert test.runtime.is_alive("slow")
+            if is_killed:
+                assert test.runtime.kill("slow")
+            else:
+                scope.cancel()
+        assert [outcome.kind for outcome in outcomes] == ([OutcomeKind.RELEASED] if is_killed else [])
+        assert test.runtime.statistics().environments == 0
+        assert not test.runtime.is_alive("slow")
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["zygote", "environment"])
+async def test_says_that_no_more_files_can_be_opened(is_first: bool):
+    """It is the engine's trouble, no function's; nothing is left open, and it passes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with process_runtime() as test:
+        if not is_first:
+            await test.result("echo", 1)
+        before = _open_descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(EventcoreError, match="no environment can be started: Too many open files") as raised:
+                await test.call("count")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not isinstance(raised.value, InvocationError)
+        assert _open_descriptors() == before
+        assert await test.result("count") == 1
+
+
 async def test_takes_no_answer_to_another_invocation():
     """Whoever wrote it: the environment is not to be trusted any more."""
     async with process_runtime() as test:
@@ -303,6 +349,10 @@ async def test_deletes_what_an_engine_that_was_killed_left(tmp_path: Path):
 
 def _state_of(pid: int) -> str:
     return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+
+
+def _open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def _read(path: str) -> str:

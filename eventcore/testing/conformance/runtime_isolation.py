@@ -187,6 +187,19 @@ class RuntimeIsolation(RuntimeKit):
 
         self.check(scenario)
 
+    def test_calls_once_for_each_record_when_a_handler_forks_and_both_return(self, tmp_path: Path) -> None:
+        """The child does not go on with the batch."""
+        self.require("is_isolated")
+        journal = tmp_path / "journal"
+        bodies = [msgspec.json.encode({"number": number, "journal": str(journal)}) for number in range(5)]
+
+        async def scenario(test: RuntimeUnderTest) -> None:
+            outcome = await test.send("conformance_harms.fork_for_order", bodies, shard="0")
+            assert (outcome.kind, outcome.failed) == (OutcomeKind.SUCCESS, ())
+            assert journal.read_text().split() == ["0", "1", "2", "3", "4"]
+
+        self.check(scenario)
+
     def test_shares_no_connection_that_a_module_opened(self) -> None:
         """Four environments with a socket each, opened at import: no reply crosses."""
         self.require("is_isolated")

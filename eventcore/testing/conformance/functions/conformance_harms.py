@@ -17,10 +17,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 #: Ends a handler that nobody ended, in seconds: no test waits for so long, and nothing is left behind by a broken one.
 FOREVER_S = 120
 
 _calls = 0
+
+
+class Order(msgspec.Struct):
+    """A typed record."""
+
+    number: int
+    journal: str  #: a file in which its number is written
 
 
 def exit_with(event: Any, context: Any) -> None:
@@ -80,6 +89,13 @@ def _fork_away() -> int:
 def fork_and_return_twice(event: Any, context: Any) -> str:
     """Fork, and let the child return from the handler too."""
     return "child" if os.fork() == 0 else "parent"
+
+
+def fork_for_order(order: Order) -> None:
+    """Write down an order, and fork; both return."""
+    with Path(order.journal).open("a") as journal:
+        journal.write(f"{order.number}\n")
+    os.fork()
 
 
 def close_descriptors(event: Any, context: Any) -> None:
