@@ -287,6 +287,7 @@ async def open_engine(
         connections=connections,
         connectors=found,
         visibility_timeouts_s={name: queue.visibility_timeout for name, queue in pipeline.queues.items()},
+        suspects=anyio.Lock(),
     )
     supervisors = {
         mapping.name: _supervise(mapping.name, pipeline, registry, events, around)

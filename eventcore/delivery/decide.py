@@ -109,10 +109,17 @@ def decide_stream(
     return Decision((retry,), _state(again, *rest), delay_ms=pause_ms)
 
 
-def _split(records: Sequence[Record], rest: Sequence[Part]) -> Decision:
-    """Halve the batch: each half has a budget of its own, so splitting costs no attempts (§4, trap 18)."""
+def _split(records: Sequence[Record], rest: Sequence[Part], *, marks: int = 0) -> Decision:
+    """Halve the batch: each half has a budget of its own, so splitting costs no attempts (§4, trap 18).
+
+    Args:
+        records: two or more.
+        rest: the parts behind this batch.
+        marks: what a half of several records inherits; a single record always begins with none.
+    """
     middle = split_point(len(records))
-    left, right = Part(last=records[middle - 1].position), Part(last=records[-1].position)
+    left = Part(last=records[middle - 1].position, marks=marks if middle > 1 else 0)
+    right = Part(last=records[-1].position, marks=marks if len(records) - middle > 1 else 0)
     return Decision((Run(0, len(records), BISECT),), _state(left, right, *rest))
 
 
@@ -149,10 +156,12 @@ def decide_before_stream(
         return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, rest, now_ms)
     if event_bytes_max and len(records) == 1 and records[0].size_bytes > event_bytes_max:
         return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, rest, now_ms)
-    is_spent = part.marks >= max(MARKS_MIN, policy.maximum_retry_attempts + 1)
+    marks_max = max(MARKS_MIN, policy.maximum_retry_attempts + 1)
+    is_spent = part.marks >= marks_max
     if len(records) > 1 and (is_spent or (part.marks and policy.bisect_batch_on_function_error)):
         # One record kills the engine, not the batch: it is isolated whatever the mapping says of its own failures.
-        return _split(records, rest)
+        # Each further halving then costs one death, not `marks_max` of them.
+        return _split(records, rest, marks=marks_max - 1 if is_spent else 0)
     if is_spent:
         return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, rest, now_ms)
     return None
@@ -172,7 +181,9 @@ def _give_up_head(
 def _until_too_old_ms(record: Record, policy: StreamRetry, now_ms: int) -> int:
     """Return when the record will be past the age limit: no pause goes further, or it would block its shard idly."""
     age_max_s = policy.maximum_record_age_in_seconds
-    return 2**62 if age_max_s < 0 else max(0, record.arrived_ms + age_max_s * 1000 + 1 - now_ms)
+    return (
+        2**62 if age_max_s < 0 or record.arrived_ms < 0 else max(0, record.arrived_ms + age_max_s * 1000 + 1 - now_ms)
+    )
 
 
 def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> int:
@@ -181,7 +192,8 @@ def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> in
         return 0
     oldest_ms = now_ms - age_max_s * 1000
     for index, record in enumerate(records):
-        if record.arrived_ms >= oldest_ms:
+        # A record that says nothing of its time (Kafka allows it) is never too old.
+        if record.arrived_ms >= oldest_ms or record.arrived_ms < 0:
             return index
     return len(records)
 

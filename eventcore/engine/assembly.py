@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 import msgspec
 
 from eventcore.clock import Clock
@@ -53,6 +54,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     connections: Mapping[tuple[str, str], Any]
     connectors: Mapping[str, Connector]
     visibility_timeouts_s: Mapping[str, int]  #: of the embedded queues, by name
+    suspects: anyio.Lock  #: see `ShardContext`
 
 
 async def build_mapping(
@@ -114,6 +116,7 @@ def _stream_mapping(
         retry=settings.retry,
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
+        suspects=around.suspects,
         clock=around.clock,
         ids=around.ids,
         reporter=reporter,

@@ -102,7 +102,7 @@ class RecordBuffer:
         while not self._is_over():
             pause_s: float | None = None
             if self._records:
-                count, is_full = cut(self._records, self._policy)
+                count, is_full = cut(self._records, self._policy, self._size_bytes)
                 pause_s = self._arrivals[0][0] + self._policy.window_s - anyio.current_time()
                 if is_full or pause_s <= 0 or self.is_full:
                     return self._pop(count)

@@ -234,15 +234,17 @@ class QueueMapping:
         context.reporter.finished(batch, outcome)
         report = context.dispatcher.read(batch, outcome) if outcome is not RELEASED else SUCCESS
         decision = decide_queue(len(batch), outcome, report)
-        with context.tracing.settle(batch, decision):
-            await self._settle(batch, lease, decision, outcome)
+        with context.tracing.settle(batch, decision) as span:
+            await self._settle(batch, lease, decision, outcome, span.traceparent)
         if outcome is RELEASED:
             context.reporter.returned("", len(batch), "the invocation was ended by a stop")
         context.reporter.decided(batch, decision, outcome, is_returned=True)
 
-    async def _settle(self, batch: Batch, lease: Lease, decision: Decision, outcome: Outcome) -> None:
+    async def _settle(self, batch: Batch, lease: Lease, decision: Decision, outcome: Outcome, traceparent: str) -> None:
         context = self._context
-        entries = await context.settler.discard(batch, decision, outcome, invocations=1, first_failure_ms=0)
+        entries = await context.settler.discard(
+            batch, decision, outcome, invocations=1, first_failure_ms=0, traceparent=traceparent
+        )
         context.reporter.discarded(batch, entries, outcome)
         await context.settler.commit(self._failures(batch, decision, outcome))
         await signals.reach("settler.before_ack")

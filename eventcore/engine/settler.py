@@ -34,6 +34,7 @@ from eventcore.ports.destinations import Dispatch
 from eventcore.ports.recorder import FailedBatch, Recorder
 from eventcore.ports.sources import EventShape, LostRange
 from eventcore.ports.store import Operation, PutNote, Store
+from eventcore.telemetry.propagation import hand_on
 
 #: The settling step may take this long when the engine is being cancelled around it, seconds; past it the batch is
 #: redelivered.
@@ -108,6 +109,7 @@ class Settler:
         *,
         invocations: int,
         first_failure_ms: int,
+        traceparent: str,
         covered: list[Range] | None = None,
     ) -> list[Discarded]:
         """Write what a decision gives up: its destination's rows, its failures, the note that covers it.
@@ -120,6 +122,7 @@ class Settler:
             outcome: of its invocation; None without one.
             invocations: of exactly this batch, this one included.
             first_failure_ms: wall time; 0 when it never failed before.
+            traceparent: the context that is handed on to the destination; empty without a trace.
             covered: the shard's ranges, extended in place; None for a queue.
 
         Raises:
@@ -131,10 +134,12 @@ class Settler:
         operations: list[Operation] = []
         discarded: list[Discarded] = []
         for run in runs:
-            discarded.append(self._give_up(run, batch, outcome, invocations, first_failure_ms, operations))
+            part = msgspec.structs.replace(batch, records=batch.records[run.start : run.stop])
+            entry, writes = self._give_up(run, part, outcome, invocations, first_failure_ms, traceparent)
+            discarded.append(entry)
+            operations.extend(writes)
             if covered is not None:
-                records = batch.records[run.start : run.stop]
-                covered.append((records[0].position, records[-1].position))
+                covered.append((part.first.position, part.last.position))
         if covered is not None:
             del covered[:-COVERED_MAX]
             operations.append(PutNote(name=self._note_name(batch.shard), value=msgspec.json.encode(covered)))
@@ -144,16 +149,15 @@ class Settler:
     def _give_up(
         self,
         run: Run,
-        batch: Batch,
+        part: Batch,
         outcome: Outcome | None,
         invocations: int,
         first_failure_ms: int,
-        operations: list[Operation],
-    ) -> Discarded:
+        traceparent: str,
+    ) -> tuple[Discarded, list[Operation]]:
         context = self._context
         reason = run.verdict.reason
         assert reason is not None, "a discard has a reason"
-        part = msgspec.structs.replace(batch, records=batch.records[run.start : run.stop])
         now_ms = context.clock.now_ms()
         failed = FailedBatch(
             batch=part,
@@ -169,7 +173,7 @@ class Settler:
         first, last = _name(part, 0), _name(part, -1)
         carries_payload = context.on_failure.kind == "kafka"
         dispatch = Dispatch(
-            key=self._key(batch.shard, first, last, reason),
+            key=self._key(part.shard, first, last, reason),
             payload=failure_record(
                 part,
                 context.shape,
@@ -180,14 +184,12 @@ class Settler:
                 now_ms=now_ms,
                 payload=context.shape.event(part.records, part.shard) if carries_payload else None,
             ),
-            lane=self.lane(batch.shard),
+            lane=self.lane(part.shard),
             record_key=part.records[0].key if len(part) == 1 else None,
-            attributes={"eventcore-failure-id": failure_id},
+            attributes=hand_on({"eventcore-failure-id": failure_id}, traceparent),
             created_ms=now_ms,
         )
-        operations.extend(context.recorder.keep(failed))
-        operations.extend(context.router.operations(context.on_failure, dispatch))
-        return Discarded(
+        discarded = Discarded(
             first=first,
             last=last,
             count=len(part),
@@ -195,6 +197,10 @@ class Settler:
             failure_id=failure_id,
             destination=self.destination,
         )
+        return discarded, [
+            *context.recorder.keep(failed),
+            *context.router.operations(context.on_failure, dispatch),
+        ]
 
     def _key(self, shard: str, first: int | str, last: int | str, reason: DiscardReason) -> str:
         place = f"{self._context.source}/{shard}"

@@ -62,6 +62,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     retry: StreamRetry
     batching: BatchPolicy
     record_bytes_max: int  #: data that one record may have; 0: no limit
+    suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
     clock: Clock
     ids: IdFactory
     reporter: Reporter
@@ -193,10 +194,7 @@ class ShardWorker:
             request_id=part.request_id,
         )
         if decision is None:
-            if self._is_first or part.attempt or part.marks:
-                await self._mark(records, state)
-            self._is_first = False
-            outcome = await self._invoke(batch)
+            outcome = await self._try(batch, state)
             report = context.dispatcher.read(batch, outcome) if outcome is not RELEASED else SUCCESS
             decision = decide_stream(
                 records,
@@ -207,11 +205,28 @@ class ShardWorker:
                 now_ms=context.clock.now_ms(),
                 jitter=context.ids.jitter(),
             )
-        with context.tracing.settle(batch, decision):
-            is_settled = await self._settle(batch, part, decision, outcome)
+        with context.tracing.settle(batch, decision) as span:
+            is_settled = await self._settle(batch, part, decision, outcome, span.traceparent)
         if is_settled:
             self._tell(batch, decision, outcome)
         return decision.state, decision.delay_ms
+
+    async def _try(self, batch: Batch, state: ShardState) -> Outcome:
+        """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
+
+        Else the record that kills engines would have its neighbours of other shards marked each time, and they would
+        be given up with it.
+        """
+        part = state.parts[0]
+        is_marked = self._is_first or part.attempt > 0 or part.marks > 0
+        if not part.marks:
+            return await self._invoke(batch, state if is_marked else None)
+        if not await self._unless_stopped(self._context.suspects.acquire):
+            return RELEASED
+        try:
+            return await self._invoke(batch, state)
+        finally:
+            self._context.suspects.release()
 
     def _decide_before(self, records: Sequence[Record], state: ShardState) -> Decision | None:
         covered = self._count_covered(records)
@@ -248,8 +263,13 @@ class ShardWorker:
         marked = msgspec.structs.replace(state, marked=True)
         await self._write(records[0].position, marked, is_urgent=True)
 
-    async def _invoke(self, batch: Batch) -> Outcome:
-        """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted."""
+    async def _invoke(self, batch: Batch, state: ShardState | None) -> Outcome:
+        """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
+
+        Args:
+            batch: what to invoke it with.
+            state: marked before the invocation begins; None when no mark is needed.
+        """
         context = self._context
         function = context.dispatcher.function
         try:
@@ -259,6 +279,9 @@ class ShardWorker:
                 return RELEASED
         outcome = RELEASED
         try:
+            if state is not None:
+                await self._mark(batch.records, state)
+            self._is_first = False
             context.reporter.invoked(batch)
             with anyio.CancelScope() as self._invocation:
                 outcome = await context.dispatcher.invoke(batch)
@@ -285,7 +308,9 @@ class ShardWorker:
 
     # -- settling ------------------------------------------------------------------------------------------------------
 
-    async def _settle(self, batch: Batch, part: Part, decision: Decision, outcome: Outcome | None) -> bool:
+    async def _settle(
+        self, batch: Batch, part: Part, decision: Decision, outcome: Outcome | None, traceparent: str
+    ) -> bool:
         """Make a decision durable; False when the shard was stopped first, and all of it will come again."""
         settler = self._context.settler
         done = decision.settled_count
@@ -301,6 +326,7 @@ class ShardWorker:
                 outcome,
                 invocations=part.attempt + (outcome is not None),
                 first_failure_ms=part.first_failure_ms,
+                traceparent=traceparent,
                 covered=self._covered,
             )
             self._context.reporter.discarded(batch, discarded, outcome)
@@ -316,7 +342,9 @@ class ShardWorker:
             # Never tried: nothing is worth keeping, and the next owner may cut its own batches.
             state = ShardState() if len(state.parts) == 1 else state
         if done or state != self._kept:
-            await self._write(checkpoint, state, is_urgent=gives_up or bool(state.parts))
+            # A mark that outlived its batch would blame it for the death that the next one brings.
+            is_urgent = gives_up or bool(state.parts) or self._kept.marked
+            await self._write(checkpoint, state, is_urgent=is_urgent)
         if self._covered and self._covered[-1][1] < checkpoint:
             # Acknowledged: the note has done its work, and must not hide these records from a later rewind.
             self._covered.clear()

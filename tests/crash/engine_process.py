@@ -33,7 +33,9 @@ def build(kind: str, state: Path) -> eventcore.App:
         ]
         with (state / "invocations.log").open("a") as log:
             log.write(json.dumps({"bodies": bodies, "pid": os.getpid()}) + "\n")
-        if kind == "stream-killer" and POISON in bodies:
+        if kind == "stream-neighbours" and POISON not in bodies:
+            await anyio.sleep(0.2)  # still running when its neighbour kills
+        if kind in {"stream-killer", "stream-neighbours"} and POISON in bodies:
             os.kill(os.getpid(), 9)
         if POISON in bodies:
             raise ValueError("poison")
@@ -42,7 +44,7 @@ def build(kind: str, state: Path) -> eventcore.App:
     app.function("work", runtime="inline", timeout=1)(work)
     app.queue("failed")
     if kind.startswith("stream"):
-        app.stream("orders", shards=1)
+        app.stream("orders", shards=4 if kind == "stream-neighbours" else 1)
         app.http("sink", url=os.environ.get("SINK_URL", "http://127.0.0.1:9/"))
         app.mapping(
             "orders",

@@ -45,10 +45,14 @@ async def _store(state: Path) -> AsyncIterator[Store]:
 
 async def _send(state: Path, kind: str) -> None:
     os.makedirs(state, exist_ok=True)  # noqa: PTH103 - the event loop has nothing else to do
-    records = [OutgoingRecord(body=str(number).encode(), key=b"k") for number in range(1, COUNT + 1)]
+    is_spread = kind == "stream-neighbours"
+    records = [
+        OutgoingRecord(body=str(number).encode(), key=b"%d" % number if is_spread else b"k")
+        for number in range(1, COUNT + 1)
+    ]
     async with _store(state) as store:
         if kind.startswith("stream"):
-            await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=1))])
+            await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=4 if is_spread else 1))])
             await append_records(store, "orders", records, clock=SystemClock(), ids=SystemIds())
         else:
             await store.commit([DefineQueue(queue="orders", settings=QueueSettings(visibility_timeout=1))])
@@ -177,6 +181,21 @@ async def test_a_record_that_kills_an_inline_engine_each_time_is_discarded_after
         assert code == -signal.SIGKILL
         deaths += 1
         assert deaths <= 8, "the record that kills the engine is never given up"
+    records = await _failed(state)
+    assert [record["requestContext"]["condition"] for record in records] == ["EngineCrash"]
+    assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
+    assert set(_seen(state)) == set(range(1, COUNT + 1))
+
+
+async def test_neighbours_of_a_record_that_kills_engines_are_not_given_up_with_it(tmp_path: Path) -> None:
+    """Four shards are invoked at the same time; only the batch that kills collects marks."""
+    state = tmp_path / "state"
+    await _send(state, "stream-neighbours")
+    deaths = 0
+    while (code := _engine(state, "stream-neighbours")) != 0:
+        assert code == -signal.SIGKILL
+        deaths += 1
+        assert deaths <= 12, "the record that kills the engine is never given up"
     records = await _failed(state)
     assert [record["requestContext"]["condition"] for record in records] == ["EngineCrash"]
     assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
