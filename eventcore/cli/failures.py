@@ -13,7 +13,8 @@ from eventcore.cli.log_lines import print_line
 from eventcore.cli.options import LazyGroup, Options, pass_options
 from eventcore.cli.output import show_count, show_line, show_span, show_time
 from eventcore.cli.place import find_place
-from eventcore.cli.reach import reach
+from eventcore.cli.reach import Asker, reach
+from eventcore.errors import CommandError
 from eventcore.http.contract import (
     FAILURES_MAX,
     DropFailures,
@@ -79,12 +80,15 @@ def ls_command(options: Options, mapping: str, count: int) -> None:
 
 
 @failures_command.command("show")
-@click.argument("failure_id", metavar="ID")
+@click.argument("failure_id", metavar="[ID]", required=False)
 @pass_options
-def show_command(options: Options, failure_id: str) -> None:
-    """Print everything about one failure: why, where, how often, what it was given, and what to do next."""
+def show_command(options: Options, failure_id: str | None) -> None:
+    """Print everything about one failure: why, where, how often, what it was given, and what to do next.
+
+    Without an ID it is the newest one.
+    """
     with reach(find_place(options)) as asker:
-        failure = asker.ask(ShowFailure(id=failure_id))
+        failure = asker.ask(ShowFailure(id=failure_id or _newest(asker)))
     if not options.output.is_table:
         options.output.data(failure)
         return
@@ -93,15 +97,15 @@ def show_command(options: Options, failure_id: str) -> None:
 
 
 @failures_command.command("retry")
-@click.argument("failure_id", metavar="ID")
+@click.argument("failure_id", metavar="[ID]", required=False)
 @pass_options
-def retry_command(options: Options, failure_id: str) -> int:
+def retry_command(options: Options, failure_id: str | None) -> int:
     """Run the function again with exactly what failed; forget the failure if it succeeds.
 
-    Exits with 1 if it fails again: the failure then stays as it is.
+    Without an ID it is the newest one. Exits with 1 if it fails again: the failure then stays as it is.
     """
     with reach(find_place(options)) as asker:
-        retried = asker.ask(RetryFailure(id=failure_id))
+        retried = asker.ask(RetryFailure(id=failure_id or _newest(asker)))
     for line in retried.invoked.lines:
         print_line(line)
     output = options.output
@@ -146,6 +150,13 @@ def drop_command(options: Options, failure_ids: tuple[str, ...], everything: boo
         options.output.text(f"forgot {show_count(len(dropped), 'failure')}")
     else:
         options.output.data(dropped)
+
+
+def _newest(asker: Asker) -> str:
+    failures = asker.ask(ListFailures(count_max=1))
+    if not failures:
+        raise CommandError("no failures are kept")
+    return failures[0].id
 
 
 # -- how a failure reads -----------------------------------------------------------------------------------------------
