@@ -16,7 +16,7 @@ from eventcore.cli.reach import reach
 from eventcore.errors import CommandError
 from eventcore.http.contract import Invoke, Invoked
 from eventcore.http.refusals import ExitCode
-from eventcore.model import PAYLOAD_BYTES_MAX, OutcomeKind
+from eventcore.model import PAYLOAD_BYTES_MAX, Batch, OutcomeKind
 
 SAMPLES = ("sqs", "kinesis", "kafka")
 
@@ -37,9 +37,9 @@ def invoke_command(
     Without a running engine it runs in an environment of its own. Exits with 1 when the function failed; the error is
     then printed as Lambda's callers see it.
     """
-    event = _read_event(event_file, sample, body)
+    event, batch = _read_event(event_file, sample, body)
     with reach(find_place(options), needs_state=False) as asker:
-        invoked = asker.ask(Invoke(function=function, event=msgspec.Raw(event)))
+        invoked = asker.ask(Invoke(function=function, event=msgspec.Raw(event), batch=batch))
     for line in invoked.lines:
         print_line(line)
     output = options.output
@@ -57,15 +57,15 @@ def _exit_code(invoked: Invoked) -> int:
     return ExitCode.OK if is_success else ExitCode.FAILED
 
 
-def _read_event(event_file: str | None, sample: str | None, body: str | None) -> bytes:
+def _read_event(event_file: str | None, sample: str | None, body: str | None) -> tuple[bytes, Batch | None]:
     if event_file is not None and sample is not None:
         raise click.UsageError("an event is given by --event or by --sample")
     if body is not None and sample is None:
         raise click.UsageError("--body belongs to --sample")
     if sample is not None:
-        from eventcore.cli.samples import sample_event
+        from eventcore.cli.samples import make_sample
 
-        return sample_event(sample, body)
+        return make_sample(sample, body)
     data = b"{}" if event_file is None else _read(event_file)
     try:
         msgspec.json.decode(data)
@@ -73,7 +73,7 @@ def _read_event(event_file: str | None, sample: str | None, body: str | None) ->
         raise CommandError(f"{_name(event_file)} is not JSON: {error}", exit_code=ExitCode.USAGE) from error
     if len(data) > PAYLOAD_BYTES_MAX:
         raise CommandError(f"an event has at most {PAYLOAD_BYTES_MAX:,} bytes, not {len(data):,}")
-    return data
+    return data, None
 
 
 def _read(event_file: str) -> bytes:

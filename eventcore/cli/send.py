@@ -77,7 +77,7 @@ def send_command(
             import anyio
 
             anyio.run(_send_paced, sender, parts, rate)
-        sender.finish()
+    sender.finish()
 
 
 def _read_headers(headers: Sequence[str]) -> tuple[tuple[str, bytes], ...]:

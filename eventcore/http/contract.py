@@ -14,7 +14,7 @@ import msgspec
 
 from eventcore.engine.outbox import DestinationStatus
 from eventcore.engine.status import MappingStatus
-from eventcore.model import Fault, OutcomeKind, Usage
+from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.runtime import LogLine
 from eventcore.ports.store import QueueDepth
@@ -148,6 +148,7 @@ class Invoke(Request[Invoked], frozen=True, kw_only=True):
 
     function: str
     event: msgspec.Raw  #: JSON
+    batch: Batch | None = None  #: the same as records, for a handler that takes those; None: one record, the event
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------

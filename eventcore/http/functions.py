@@ -132,8 +132,10 @@ class OneTimeRunner:
 
 async def invoke(runner: RunFunction, request: Invoke, ids: IdFactory) -> Invoked:
     """Run a function once with an event."""
-    event = msgspec.json.decode(request.event)
-    return await runner.run(request.function, Invocation(request_id=ids.new_id(), build_event=lambda: event))
+    event, request_id = msgspec.json.decode(request.event), ids.new_id()
+    batch = request.batch and msgspec.structs.replace(request.batch, request_id=request_id)
+    invocation = Invocation(request_id=request_id, build_event=lambda: event, batch=batch)
+    return await runner.run(request.function, invocation)
 
 
 def _response(outcome: Outcome) -> msgspec.Raw:

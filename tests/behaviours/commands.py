@@ -72,9 +72,9 @@ def write_pipeline(folder: Path, handler: str, pipeline: str = STREAM) -> Path:
     return folder
 
 
-def write_gated(folder: Path, pipeline: str = STREAM) -> Path:
+def write_gated(folder: Path, pipeline: str = STREAM, handler: str = GATED) -> Path:
     """Write a pipeline whose handler tells that it runs and then waits to be let go."""
-    write_pipeline(folder, GATED, pipeline)
+    write_pipeline(folder, handler, pipeline)
     os.mkfifo(folder / "gate")
     os.mkfifo(folder / "running")
     return folder

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tests.behaviours.commands import POISONED, STREAM, ask, run, running, write_pipeline
+from tests.behaviours.commands import (
+    GATED,
+    POISONED,
+    STREAM,
+    ask,
+    run,
+    running,
+    wait_gated,
+    write_gated,
+    write_pipeline,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -17,6 +29,16 @@ def work(event, context):
     if event == {"fail": True}:
         raise RuntimeError("as asked")
     return {"records": len(event.get("Records", event.get("records", ())))}
+"""
+
+TYPED = """
+import msgspec
+
+class Order(msgspec.Struct):
+    id: str
+
+def work(order: Order) -> None:
+    print("order", order.id)
 """
 
 MENDED = POISONED.replace('record.value == b"poison"', 'record.value == b"worse poison"')
@@ -62,6 +84,35 @@ def test_a_sample_is_an_event_of_its_source(tmp_path: Path, sample: str, arn_or_
     done = run("invoke", "work", "--sample", sample, cwd=folder)
     assert (done.returncode, done.stdout) == (0, '{"records": 1}\n')
     assert f"'eventSource': '{arn_or_source}'" in done.stderr
+
+
+@pytest.mark.parametrize("has_engine", [False, True])
+def test_a_sample_suits_handlers_of_records_too(tmp_path: Path, has_engine: bool) -> None:
+    """A handler that takes a `Batch` or a struct is given the record, not the event around it."""
+    folder = write_pipeline(tmp_path, TYPED)
+    arguments = ["invoke", "work", "--sample", "kinesis", "--body", '{"id": "7"}']
+    if has_engine:
+        with running("run", cwd=folder):
+            done = run(*arguments, cwd=folder)
+    else:
+        done = run(*arguments, cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "null\n")
+    assert "work | order 7" in done.stderr
+
+
+def test_an_invocation_is_interrupted_with_its_function(tmp_path: Path) -> None:
+    """Ctrl-C: exit code 130, and nothing goes on behind the user's back."""
+    handler = GATED.replace("import pathlib", "import os, pathlib").replace(
+        "with (", "print('pid', os.getpid())\n    with ("
+    )
+    folder = write_gated(tmp_path, handler=handler)
+    with running("invoke", "work", cwd=folder, until="pid ") as invoking:
+        pid = int(invoking.lines[-1].rpartition(" ")[2])
+        wait_gated(folder)
+        invoking.send_signal(signal.SIGINT)
+        assert invoking.wait() == 130
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_an_invocation_needs_no_state(tmp_path: Path) -> None:
