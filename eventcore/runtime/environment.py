@@ -161,19 +161,20 @@ def _serve_invocations(
         control.sendall(protocol.encode(protocol.Unready(loaded)))
         os._exit(0)
     control.sendall(protocol.encode(protocol.Ready(loaded.form.kind)))
-    loop = _Loop()
+    loop, trace = _Loop(), _Trace()
     while True:
         invoke = protocol.TO_ENVIRONMENT.decode(_receive(control))
         assert isinstance(invoke, protocol.Invoke)
         request.id = invoke.request_id
-        outcome = _invoke(loaded, setup, invoke, loop)
+        outcome = _invoke(loaded, setup, invoke, loop, trace)
         _flush(streams)
         memory_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _MAXRSS_PER_KB
         control.sendall(protocol.encode(protocol.Reply(invoke.request_id, outcome, memory_kb)))
 
 
-def _invoke(loaded: Loaded, setup: protocol.Setup, invoke: protocol.Invoke, loop: _Loop) -> Outcome:
-    _set_trace(invoke.trace_header)
+def _invoke(loaded: Loaded, setup: protocol.Setup, invoke: protocol.Invoke, loop: _Loop, trace: _Trace) -> Outcome:
+    if invoke.trace_header != trace.header:
+        trace.set(invoke.trace_header)
     context = LambdaContext(
         setup.serving,
         request_id=invoke.request_id,
@@ -188,13 +189,18 @@ def _invoke(loaded: Loaded, setup: protocol.Setup, invoke: protocol.Invoke, loop
     return _drive(answer(loaded, call, loop.finish, SystemExit))
 
 
-def _set_trace(traceparent: str) -> None:
-    """Tell the handler's own telemetry which trace it belongs to, in both forms that libraries read."""
-    for name, value in (("TRACEPARENT", traceparent), ("_X_AMZN_TRACE_ID", xray_header(traceparent))):
-        if value:
-            os.environ[name] = value
-        elif name in os.environ:
-            del os.environ[name]
+class _Trace:
+    """Tells the handler's own telemetry which trace it belongs to, in both forms that libraries read."""
+
+    header = ""
+
+    def set(self, traceparent: str) -> None:
+        self.header = traceparent
+        for name, value in (("TRACEPARENT", traceparent), ("_X_AMZN_TRACE_ID", xray_header(traceparent))):
+            if value:
+                os.environ[name] = value
+            elif name in os.environ:
+                del os.environ[name]
 
 
 class _Loop:

@@ -30,6 +30,7 @@ from eventcore.model import Fault, FaultCause, Invocation, Outcome, OutcomeKind,
 from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogSink, RuntimeCapabilities, RuntimeStatistics
 from eventcore.runtime import fault as faults
 from eventcore.runtime import protocol
+from eventcore.runtime.channel import loop_clock
 from eventcore.runtime.handler import as_direct, native_batch
 from eventcore.runtime.identity import is_same_configuration
 from eventcore.runtime.limits import raise_descriptor_limit
@@ -62,6 +63,7 @@ class ProcessRuntime:
         self._reporter = Reporter(clock, log_sink)
         self._starter = Starter(clock, ids, self._reporter, folder, tasks)
         self._pools: dict[tuple[str, str], Pool] = {}
+        self._now = loop_clock()
 
     # -- the port ------------------------------------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ class ProcessRuntime:
             if isinstance(started, Fault):
                 raise _error_of(started, function)
             environment = started
-        pool.give_back(environment, anyio.current_time())
+        pool.give_back(environment, self._now())
         self._starter.watch.wake()
         return environment.form
 
@@ -85,7 +87,7 @@ class ProcessRuntime:
         pool = self._find_pool(function)
         environment = pool.take()
         init_ms = None
-        began = anyio.current_time()
+        began = self._now()
         self._starter.watch.wake()
         if environment is None:
             started = await self._start_for_invocation(pool, function, invocation.request_id)
@@ -93,8 +95,8 @@ class ProcessRuntime:
                 return self._end_unstarted(function, invocation.request_id, started, began)
             environment = started
             if not environment.replaces_lost:
-                init_ms = (anyio.current_time() - began) * 1000
-                began = anyio.current_time()
+                init_ms = (self._now() - began) * 1000
+                began = self._now()
         return await self._serve(environment, pool, function, invocation, began, init_ms)
 
     async def retire(self, function: str) -> None:
@@ -143,7 +145,7 @@ class ProcessRuntime:
         outcome = _RELEASED
         try:
             frame = _frame_for(environment.form, function, invocation)
-            with anyio.move_on_after(function.timeout_s) as scope:
+            with anyio.CancelScope(deadline=self._now() + function.timeout_s) as scope:
                 environment.send(frame)
                 reply = await environment.receive()
             if scope.cancelled_caught:
@@ -156,7 +158,7 @@ class ProcessRuntime:
                 await kill(environment, EndReason.RELEASED)
             del self._starter.serving[request_id]
             environment.output.end()
-            now = anyio.current_time()
+            now = self._now()
             usage = Usage(
                 duration_ms=(now - began) * 1000,
                 init_ms=init_ms,
@@ -202,7 +204,7 @@ class ProcessRuntime:
 
     def _end_unstarted(self, function: FunctionSpec, request_id: str, fault: Fault | None, began: float) -> Outcome:
         """Return the outcome of an invocation that got no environment; its log looks as on Lambda."""
-        usage = Usage(duration_ms=(anyio.current_time() - began) * 1000)
+        usage = Usage(duration_ms=(self._now() - began) * 1000)
         outcome = _outcome_of(fault)
         self._reporter.start(function, request_id)
         self._reporter.finish(function, request_id, outcome, usage)
@@ -290,9 +292,8 @@ def _is_answer(reply: protocol.Reply, invocation: Invocation) -> bool:
     count = 1 if invocation.batch is None else len(invocation.batch)
     return (
         reply.request_id == invocation.request_id
-        and outcome.kind in {OutcomeKind.SUCCESS, OutcomeKind.FAILURE}
-        and (outcome.kind is OutcomeKind.SUCCESS or outcome.fault is not None)
-        and all(0 <= index < count for index in outcome.failed or ())
+        and (outcome.kind is OutcomeKind.SUCCESS or (outcome.kind is OutcomeKind.FAILURE and outcome.fault is not None))
+        and (not outcome.failed or all(0 <= index < count for index in outcome.failed))
     )
 
 
