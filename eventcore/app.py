@@ -42,6 +42,8 @@ from eventcore.registry import Function, Registry
 from eventcore.telemetry.events import EngineEvents
 from eventcore.telemetry.tracing import NULL_TRACING, Tracing
 
+#: An inline handler that holds the loop up for so long is named, seconds: heartbeats and every other function wait.
+STALL_S = 0.1
 #: What a drained engine gives destinations outside to take the last results, seconds; the rest waits in the store.
 FLUSH_GRACE_S = 3.0
 
@@ -408,7 +410,7 @@ async def open_runtimes(
 
     async with AsyncExitStack() as stack:
         runtimes: dict[str, Runtime] = {
-            "inline": await stack.enter_async_context(open_inline_runtime(clock, ids, sink)),
+            "inline": await stack.enter_async_context(open_inline_runtime(clock, ids, sink, stall_s=STALL_S)),
         }
         if any(function.runtime == "process" for function in loaded.config.functions.values()):
             process = open_process_runtime(clock, ids, sink, folder)
