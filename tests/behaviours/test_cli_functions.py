@@ -182,6 +182,7 @@ def test_a_newcomer_reads_why_it_failed(tmp_path: Path) -> None:
     ):
         assert part in shown.stdout, part
     assert "secret-address" not in shown.stdout
+    assert run("failures", "show", cwd=folder).stdout == shown.stdout, "the newest one"
     listed = run("failures", "ls", cwd=folder)
     assert failure_id[:12] in listed.stdout
     assert "ValueError: a poison order (handlers.py:8)" in listed.stdout
@@ -224,6 +225,7 @@ def test_failures_are_dropped_by_name_or_all_at_once(tmp_path: Path) -> None:
     assert len(ask("failures", "ls", cwd=folder)) == 1
     assert ask("failures", "drop", failure_id, cwd=folder) == [failure_id]
     assert run("failures", "drop", "--all", "--yes", cwd=folder).stdout == "forgot 0 failures\n"
+    assert run("failures", "show", cwd=folder).returncode == 1
 
 
 def test_logs_are_there_with_and_without_an_engine(tmp_path: Path) -> None:
