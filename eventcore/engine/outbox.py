@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import anyio
-import msgspec
 
 from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.delivery.retry import backoff_ms
+from eventcore.engine.status import DestinationStatus
 from eventcore.errors import DestinationError, DestinationRefused, DestinationUnavailable
 from eventcore.ids import IdFactory
 from eventcore.ports.destinations import OUTBOX_BYTES_MAX, OUTBOX_ROWS_MAX, Destination
@@ -33,15 +33,6 @@ _ALWAYS_MS = 2**62
 
 def _lane(row: OutboxRow) -> str:
     return row.lane
-
-
-class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits for one destination, for people."""
-
-    destination: str
-    rows: int
-    size_bytes: int
-    last_error: str
 
 
 class _Pending:

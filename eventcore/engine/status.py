@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from eventcore.engine.outbox import DestinationStatus
 from eventcore.telemetry.counters import CountersSnapshot
 
 
@@ -56,6 +55,15 @@ class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_result: str = ""  #: "OK", "PROBLEM: ..." or empty before the first
     shards: Sequence[ShardStatus] = ()
     running: int = 0  #: batches being worked on
+
+
+class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits for one destination, for people."""
+
+    destination: str
+    rows: int
+    size_bytes: int
+    last_error: str
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from eventcore.engine.outbox import DestinationStatus
-from eventcore.engine.status import MappingStatus
+from eventcore.engine.status import DestinationStatus, MappingStatus
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.runtime import LogLine
