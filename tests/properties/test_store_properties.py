@@ -24,16 +24,30 @@ queues = st.sampled_from(QUEUES)
 small = st.integers(0, 4)
 delays = st.sampled_from([0, 1, 5])
 tokens = st.sampled_from(["", "", "", "t", "u"])
+bodies = st.sampled_from([b"", b"\x00", b"a\x00\xff", b"xyz"])
+headers = st.sampled_from([(), (), (("h", b"\x00\xff"),), (("", b""), ("é", b"2"))])
 messages = st.lists(
     st.builds(
-        lambda name, delay_s, token: port.NewMessage(
-            id=name, body=name.encode(), delay_s=delay_s, idempotency_token=token
-        ),
-        st.sampled_from("abcdefgh"),
-        st.sampled_from([None, None, 0, 3]),
-        tokens,
+        port.NewMessage,
+        id=st.sampled_from("abcdefgh"),
+        body=bodies,
+        headers=headers,
+        group=st.sampled_from(["", "g"]),
+        delay_s=st.sampled_from([None, None, 0, 3]),
+        idempotency_token=tokens,
     ),
     max_size=5,
+).map(tuple)
+records = st.lists(
+    st.builds(
+        port.NewRecord,
+        shard=st.integers(0, 2),
+        body=bodies,
+        key=st.sampled_from([None, b"", b"\x00k"]),
+        headers=headers,
+        idempotency_token=tokens,
+    ),
+    max_size=4,
 ).map(tuple)
 
 
@@ -57,16 +71,12 @@ steps = st.one_of(
     st.tuples(st.just("purge"), queues),
     st.tuples(st.just("move"), queues, queues, small),
     st.tuples(st.just("drop"), queues, st.lists(st.sampled_from("abcdefgh"), max_size=2)),
-    st.tuples(
-        st.just("append"), st.sampled_from(STREAMS), st.lists(st.tuples(st.integers(0, 2), tokens, small), max_size=4)
-    ),
+    st.tuples(st.just("append"), st.sampled_from(STREAMS), records),
     st.tuples(st.just("trim"), st.sampled_from(STREAMS), st.sampled_from([0, 1000, 5000]), st.integers(1, 3)),
     st.tuples(st.just("take"), st.sampled_from("mn"), st.sampled_from("01")),
     st.tuples(st.just("save"), st.sampled_from("mn"), st.sampled_from("01"), small, small),
     st.tuples(st.just("seek"), st.sampled_from("mn"), st.sampled_from("01"), small),
-    st.tuples(
-        st.just("put"), st.sampled_from("abcdef"), st.sampled_from(DESTINATIONS), st.sampled_from("xy"), delays
-    ),
+    st.tuples(st.just("put"), st.sampled_from("abcdef"), st.sampled_from(DESTINATIONS), st.sampled_from("xy"), delays),
     st.tuples(st.just("sent"), st.lists(st.sampled_from("abcdef"), max_size=3)),
     st.tuples(st.just("postpone"), st.sampled_from("abcdef"), delays),
     st.tuples(st.just("keep"), st.sampled_from("abcd"), st.sampled_from("mn"), small),
@@ -82,9 +92,7 @@ def operation(step: tuple, now_ms: int, known: list[str]) -> port.Operation:
         case ("send", queue, new):
             return port.SendMessages(queue=queue, messages=new, now_ms=now_ms)
         case ("receive", queue, count_max, timeout_s):
-            return port.ReceiveMessages(
-                queue=queue, count_max=count_max, now_ms=now_ms, visibility_timeout_s=timeout_s
-            )
+            return port.ReceiveMessages(queue=queue, count_max=count_max, now_ms=now_ms, visibility_timeout_s=timeout_s)
         case ("delete", queue, Receipts(picks=picks)):
             return port.DeleteMessages(queue=queue, receipts=pick(known, picks))
         case ("change", queue, Receipts(picks=picks), timeout_s):
@@ -95,12 +103,8 @@ def operation(step: tuple, now_ms: int, known: list[str]) -> port.Operation:
             return port.MoveMessages(source=source, target=target, count_max=count_max, now_ms=now_ms)
         case ("drop", queue, ids):
             return port.DropMessages(queue=queue, ids=tuple(ids))
-        case ("append", stream, records):
-            new_records = tuple(
-                port.NewRecord(shard=shard, body=b"x" * size, idempotency_token=token)
-                for shard, token, size in records
-            )
-            return port.AppendRecords(stream=stream, records=new_records, now_ms=now_ms)
+        case ("append", stream, new):
+            return port.AppendRecords(stream=stream, records=new, now_ms=now_ms)
         case ("trim", stream, age_ms, count_max):
             return port.TrimStream(stream=stream, before_ms=now_ms - age_ms, count_max=count_max)
         case ("take", mapping, shard):
@@ -115,7 +119,9 @@ def operation(step: tuple, now_ms: int, known: list[str]) -> port.Operation:
                 key=key,
                 destination=destination,
                 lane=lane,
-                payload=key.encode(),
+                payload=b"\x00" * (ord(key) % 3),
+                record_key=(None, b"", b"k\x00")[ord(key) % 3],
+                attributes={} if delay_s else {"é": key},
                 created_ms=now_ms,
                 due_ms=now_ms + delay_s * 1000,
             )
@@ -189,7 +195,8 @@ async def look(store: Store, now_ms: int) -> list[object]:
     for stream in STREAMS:
         for extent in await store.extents(stream):
             seen.append(extent)
-            seen.append(await store.read(stream, extent.shard, 1, count_max=3, size_bytes_max=5))
+            seen.append(await store.read(stream, extent.shard, 1, count_max=3, size_bytes_max=10_000))
+            seen.append(await store.read(stream, extent.shard, 0, count_max=9, size_bytes_max=1))
             seen.append(await store.find_position(stream, extent.shard, now_ms - 1000))
     for destination in DESTINATIONS:
         seen.append(await store.due_outbox(destination, now_ms=now_ms, count_max=3))

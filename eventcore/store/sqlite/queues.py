@@ -58,7 +58,6 @@ def purge(tx: Transaction, operation: port.PurgeQueue) -> int:
     tx.execute("DELETE FROM message WHERE key >= ? AND key < ?", queue.low, queue.high)
     tx.execute("DELETE FROM ready WHERE key >= ? AND key < ?", queue.low, queue.high)
     tx.execute("DELETE FROM hidden WHERE queue = ?", queue.number)
-    queue.fresh_key = queue.next_key
     queue.visible = queue.ready = queue.hidden = queue.delayed = 0
     tx.ledger.change(queue)
     return count

@@ -96,6 +96,8 @@ class StoreConformance(
             with pytest.raises(error):
                 await store.commit([*WRITES, refused])
             assert await look(store) == before
+            with pytest.raises(KeyError, match="new"):
+                await send(store, "x", queue="new")
             # No token was taken either, and nothing is half locked: the same list is taken without the refused one.
             results = await store.commit(WRITES)
             assert results[1] == ["x"]

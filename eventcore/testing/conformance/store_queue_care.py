@@ -70,6 +70,7 @@ class QueueCarePromises(StoreKit):
             assert (len(swept.expired), swept.messages) == (150, [])
             assert await counts(store) == (1, 0, 0)
             assert (await depth(store)).oldest_ms == at(30)
+            assert await received_ids(store, after_s=60) == ["young"]
 
         self.check(scenario)
 

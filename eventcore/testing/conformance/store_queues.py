@@ -201,6 +201,37 @@ class QueuePromises(StoreKit):
 
         self.check(scenario)
 
+    def test_a_retry_leaves_other_leases_alone(self) -> None:
+        """What is hidden stays hidden when an older message comes back and younger ones wait."""
+
+        async def scenario(store: Store) -> None:
+            await define_queue(store)
+            await send(store, "a", "b", "c", "d")
+            await receive(store, count_max=1, timeout_s=5)
+            await receive(store, count_max=1, timeout_s=100)
+            assert await received_ids(store, count_max=1, after_s=5) == ["a"]
+            assert await received_ids(store, count_max=1, after_s=5) == ["c"]
+            assert await received_ids(store, after_s=5) == ["d"]
+
+        self.check(scenario)
+
+    def test_a_receipt_belongs_to_one_receive(self) -> None:
+        """Another receive of the same message that ends at the same time has another one."""
+
+        async def scenario(store: Store) -> None:
+            await define_queue(store)
+            await send(store, "a")
+            (first,) = receipts(await receive(store))
+            await store.commit([ChangeVisibility(queue="orders", receipts=(first,), timeout_s=0, now_ms=NOW_MS)])
+            (second,) = receipts(await receive(store))
+            for receipt in (first, ""):
+                change = ChangeVisibility(queue="orders", receipts=(receipt,), timeout_s=9, now_ms=NOW_MS)
+                assert await commit_one(store, change) == {}
+                assert await commit_one(store, DeleteMessages(queue="orders", receipts=(receipt,))) == [receipt]
+            assert await commit_one(store, DeleteMessages(queue="orders", receipts=(second,))) == []
+
+        self.check(scenario)
+
     def test_a_deleted_message_is_gone(self) -> None:
         """Deleting tells which receipts did not own theirs."""
 

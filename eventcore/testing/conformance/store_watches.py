@@ -20,7 +20,7 @@ from eventcore.testing.conformance.store_kit import (
     send,
     watched,
 )
-from eventcore.testing.conformance.store_outbox import postpone, put, row
+from eventcore.testing.conformance.store_outbox import mark, postpone, put, row
 
 
 class WatchPromises(StoreKit):
@@ -71,7 +71,7 @@ class WatchPromises(StoreKit):
         self.check(scenario)
 
     def test_appends_wake_a_stream_and_rows_wake_the_outbox(self) -> None:
-        """New rows, and rows whose time was changed."""
+        """New rows, rows whose time was changed, and rows that were sent: others may have stood behind them."""
 
         async def scenario(store: Store) -> None:
             await define_stream(store, shards=1)
@@ -84,6 +84,8 @@ class WatchPromises(StoreKit):
                 assert await outbox.settle() == 1
                 await postpone(store, "a", due_s=-1)
                 assert await outbox.settle() == 2
+                await mark(store, "a")
+                assert await outbox.settle() == 3
 
         self.check(scenario)
 

@@ -11,6 +11,7 @@ import pytest
 
 from eventcore.errors import ProgrammingError, SchemaMismatch, StoreCorrupt, StoreUnavailable
 from eventcore.ports.store import (
+    IDEMPOTENCY_DAYS,
     DefineQueue,
     NewMessage,
     PutNote,
@@ -37,6 +38,35 @@ async def write(path: Path) -> None:
 
 def raw(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None)
+
+
+async def test_every_commit_is_on_the_disk_when_it_returns(path):
+    """No power can be cut in a test: SQLite's own words for it are `synchronous` FULL (2) and a write-ahead log."""
+    async with open_sqlite_store(path) as store:
+
+        def settings(connection):
+            return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+
+        assert await store._writing.run(settings) == [2, "wal"]
+
+
+async def test_tokens_that_are_forgotten_leave_the_file(path):
+    """So that idempotency costs no more than its days."""
+
+    def send(token: str, now_ms: int) -> SendMessages:
+        new = NewMessage(id="a", body=b"", idempotency_token=token)
+        return SendMessages(queue="q", messages=(new,), now_ms=now_ms)
+
+    async with open_sqlite_store(path) as store:
+        await store.commit([DefineQueue(queue="q", settings=QueueSettings())])
+        await store.commit([send(str(number), 1000 + number) for number in range(100)])
+        await store.commit([send("later", 1050 + IDEMPOTENCY_DAYS * 86_400_000)])
+    connection = raw(path)
+    assert connection.execute("SELECT count(*), min(forget_ms) FROM token").fetchone() == (
+        50,
+        1051 + IDEMPOTENCY_DAYS * 86_400_000,
+    )
+    connection.close()
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------
