@@ -53,9 +53,9 @@ def put_note(tx: Transaction, operation: port.PutNote) -> None:
 def checkpoints(connection: sqlite3.Connection, mapping: str | None) -> Sequence[Checkpoint]:
     """Return checkpoints, of one mapping or of all, by mapping and shard."""
     rows = connection.execute(
-        "SELECT mapping, shard, epoch, position, state FROM checkpoint WHERE ?1 IS NULL OR mapping = ?1"
-        " ORDER BY mapping, shard",
-        (mapping,),
+        "SELECT mapping, shard, epoch, position, state FROM checkpoint WHERE :mapping IS NULL"
+        " OR mapping = :mapping ORDER BY mapping, shard",
+        {"mapping": mapping},
     )
     return [
         Checkpoint(mapping=owner, shard=shard, epoch=epoch, position=position, state=decode_state(state))

@@ -15,11 +15,13 @@ import aiosqlite
 import anyio
 import anyio.to_thread
 
-from eventcore.errors import SchemaMismatch, StoreCorrupt, StoreUnavailable
+from eventcore.errors import StoreError, StoreUnavailable
 from eventcore.store.sqlite.faults import translated
 
 Result = TypeVar("Result")
 
+#: The oldest SQLite that has what we use: STRICT tables and RETURNING.
+SQLITE_VERSION_MIN = (3, 37, 0)
 #: How long SQLite waits for another process's lock, seconds. We are the only writer; a backup tool may hold one.
 BUSY_TIMEOUT_S = 5.0
 #: Opening is not cancelled half way, for at most this long, seconds: a busy file, and recovery of a large log.
@@ -65,9 +67,12 @@ async def open_connection(
     """Open a connection, run ``prepare`` on it, and close it when the context ends.
 
     Raises:
-        StoreUnavailable: the file can't be opened or made.
+        StoreUnavailable: the file can't be opened or made, or SQLite is too old.
         StoreCorrupt: it is no database, or damaged.
     """
+    if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
+        needed = ".".join(map(str, SQLITE_VERSION_MIN))
+        raise StoreUnavailable(f"this Python has SQLite {sqlite3.sqlite_version}; eventcore needs {needed} or newer")
     native: list[sqlite3.Connection] = []
 
     def connect() -> sqlite3.Connection:
@@ -77,7 +82,7 @@ async def open_connection(
         try:
             # First: it refuses files that are not ours, which must not be changed by settings either.
             prepare(connection)
-            _configure(connection, is_reader=is_reader)
+            _configure(connection, path, is_reader=is_reader)
         except BaseException:
             connection.close()
             raise
@@ -90,7 +95,7 @@ async def open_connection(
             await thread
     except TimeoutError as error:
         raise StoreUnavailable(f"the state file {path} does not open within {OPEN_GRACE_S:.0f} s") from error
-    except (StoreUnavailable, StoreCorrupt, SchemaMismatch):
+    except StoreError:
         # aiosqlite has told its thread to end, and does not wait for it: a loop that is closed before the thread has
         # answered makes it print a traceback.
         with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
@@ -103,8 +108,10 @@ async def open_connection(
             await thread.close()
 
 
-def _configure(connection: sqlite3.Connection, *, is_reader: bool) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+def _configure(connection: sqlite3.Connection, path: Path, *, is_reader: bool) -> None:
+    ((mode,),) = connection.execute("PRAGMA journal_mode = WAL")
+    if mode != "wal":
+        raise StoreUnavailable(f"the state file {path} can't have a write-ahead log: put it on a local disk")
     # Every commit is on the disk when it returns: an acknowledged message survives a power cut.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")

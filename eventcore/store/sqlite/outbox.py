@@ -22,13 +22,14 @@ _COLUMNS = (
 #: Steps from lane to lane in the index, and from each lane to its oldest row.
 _OLDEST = """
 WITH RECURSIVE lanes (lane) AS (
-  SELECT min(lane) FROM outbox WHERE destination = ?1
+  SELECT min(lane) FROM outbox WHERE destination = :destination
   UNION ALL
-  SELECT (SELECT min(lane) FROM outbox WHERE destination = ?1 AND lane > lanes.lane) FROM lanes
+  SELECT (SELECT min(lane) FROM outbox WHERE destination = :destination AND lane > lanes.lane) FROM lanes
   WHERE lanes.lane IS NOT NULL
 )
-SELECT json_group_array(json_array(outbox.lane, outbox.number, outbox.due_ms)) FROM lanes CROSS JOIN outbox
-ON outbox.number = (SELECT number FROM outbox WHERE destination = ?1 AND lane = lanes.lane ORDER BY number LIMIT 1)
+SELECT json_group_array(json_array(outbox.lane, outbox.number, outbox.due_ms))
+FROM lanes CROSS JOIN outbox ON outbox.number =
+  (SELECT number FROM outbox WHERE destination = :destination AND lane = lanes.lane ORDER BY number LIMIT 1)
 """
 # Lists come as one value, as in `visible`.
 _LANE = (
@@ -180,7 +181,7 @@ def _oldest(connection: sqlite3.Connection, destination: str) -> list[tuple[str,
 
     One seek a lane, however many rows wait in it.
     """
-    return _oldest_rows.decode(connection.execute(_OLDEST, (destination,)).fetchone()[0])
+    return _oldest_rows.decode(connection.execute(_OLDEST, {"destination": destination}).fetchone()[0])
 
 
 def _created_ms(connection: sqlite3.Connection, number: int) -> int:

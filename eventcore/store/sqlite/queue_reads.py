@@ -15,8 +15,9 @@ def depths(connection: sqlite3.Connection) -> Sequence[QueueDepth]:
     """Return all queues by name."""
     rows = connection.execute(
         "SELECT name, settings, visible, hidden, delayed, coalesce((SELECT sent_ms FROM message"
-        " WHERE key >= number << ?1 AND key < (number + 1) << ?1 ORDER BY key LIMIT 1), 0) FROM queue ORDER BY name",
-        (SEQUENCE_BITS,),
+        " WHERE key >= number << :bits AND key < (number + 1) << :bits ORDER BY key LIMIT 1), 0)"
+        " FROM queue ORDER BY name",
+        {"bits": SEQUENCE_BITS},
     )
     return [
         QueueDepth(

@@ -59,8 +59,8 @@ class Transaction:
         """Take a token until ``forget_ms``, or for as long as tokens are kept; return whether it was free."""
         self._tokens_ms = max(self._tokens_ms, now_ms)
         taken = self.execute(
-            "INSERT INTO token VALUES (?1, ?2, ?3)"
-            " ON CONFLICT DO UPDATE SET forget_ms = excluded.forget_ms WHERE forget_ms <= ?4",
+            "INSERT INTO token VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET forget_ms = excluded.forget_ms WHERE forget_ms <= ?",
             scope,
             token,
             now_ms + TOKEN_KEPT_MS if forget_ms is None else forget_ms,

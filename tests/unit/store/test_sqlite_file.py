@@ -69,6 +69,14 @@ async def test_tokens_that_are_forgotten_leave_the_file(path):
     connection.close()
 
 
+async def test_an_sqlite_that_is_too_old_is_told(path, monkeypatch):
+    """Before anything is written."""
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 36, 0))
+    with pytest.raises(StoreUnavailable, match=r"3\.37"):
+        await write(path)
+    assert not path.exists()
+
+
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 
