@@ -26,8 +26,8 @@ EventcoreError
 
 A class's docstring is its default message. Errors carry fields; ``str()`` puts them into one sentence.
 Within the package only three places may catch ``Exception`` broadly: the runtime's border
-(`eventcore/runtime/fault.py`), the supervisor of a mapping (`eventcore/engine/mapping.py`) and the command
-line (`eventcore/cli/main.py`).
+(`eventcore/runtime/fault.py`), the supervision of the engine's parts (`eventcore/engine/supervision.py`) and the
+command line (`eventcore/cli/main.py`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ traceback, the attempts and what code ran are kept as well, in the settling tran
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -31,6 +34,8 @@ ID_DIGITS = 20
 #: the start slow.
 HASH_FILES_MAX = 2000
 HASH_BYTES_MAX = 32 * 1024 * 1024
+#: Entries of folders that it looks at.
+HASH_ENTRIES_MAX = 20_000
 
 
 def _id(*parts: str) -> str:
@@ -47,23 +52,33 @@ def code_hash(folder: Path) -> str:
     for index, path in enumerate(sorted(_python_files(folder))):
         if index >= HASH_FILES_MAX or left <= 0:
             break
-        text = path.read_bytes()[:left]
+        try:
+            with path.open("rb") as file:
+                text = file.read(left)
+        except OSError:
+            continue  # what can't be read is not what ran
         left -= len(text)
-        digest.update(f"{path.relative_to(folder)}\0{len(text)}\0".encode())
+        digest.update(f"{path.relative_to(folder)}\0{len(text)}\0".encode(errors="surrogateescape"))
         digest.update(text)
     return digest.hexdigest()[:16]
 
 
 def _python_files(folder: Path) -> list[Path]:
+    """Return the Python files below a folder; what can't be read, and what symbolic links lead to, is left out."""
     files: list[Path] = []
     pending = [folder]
-    while pending and len(files) <= HASH_FILES_MAX:
-        for entry in pending.pop().iterdir():
-            is_hidden = entry.name.startswith((".", "__pycache__"))
-            if entry.is_dir() and not is_hidden and not (entry / "pyvenv.cfg").exists():
-                pending.append(entry)
-            elif entry.suffix == ".py" and entry.is_file():
-                files.append(entry)
+    seen = 0
+    while pending and seen < HASH_ENTRIES_MAX:
+        # A folder of another user, or one that went away meanwhile, is no reason to give nothing up.
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in islice(entries, HASH_ENTRIES_MAX - seen):
+                seen += 1
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith((".", "__pycache__")) and not (path / "pyvenv.cfg").exists():
+                        pending.append(path)
+                elif path.suffix == ".py" and entry.is_file():
+                    files.append(path)
     return files
 
 
@@ -82,7 +97,7 @@ class FailureRecorder:
         if not batch.shard and len(batch) == 1:
             return self.message_failure_id(batch.mapping, batch.source, batch.first.id)
         first, last = _position(failed, 0), _position(failed, -1)
-        return _id(batch.mapping, batch.shard or batch.source, first, last)
+        return _id(batch.mapping, batch.source, batch.shard, first, last)
 
     def message_failure_id(self, mapping: str, source: str, message_id: str) -> str:
         """Return the id under which a queue's failing message is kept."""
@@ -119,7 +134,7 @@ class FailureRecorder:
     ) -> tuple[str, Sequence[Operation]]:
         """Return the id of, and the writes that keep, a range that its source dropped unread."""
         first, last = str(lost.first), str(lost.last)
-        failure_id = _id(mapping, lost.shard, first, last)
+        failure_id = _id(mapping, source, lost.shard, first, last)
         failure = Failure(
             id=failure_id,
             mapping=mapping,

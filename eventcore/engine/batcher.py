@@ -61,11 +61,6 @@ class RecordBuffer:
         """Whether no more should be put."""
         return len(self._records) >= self._count_max or self._size_bytes >= self._size_bytes_max
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a shard that was paused should be read again: below half, so that it does not flicker."""
-        return len(self._records) * 2 <= self._count_max and self._size_bytes * 2 <= self._size_bytes_max
-
     def limit(self, size_bytes_max: int) -> None:
         """Change how many bytes may wait."""
         self._size_bytes_max = size_bytes_max
@@ -109,13 +104,17 @@ class RecordBuffer:
             await self._wait(pause_s)
         return ()
 
-    async def take_through(self, last: int, *, patience_s: float) -> Sequence[Record]:
+    async def take_through(self, last: int, *, patience_s: float) -> Sequence[Record] | None:
         """Wait for the records up to position ``last`` and take them; empty when closed or interrupted.
+
+        None when later ones are there and none of them: they are gone.
 
         A compacted or expired record never comes: when nothing arrives for ``patience_s``, or no more may, what is
         there is taken.
         """
         while not self._is_over():
+            if self._records and self._records[0].position > last:
+                return None
             if self._records and (self._records[-1].position >= last or self.is_full):
                 return self._pop(sum(1 for record in self._records if record.position <= last))
             waiting = len(self._records)

@@ -45,9 +45,11 @@ class Dispatcher:
 
     def read(self, batch: Batch, outcome: Outcome) -> Report:
         """Return which records of the batch the outcome names failed (Lambda semantics §3.1)."""
+        if outcome.kind is not OutcomeKind.SUCCESS:
+            return SUCCESS
         if outcome.failed is not None:
             return Report(failed=outcome.failed) if outcome.failed else SUCCESS
-        if outcome.kind is not OutcomeKind.SUCCESS or not self._reports_failures:
+        if not self._reports_failures:
             return SUCCESS
         if outcome.response in {b"null", b"{}"}:
             return SUCCESS

@@ -64,17 +64,17 @@ class FunctionDestination:
         Raises:
             DestinationUnavailable: it failed, and will be tried again.
         """
-        for row in rows:
-            await self._deliver(row)
+        for index, row in enumerate(rows):
+            await self._deliver(row, index)
 
     async def aclose(self) -> None:
         """Do nothing: the runtime ends the environments."""
 
-    async def _deliver(self, row: OutboxRow) -> None:
+    async def _deliver(self, row: OutboxRow, taken_count: int) -> None:
         try:
             outcome = await invoke_event(self._function, msgspec.json.decode(row.payload), self._ids)
         except Throttled as error:
-            raise DestinationUnavailable(str(error), destination=self.reference) from error
+            raise DestinationUnavailable(str(error), destination=self.reference, taken_count=taken_count) from error
         if outcome.kind is OutcomeKind.SUCCESS:
             return
         if row.attempts < len(RETRY_PAUSES_S):
@@ -82,6 +82,7 @@ class FunctionDestination:
             raise DestinationUnavailable(
                 f"function {self._function.spec.name} failed: {message}",
                 destination=self.reference,
+                taken_count=taken_count,
                 retry_after_s=RETRY_PAUSES_S[row.attempts],
             )
         failed = FailedEvent(

@@ -18,6 +18,9 @@ from eventcore.model import Record
 from eventcore.ports.runtime import Runtime
 from eventcore.ports.sources import QueueSource
 
+#: A lease whose environment is not alive is looked at again after so long, milliseconds.
+RECHECK_MS = 100
+
 
 class Lease:
     """The right to a batch of messages, from their receive until they are settled."""
@@ -31,6 +34,8 @@ class Lease:
         self.request_id = ""
         self.deadline_ms = 0
         self.is_over = False
+        #: Set while an extension is on its way: its receipts are about to be replaced.
+        self.extended: anyio.Event | None = None
         self._receipts = {record.receipt: record.receipt for record in records}
 
     @property
@@ -75,9 +80,11 @@ class LeaseKeeper:
         if lease.hidden_until_ms < lease.deadline_ms:
             self._schedule(lease)
 
-    def drop(self, lease: Lease) -> None:
-        """Let a lease be."""
+    async def drop(self, lease: Lease) -> None:
+        """Let a lease be; returns when its receipts are final."""
         lease.is_over = True
+        if lease.extended is not None:
+            await lease.extended.wait()
 
     async def run(self) -> None:
         """Extend what is due until cancelled.
@@ -89,7 +96,11 @@ class LeaseKeeper:
             while self._due and (self._due[0][2].is_over or self._due[0][0] <= self._clock.now_ms()):
                 lease = heapq.heappop(self._due)[2]
                 if not lease.is_over:
-                    await self._extend(lease)
+                    lease.extended = anyio.Event()
+                    try:
+                        await self._extend(lease)
+                    finally:
+                        lease.extended.set()
             pause_s = max(0.0, (self._due[0][0] - self._clock.now_ms()) / 1000) if self._due else None
             self._changed = anyio.Event()
             with anyio.move_on_after(pause_s):
@@ -101,9 +112,12 @@ class LeaseKeeper:
         self._changed.set()
 
     async def _extend(self, lease: Lease) -> None:
-        if not self._runtime.is_alive(lease.request_id):
-            return
         now_ms = self._clock.now_ms()
+        if not self._runtime.is_alive(lease.request_id):
+            # Not yet, or no more: an environment that starts becomes alive, one that ended ends the invocation.
+            if now_ms + RECHECK_MS < lease.hidden_until_ms:
+                heapq.heappush(self._due, (now_ms + RECHECK_MS, next(self._order), lease))
+            return
         timeout_s = extension_s(
             received_ms=lease.received_ms,
             hidden_until_ms=lease.hidden_until_ms,

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -19,7 +18,8 @@ import anyio.abc
 from eventcore.delivery.retry import backoff_ms
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.status import MappingState, MappingStatus, ShardStatus
-from eventcore.errors import EventcoreError, SourceClosed, SourceUnavailable
+from eventcore.engine.supervision import attempt, explain
+from eventcore.errors import SourceClosed, SourceUnavailable
 from eventcore.ids import IdFactory
 
 #: The first pause before a failed mapping starts anew, and the longest, seconds.
@@ -27,8 +27,6 @@ RESTART_FIRST_S = 1.0
 RESTART_MAX_S = 60.0
 #: A mapping that ran for so long has recovered: its next failure pauses from the start, seconds.
 RECOVERED_S = 60.0
-
-_logger = logging.getLogger("eventcore.engine")
 
 
 class RunningMapping(Protocol):
@@ -86,16 +84,13 @@ class MappingSupervisor:
         failures = 0
         while not self._stopping.is_set():
             began_s = anyio.current_time()
-            try:
-                await self._run_once()
-            except SourceClosed as error:
+            error = await attempt(self._run_once, f"mapping {self._reporter.mapping}")
+            if isinstance(error, SourceClosed):
                 self._enter(MappingState.STOPPED, str(error))
                 return
-            except Exception as error:  # noqa: BLE001 - one of the three named in errors.py
-                if anyio.current_time() - began_s > RECOVERED_S:
-                    failures = 0
-                failures += 1
-                await self._pause(_first(error), failures)
+            if error is not None:
+                failures = 1 if anyio.current_time() - began_s > RECOVERED_S else failures + 1
+                await self._pause(error, failures)
         self._enter(MappingState.STOPPED)
 
     def drain(self) -> None:
@@ -123,16 +118,12 @@ class MappingSupervisor:
         finally:
             self._current = None
 
-    async def _pause(self, error: BaseException, failures: int) -> None:
-        if not isinstance(error, EventcoreError):
-            _logger.error("mapping.failed", exc_info=error, extra={"mapping": self._reporter.mapping})
-            self._enter(MappingState.PROBLEM, f"internal error: {type(error).__name__}: {error}")
-        else:
-            self._enter(MappingState.PROBLEM, str(error))
-        pause_ms = backoff_ms(failures, self._ids.jitter(), first_s=RESTART_FIRST_S, max_s=RESTART_MAX_S)
+    async def _pause(self, error: Exception, failures: int) -> None:
+        self._enter(MappingState.PROBLEM, explain(error))
+        pause_s = backoff_ms(failures, self._ids.jitter(), first_s=RESTART_FIRST_S, max_s=RESTART_MAX_S) / 1000
         if isinstance(error, SourceUnavailable) and error.retry_after_s is not None:
-            pause_ms = int(error.retry_after_s * 1000)
-        with anyio.move_on_after(pause_ms / 1000):
+            pause_s = max(error.retry_after_s, RESTART_FIRST_S)
+        with anyio.move_on_after(pause_s):
             await self._stopping.wait()
 
     def _enter(self, state: MappingState, reason: str = "") -> None:
@@ -161,10 +152,3 @@ class MappingSupervisor:
             shards=await current.shards() if current is not None and self.state is MappingState.ENABLED else (),
             running=current.running if current is not None else 0,
         )
-
-
-def _first(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups: several tasks of a mapping tend to fail for one reason."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

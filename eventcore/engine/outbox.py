@@ -7,9 +7,8 @@ between the hand-over and its mark); its key tells.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 import anyio
 
@@ -17,7 +16,8 @@ from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.delivery.retry import backoff_ms
 from eventcore.engine.status import DestinationStatus
-from eventcore.errors import DestinationError, DestinationRefused, DestinationUnavailable
+from eventcore.engine.supervision import attempt, explain
+from eventcore.errors import DestinationError, DestinationRefused, DestinationUnavailable, EventcoreError
 from eventcore.ids import IdFactory
 from eventcore.ports.destinations import OUTBOX_BYTES_MAX, OUTBOX_ROWS_MAX, Destination
 from eventcore.ports.store import MarkSent, Operation, OutboxRow, PostponeOutbox, PutOutbox, Store, Watch
@@ -31,41 +31,48 @@ PAUSE_MAX_S = 60.0
 _ALWAYS_MS = 2**62
 
 
-def _lane(row: OutboxRow) -> str:
-    return row.lane
-
-
 class _Pending:
-    """What waits for one destination."""
+    """What waits for one destination: rows by key, so that none is counted twice."""
 
     def __init__(self) -> None:
-        self.rows = 0
+        self._rows: dict[str, tuple[str, int]] = {}  #: key: lane and size
+        self._lanes: Counter[str] = Counter()
         self.size_bytes = 0
-        self.lanes: dict[str, int] = defaultdict(int)
         self.last_error = ""
         self.changed = anyio.Event()
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, lane: str) -> bool:
+        return self._lanes[lane] > 0
+
     def add(self, row: OutboxRow) -> None:
-        self.rows += 1
+        if row.key in self._rows:
+            return
+        self._rows[row.key] = (row.lane, len(row.payload))
+        self._lanes[row.lane] += 1
         self.size_bytes += len(row.payload)
-        self.lanes[row.lane] += 1
 
     def remove(self, row: OutboxRow) -> None:
-        self.rows -= 1
-        self.size_bytes -= len(row.payload)
-        self.lanes[row.lane] -= 1
-        if not self.lanes[row.lane]:
-            del self.lanes[row.lane]
+        known = self._rows.pop(row.key, None)
+        if known is None:
+            return
+        lane, size_bytes = known
+        self.size_bytes -= size_bytes
+        self._lanes[lane] -= 1
+        if not self._lanes[lane]:
+            del self._lanes[lane]
         self.changed.set()
         self.changed = anyio.Event()
 
     @property
     def has_room(self) -> bool:
-        return self.rows < OUTBOX_ROWS_MAX and self.size_bytes < OUTBOX_BYTES_MAX
+        return len(self) < OUTBOX_ROWS_MAX and self.size_bytes < OUTBOX_BYTES_MAX
 
 
 class Outbox:
-    """Serves every destination that is not on the store, one task each."""
+    """Serves every destination that is not on the store, one task each; one that fails takes no other down."""
 
     def __init__(self, store: Store, destinations: Mapping[str, Destination], clock: Clock, ids: IdFactory) -> None:
         self._store = store
@@ -73,18 +80,31 @@ class Outbox:
         self._clock = clock
         self._ids = ids
         self._pending = {reference: _Pending() for reference in destinations}
+        self._abandoned: list[DestinationStatus] = []
 
     async def load(self) -> None:
         """Learn what an earlier engine left; call once, before anything is added."""
         for reference, pending in self._pending.items():
             for row in await self._store.due_outbox(reference, now_ms=_ALWAYS_MS, count_max=OUTBOX_ROWS_MAX * 2):
                 pending.add(row)
+        self._abandoned = [
+            DestinationStatus(
+                destination=depth.destination,
+                rows=depth.rows,
+                size_bytes=depth.size_bytes,
+                last_error="no mapping of this pipeline writes there any more: name it as on_failure, and it is served",
+            )
+            for depth in await self._store.outbox_depths()
+            if depth.rows and depth.destination not in self._pending
+        ]
 
     async def run(self) -> None:
         """Hand rows over until cancelled."""
         async with anyio.create_task_group() as tasks:
             for reference, destination in self._destinations.items():
-                tasks.start_soon(self._serve, reference, destination)
+                tasks.start_soon(self._keep_serving, reference, destination)
+
+    # -- what others ask -----------------------------------------------------------------------------------------------
 
     def added(self, operations: Sequence[Operation], results: Sequence[object]) -> None:
         """Count the rows that a commit has added."""
@@ -106,23 +126,38 @@ class Outbox:
     async def wait_lane(self, destination: str, lane: str) -> None:
         """Wait until the destination has taken everything of a lane."""
         pending = self._pending.get(destination)
-        while pending is not None and lane in pending.lanes:
+        while pending is not None and lane in pending:
             await pending.changed.wait()
 
     async def wait_idle(self) -> None:
         """Wait until every destination has taken everything."""
         for pending in self._pending.values():
-            while pending.rows:
+            while len(pending):
                 await pending.changed.wait()
 
     def statistics(self) -> Sequence[DestinationStatus]:
         """Return what waits for each destination."""
-        return [
+        served = [
             DestinationStatus(
-                destination=reference, rows=entry.rows, size_bytes=entry.size_bytes, last_error=entry.last_error
+                destination=reference, rows=len(entry), size_bytes=entry.size_bytes, last_error=entry.last_error
             )
             for reference, entry in self._pending.items()
         ]
+        return [*served, *self._abandoned]
+
+    # -- handing over --------------------------------------------------------------------------------------------------
+
+    async def _keep_serving(self, reference: str, destination: Destination) -> None:
+        """Serve a destination for good: a store that is away, or a connector's defect, is waited out."""
+        failures = 0
+        while True:
+            error = await attempt(lambda: self._serve(reference, destination), f"destination {reference}")
+            if error is None:
+                return
+            failures += 1
+            self._pending[reference].last_error = explain(error)
+            pause_ms = backoff_ms(failures, self._ids.jitter(), first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
+            await anyio.sleep(pause_ms / 1000)
 
     async def _serve(self, reference: str, destination: Destination) -> None:
         pending = self._pending[reference]
@@ -133,6 +168,9 @@ class Outbox:
                 if not rows:
                     await self._wait_for_rows(reference, watch)
                     continue
+                for row in rows:
+                    # A commit that came too late for its settler is counted here.
+                    pending.add(row)
                 try:
                     if not is_open:
                         await destination.open()
@@ -140,12 +178,10 @@ class Outbox:
                 except DestinationError as error:
                     await anyio.sleep(await self._postpone(rows[0], error))
                     continue
-                # Sorting is stable: a lane's rows keep their order.
-                for _, lane in groupby(sorted(rows, key=_lane), key=_lane):
-                    pause_s = await self._deliver(destination, pending, list(lane))
-                    if pause_s:
-                        # The destination as a whole is away: trying the other lanes would only add to its load.
-                        await anyio.sleep(pause_s)
+                for lane in _lanes(rows):
+                    if not await self._deliver(destination, pending, lane):
+                        # It may be away as a whole: the other lanes come after a moment, this one after its own pause.
+                        await anyio.sleep(PAUSE_FIRST_S)
                         break
 
     async def _wait_for_rows(self, reference: str, watch: Watch) -> None:
@@ -154,20 +190,21 @@ class Outbox:
         with anyio.move_on_after(pause_s):
             await watch.wait()
 
-    async def _deliver(self, destination: Destination, pending: _Pending, rows: list[OutboxRow]) -> float:
-        """Hand over the rows of one lane; return for how many seconds to leave the destination alone."""
+    async def _deliver(self, destination: Destination, pending: _Pending, rows: list[OutboxRow]) -> bool:
+        """Hand over the rows of one lane; False when the destination could not take them now."""
         await signals.reach("outbox.before_send")
         try:
             await destination.deliver(rows)
         except DestinationError as error:
-            await self._mark(pending, rows[: error.taken_count])
-            pause_s = await self._postpone(rows[error.taken_count], error)
-            # One row that is refused says nothing of the others; a destination that is away does.
-            return 0.0 if isinstance(error, DestinationRefused) else pause_s
+            taken_count = min(error.taken_count, len(rows) - 1)
+            await self._mark(pending, rows[:taken_count])
+            await self._postpone(rows[taken_count], error)
+            # One row that is refused says nothing of the others.
+            return isinstance(error, DestinationRefused)
         await signals.reach("outbox.after_send")
         await self._mark(pending, rows)
         pending.last_error = ""
-        return 0.0
+        return True
 
     async def _mark(self, pending: _Pending, rows: Sequence[OutboxRow]) -> None:
         """Take out rows that the destination has."""
@@ -178,14 +215,22 @@ class Outbox:
         for row in rows:
             pending.remove(row)
 
-    async def _postpone(self, row: OutboxRow, error: DestinationError) -> float:
-        """Note a failed hand-over; return the pause until the next one, seconds."""
-        pause_ms = backoff_ms(row.attempts + 1, self._ids.jitter(), first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
+    async def _postpone(self, row: OutboxRow, error: EventcoreError) -> float:
+        """Note a failed hand-over; return the pause until the row's next one, seconds."""
+        pause_s = backoff_ms(row.attempts + 1, self._ids.jitter(), first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S) / 1000
         if isinstance(error, DestinationUnavailable) and error.retry_after_s is not None:
-            pause_ms = int(error.retry_after_s * 1000)
+            pause_s = max(error.retry_after_s, PAUSE_FIRST_S)
         elif isinstance(error, DestinationRefused):
-            pause_ms = int(PAUSE_MAX_S * 1000)
+            pause_s = PAUSE_MAX_S
         self._pending[row.destination].last_error = str(error)
-        due_ms = self._clock.now_ms() + pause_ms
+        due_ms = self._clock.now_ms() + int(pause_s * 1000)
         await self._store.commit([PostponeOutbox(key=row.key, due_ms=due_ms, error=str(error))])
-        return pause_ms / 1000
+        return pause_s
+
+
+def _lanes(rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
+    """Return the rows by lane, each lane in order; the lane whose head failed least comes first, so none starves."""
+    lanes: dict[str, list[OutboxRow]] = {}
+    for row in rows:
+        lanes.setdefault(row.lane, []).append(row)
+    return sorted(lanes.values(), key=lambda lane: (lane[0].attempts, lane[0].number))

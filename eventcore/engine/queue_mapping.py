@@ -16,18 +16,17 @@ from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.decide import Decision, decide_queue
-from eventcore.delivery.partial import SUCCESS
-from eventcore.engine.batcher import RecordBuffer
+from eventcore.engine.batcher import BUFFER_BYTES_MAX, RecordBuffer
 from eventcore.engine.dispatcher import RELEASED, Dispatcher
 from eventcore.engine.lease_keeper import Lease, LeaseKeeper
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import SETTLE_GRACE_S, Settler
 from eventcore.engine.status import ShardStatus
 from eventcore.ids import IdFactory
-from eventcore.model import Batch, DiscardReason, Outcome, Record, VerdictKind
+from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.ports.recorder import FailedBatch, Recorder
 from eventcore.ports.sources import EventShape, QueueSource, Received
-from eventcore.ports.store import Operation
+from eventcore.ports.store import BODY_BYTES_MAX, Operation
 from eventcore.telemetry.tracing import Tracing
 
 #: One receive waits this long for a first message, seconds: SQS's longest poll (Lambda semantics §3.2).
@@ -73,6 +72,8 @@ class QueueMapping:
         self._slots = anyio.Semaphore(context.maximum_concurrency, fast_acquire=True)
         self._taken = anyio.Event()
         self._running = 0
+        #: How large the next message is taken to be: the largest there may be, until some have come.
+        self._message_bytes = BODY_BYTES_MAX
         self._polling = anyio.CancelScope()
         self._keeping = anyio.CancelScope()
         self._invocations: set[anyio.CancelScope] = set()
@@ -107,8 +108,10 @@ class QueueMapping:
                 self._keeping.cancel()
         finally:
             with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
-                await self._give_back()
-                await self._context.source.aclose()
+                try:
+                    await self._give_back()
+                finally:
+                    await self._context.source.aclose()
 
     def drain(self) -> None:
         """Take nothing new; let the batches that run be settled."""
@@ -129,10 +132,10 @@ class QueueMapping:
     async def _give_back(self) -> None:
         """Show messages that were received and never invoked to others at once."""
         receipts = list(self._leases)
+        self._leases.clear()
         if receipts:
-            await self._context.source.change_visibility(receipts, 0)
             self._context.reporter.returned("", len(receipts), "the mapping stops")
-            self._leases.clear()
+            await self._context.source.change_visibility(receipts, 0)
 
     # -- hop 2: the poller ---------------------------------------------------------------------------------------------
 
@@ -145,15 +148,17 @@ class QueueMapping:
                 room = self._room()
             context = self._context
             with context.tracing.receive(context.mapping, context.source_reference) as span:
-                received = await context.source.receive(min(room, RECEIVE_MAX), wait_s=RECEIVE_WAIT_S)
+                received = await context.source.receive(room, wait_s=RECEIVE_WAIT_S)
                 span.count(len(received.records))
             await self._note(received)
             await signals.reach("poller.received")
 
     def _room(self) -> int:
-        """Return how many messages fit: a batch for every free slot, and one ahead."""
+        """Return how many messages fit: a batch for every free slot, and one ahead, within the bound in bytes."""
         batches = self._slots.value + 1
-        return batches * self._context.batching.batch_size - len(self._buffer)
+        count = batches * self._context.batching.batch_size - len(self._buffer)
+        bytes_left = BUFFER_BYTES_MAX - self._buffer.size_bytes
+        return min(count, bytes_left // self._message_bytes, RECEIVE_MAX)
 
     async def _note(self, received: Received) -> None:
         context = self._context
@@ -168,6 +173,9 @@ class QueueMapping:
         context.reporter.expired(received.expired_count)
         if received.records:
             context.reporter.received("", len(received.records))
+            sizes = [record.size_bytes for record in received.records]
+            # Half of what was assumed, half of what came: one large message makes the next receives small for a while.
+            self._message_bytes = max(1, (self._message_bytes + max(sizes)) // 2)
             lease = (context.clock.now_ms(), received.hidden_until_ms)
             for record in received.records:
                 self._leases[record.receipt] = lease
@@ -186,18 +194,26 @@ class QueueMapping:
 
     async def _work(self, records: Sequence[Record]) -> None:
         self._running += 1
+        held: Sequence[Record] = ()
         try:
             async with self._context.dispatcher.function.slots:
                 lease = self._lease(records)
                 if lease is not None:
+                    held = lease.records
                     await self._invoke(lease)
+                    held = ()
         finally:
+            # Cancelled or failed on the way: they come back after their visibility timeout.
+            self._context.reporter.returned("", len(held), "the mapping failed")
             self._running -= 1
             self._slots.release()
             self._taken.set()
 
     def _lease(self, records: Sequence[Record]) -> Lease | None:
         """Return the right to those records whose visibility timeout has not ended while they waited."""
+        if self._is_aborted:
+            # Not begun: they are shown to others at once.
+            return None
         now_ms = self._context.clock.now_ms()
         held = [record for record in records if self._leases[record.receipt][1] > now_ms]
         times = [self._leases.pop(record.receipt) for record in records]
@@ -205,7 +221,7 @@ class QueueMapping:
             self._context.reporter.returned(
                 "", len(records) - len(held), "the visibility timeout ended before the invocation"
             )
-        if not held or self._is_aborted:
+        if not held:
             return None
         return Lease(
             held, received_ms=min(times)[0], hidden_until_ms=min(until for _, until in times if until > now_ms)
@@ -230,13 +246,13 @@ class QueueMapping:
                 outcome = await context.dispatcher.invoke(batch)
         finally:
             self._invocations.discard(scope)
-            self._keeper.drop(lease)
+        await self._keeper.drop(lease)
         context.reporter.finished(batch, outcome)
-        report = context.dispatcher.read(batch, outcome) if outcome is not RELEASED else SUCCESS
+        report = context.dispatcher.read(batch, outcome)
         decision = decide_queue(len(batch), outcome, report)
         with context.tracing.settle(batch, decision) as span:
             await self._settle(batch, lease, decision, outcome, span.traceparent)
-        if outcome is RELEASED:
+        if outcome.kind in {OutcomeKind.RELEASED, OutcomeKind.THROTTLED}:
             context.reporter.returned("", len(batch), "the invocation was ended by a stop")
         context.reporter.decided(batch, decision, outcome, is_returned=True)
 

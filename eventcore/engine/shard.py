@@ -6,14 +6,11 @@ changes, so that whoever takes the shard next goes on with the same attempts.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
 import anyio
 import msgspec
 
-from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.decide import (
@@ -26,29 +23,18 @@ from eventcore.delivery.decide import (
     find_mark,
 )
 from eventcore.delivery.ordering import Part, ShardState
-from eventcore.delivery.partial import SUCCESS
 from eventcore.delivery.retry import StreamRetry
-from eventcore.engine.batcher import RecordBuffer
+from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.dispatcher import RELEASED, Dispatcher
+from eventcore.engine.intake import ShardIntake
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import Range, Settler
 from eventcore.engine.status import Blocked
-from eventcore.errors import ShardLost, SourceError, SourceUnavailable, StoreError
+from eventcore.errors import ShardLost
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange, StreamSource, TakenShard
 from eventcore.telemetry.tracing import Tracing
-
-#: A part of a batch that was tried before is looked for this long after its last record came, seconds: records that
-#: compaction or retention took meanwhile never come.
-PART_PATIENCE_S = 5.0
-#: The pause before a checkpoint is written again to a source that was away, seconds.
-SETTLE_RETRY_S = 1.0
-#: A source outside may be away for so long while a checkpoint waits, seconds: a broker restarts in less. Past it the
-#: mapping shows the problem, and starts anew.
-SETTLE_PATIENCE_S = 30.0
-#: Taking back the mark of a batch whose settling failed may take so long, seconds.
-UNMARK_GRACE_S = 5.0
 
 
 class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,19 +60,16 @@ class ShardWorker:
 
     def __init__(self, context: ShardContext, taken: TakenShard, *, buffer_bytes_max: int) -> None:
         self._context = context
-        self._taken = taken
         self.shard = taken.shard
-        self.checkpoint = taken.checkpoint
-        self.buffer = RecordBuffer(context.batching, size_bytes_max=buffer_bytes_max)
         self.finished = anyio.Event()
         self.blocked: Blocked | None = None
-        self.is_paused = False
-        self._kept = taken.state  #: what the source keeps of this shard's failing work
-        self._lost: deque[LostRange] = deque()
-        self._is_first = True  #: nothing was invoked yet since the shard was taken
-        self._open_count = 0  #: records that were taken and are not settled
-        self._covered: list[Range] = []
         self._stopping = anyio.Event()
+        self.intake = ShardIntake(context.source, taken.shard, context.batching, size_bytes_max=buffer_bytes_max)
+        self.checkpoint = ShardCheckpoint(context.source, taken, self._stopping)
+        self._is_first = True  #: nothing was invoked yet since the shard was taken
+        self._is_abandoned = False
+        self._open_count = 0  #: records that were taken and are neither settled nor discarded
+        self._covered: list[Range] = []
         self._scope = anyio.CancelScope()
         self._invocation: anyio.CancelScope | None = None
 
@@ -99,22 +82,16 @@ class ShardWorker:
 
     def offer(self, records: Sequence[Record], lost: LostRange | None) -> int:
         """Take records that the source returned; those that are settled already are dropped. Returns how many stay."""
-        if lost is not None:
-            self._lost.append(lost)
-            self.buffer.interrupt()
-        if records and records[0].position < self.checkpoint:
-            records = [record for record in records if record.position >= self.checkpoint]
-        self.buffer.put(records)
-        if self.buffer.is_full and not self.is_paused:
-            self.is_paused = True
-            self._context.source.pause(self.shard)
+        if records and records[0].position < self.checkpoint.position:
+            records = [record for record in records if record.position >= self.checkpoint.position]
+        self.intake.offer(records, lost)
         self._open_count += len(records)
         return len(records)
 
     def stop(self) -> None:
         """End after the batch that is being invoked; pending retries stay for the next owner."""
         self._stopping.set()
-        self.buffer.close()
+        self.intake.close()
 
     def abort(self) -> None:
         """End now: the running invocation's environment is killed, its batch released."""
@@ -124,57 +101,62 @@ class ShardWorker:
 
     def abandon(self) -> None:
         """End now, and write nothing: another owner has the shard."""
+        self._is_abandoned = True
         self.stop()
+        self._close_books()
         self._scope.cancel()
 
-    async def run(self) -> None:
+    async def run(self, *, after: anyio.Event | None = None) -> None:
         """Work until stopped.
 
+        Args:
+            after: set when the worker that had this shard before has ended; None without one.
+
         Raises:
-            StoreUnavailable: what had to be written could not be; the mapping starts anew.
+            StoreUnavailable, SourceUnavailable: what had to be written could not be; the mapping starts anew.
         """
         try:
             with self._scope:
-                try:
-                    await self._work()
-                except ShardLost:
-                    # The source tells the mapping too; nothing of this shard may be written any more.
-                    return
-                except StoreError:
-                    # The engine is alive: a later owner must not take the mark for its death.
-                    await self._unmark()
-                    raise
+                if after is not None:
+                    await after.wait()
+                await self._work()
+        except ShardLost:
+            # The source tells the mapping too; nothing of this shard may be written any more.
+            self._is_abandoned = True
         finally:
-            self._context.reporter.returned(self.shard, self._open_count, "the shard was given up")
+            if not self._is_abandoned:
+                await self.checkpoint.unmark()
+            self._close_books()
             self.finished.set()
+
+    def _close_books(self) -> None:
+        """Tell what goes back to the source, once."""
+        count, self._open_count = self._open_count, 0
+        self._context.reporter.returned(self.shard, count, "the shard was given up")
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        state = find_mark(self._kept)
-        self._covered = await self._context.settler.covered(self.shard, self.checkpoint)
+        state = find_mark(self.checkpoint.kept)
+        self._covered = await self._context.settler.covered(self.shard, self.checkpoint.position)
         while not self._stopping.is_set():
-            records = await self._next(state)
-            if self._lost:
-                self.buffer.give_back(records)
-                await self._discard_lost()
-                # What was lost may have been part of what failed: it is cut anew.
-                state = ShardState()
+            if (lost := self.intake.barrier) is not None:
+                state = await self._discard_lost(lost, state)
+                continue
+            records = await self.intake.take(state)
+            if records is None:
+                # Compaction or retention took all of this part: nothing is left to try.
+                state = ShardState(parts=state.parts[1:])
                 continue
             if not records:
                 continue
-            self._resume_source()
             if not state.parts:
                 part = Part(last=records[-1].position, request_id=self._context.ids.new_id())
                 state = ShardState(parts=(part,))
             state, pause_ms = await self._handle(records, state)
             if pause_ms:
-                await self._pause(pause_ms)
-
-    async def _next(self, state: ShardState) -> Sequence[Record]:
-        if state.parts:
-            return await self.buffer.take_through(state.parts[0].last, patience_s=PART_PATIENCE_S)
-        return await self.buffer.take()
+                with anyio.move_on_after(pause_ms / 1000):
+                    await self._stopping.wait()
 
     async def _handle(self, records: Sequence[Record], state: ShardState) -> tuple[ShardState, int]:
         """Bring one batch to a decision and make it durable; return what is tried next, and the pause before it."""
@@ -195,7 +177,7 @@ class ShardWorker:
         )
         if decision is None:
             outcome = await self._try(batch, state)
-            report = context.dispatcher.read(batch, outcome) if outcome is not RELEASED else SUCCESS
+            report = context.dispatcher.read(batch, outcome)
             decision = decide_stream(
                 records,
                 state.parts,
@@ -258,11 +240,6 @@ class ShardWorker:
                 break
         return count
 
-    async def _mark(self, records: Sequence[Record], state: ShardState) -> None:
-        """Note that this batch is being invoked: found by the next owner, it means that the engine died in it."""
-        marked = msgspec.structs.replace(state, marked=True)
-        await self._write(records[0].position, marked, is_urgent=True)
-
     async def _invoke(self, batch: Batch, state: ShardState | None) -> Outcome:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
 
@@ -280,8 +257,10 @@ class ShardWorker:
         outcome = RELEASED
         try:
             if state is not None:
-                await self._mark(batch.records, state)
+                await self.checkpoint.mark(batch.first.position, state)
             self._is_first = False
+            if self._stopping.is_set():
+                return RELEASED
             context.reporter.invoked(batch)
             with anyio.CancelScope() as self._invocation:
                 outcome = await context.dispatcher.invoke(batch)
@@ -329,74 +308,43 @@ class ShardWorker:
                 traceparent=traceparent,
                 covered=self._covered,
             )
+            self._open_count -= sum(entry.count for entry in discarded)
             self._context.reporter.discarded(batch, discarded, outcome)
             # A checkpoint outside the store passes a discard only once the destination has it (design §3).
             is_outside = not self._context.source.capabilities.is_settle_durable
             if is_outside and not await self._unless_stopped(lambda: settler.wait_taken(self.shard)):
                 return False
-        self.buffer.give_back(batch.records[done:])
+        self.intake.give_back(batch.records[done:])
         checkpoint = batch.records[done - 1].position + 1 if done else batch.records[0].position
         is_released = any(run.verdict == RELEASE for run in decision.runs)
         state = decision.state
         if is_released and state.parts and not state.parts[0].attempt and not state.parts[0].marks:
             # Never tried: nothing is worth keeping, and the next owner may cut its own batches.
             state = ShardState() if len(state.parts) == 1 else state
-        if done or state != self._kept:
+        if done or state != self.checkpoint.kept:
             # A mark that outlived its batch would blame it for the death that the next one brings.
-            is_urgent = gives_up or bool(state.parts) or self._kept.marked
-            await self._write(checkpoint, state, is_urgent=is_urgent)
+            is_urgent = gives_up or bool(state.parts) or self.checkpoint.kept.marked
+            await self.checkpoint.write(checkpoint, state, is_urgent=is_urgent)
         if self._covered and self._covered[-1][1] < checkpoint:
             # Acknowledged: the note has done its work, and must not hide these records from a later rewind.
             self._covered.clear()
             await settler.uncover(self.shard)
         return True
 
-    async def _write(self, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
-        """Tell the source; one outside that is away is asked again for `SETTLE_PATIENCE_S`."""
-        source = self._context.source
-        give_up_s = anyio.current_time() + (0 if source.capabilities.is_settle_durable else SETTLE_PATIENCE_S)
-        await signals.reach("settler.before_ack")
-        while True:
-            try:
-                await source.settle(self.shard, self._taken.epoch, checkpoint, state, is_urgent=is_urgent)
-                break
-            except SourceUnavailable as error:
-                if self._stopping.is_set() or anyio.current_time() >= give_up_s:
-                    raise
-                await self._pause(int((error.retry_after_s or SETTLE_RETRY_S) * 1000))
-        await signals.reach("settler.after_ack")
-        self.checkpoint = checkpoint
-        self._kept = state
+    async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
+        """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""
+        entry = await self._context.settler.discard_lost(lost)
+        self._context.reporter.lost(self.shard, entry)
+        left = ShardState(parts=tuple(part for part in state.parts if part.last > lost.last))
+        await self.checkpoint.write(lost.last + 1, left, is_urgent=True)
+        self.intake.pass_barrier()
+        return left
 
-    async def _unmark(self) -> None:
-        if not self._kept.marked:
-            return
-        state = msgspec.structs.replace(self._kept, marked=False)
-        with anyio.move_on_after(UNMARK_GRACE_S, shield=True), suppress(SourceError):
-            await self._context.source.settle(self.shard, self._taken.epoch, self.checkpoint, state, is_urgent=True)
-
-    async def _discard_lost(self) -> None:
-        while self._lost:
-            lost = self._lost.popleft()
-            entry = await self._context.settler.discard_lost(lost)
-            self._context.reporter.lost(self.shard, entry)
-            await self._write(lost.last + 1, ShardState(), is_urgent=True)
-
-    # -- waiting and telling -------------------------------------------------------------------------------------------
-
-    async def _pause(self, pause_ms: int) -> None:
-        """Wait, or until the shard is stopped."""
-        with anyio.move_on_after(pause_ms / 1000):
-            await self._stopping.wait()
-
-    def _resume_source(self) -> None:
-        if self.is_paused and self.buffer.has_room:
-            self.is_paused = False
-            self._context.source.resume(self.shard)
+    # -- telling -------------------------------------------------------------------------------------------------------
 
     def _tell(self, batch: Batch, decision: Decision, outcome: Outcome | None) -> None:
         """Tell people what was decided; a shard that will try again is shown as blocked."""
-        self._open_count -= decision.settled_count
+        self._open_count -= sum(run.stop - run.start for run in decision.runs if run.verdict is SETTLE)
         self._context.reporter.decided(batch, decision, outcome)
         self.blocked = _blocked(batch, decision, outcome, self._context.clock.now_ms())
 

@@ -7,6 +7,8 @@ buffers of their shards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -15,7 +17,8 @@ from eventcore import signals
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
 from eventcore.engine.shard import ShardContext, ShardWorker
 from eventcore.engine.status import ShardStatus
-from eventcore.ports.sources import StreamSource, TakenShard
+from eventcore.errors import SourceError
+from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
 
 #: One receive waits this long for a first record, seconds; a stop does not wait for it.
 RECEIVE_WAIT_S = 5.0
@@ -31,6 +34,7 @@ class StreamMapping:
         self._context = context
         self._revoke_budget_s = revoke_budget_s
         self._workers: dict[str, ShardWorker] = {}
+        self._ending: dict[str, anyio.Event] = {}  #: by shard: set when its worker before has ended
         self._tasks: anyio.abc.TaskGroup | None = None
         self._polling = anyio.CancelScope()
         self._is_stopping = False
@@ -88,12 +92,15 @@ class StreamMapping:
         """Begin work on shards. Returns at once."""
         assert self._tasks is not None, "the source is opened inside the task group"
         for taken in shards:
+            before = self._ending.pop(taken.shard, None)
             worker = ShardWorker(self._context, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
             self._workers[taken.shard] = worker
             self._context.reporter.taken(taken.shard, taken.epoch, taken.checkpoint)
             if self._is_stopping:
                 worker.stop()
-            self._tasks.start_soon(worker.run, name=f"shard {self._context.mapping}/{taken.shard}")
+            # One worker a shard: the one that was abandoned a moment ago may still be killing its invocation.
+            run = partial(worker.run, after=before)
+            self._tasks.start_soon(run, name=f"shard {self._context.mapping}/{taken.shard}")
         self._share_buffers()
 
     async def on_revoked(self, shards: Sequence[str]) -> None:
@@ -117,13 +124,14 @@ class StreamMapping:
             worker = self._workers.pop(shard, None)
             if worker is not None:
                 worker.abandon()
+                self._ending[shard] = worker.finished
                 self._context.reporter.released(shard, "another owner may take it")
         self._share_buffers()
 
     def _share_buffers(self) -> None:
         share = max(BUFFER_BYTES_MAX // max(len(self._workers), 1), SHARD_BYTES_MIN)
         for worker in self._workers.values():
-            worker.buffer.limit(share)
+            worker.intake.limit(share)
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
@@ -134,13 +142,16 @@ class StreamMapping:
 
     async def shards(self) -> Sequence[ShardStatus]:
         """Return the owned shards."""
-        lags = {lag.shard: lag for lag in await self._source.lag()}
+        lags: dict[str, ShardLag] = {}
+        # A source that is away must not hide the others' status.
+        with suppress(SourceError):
+            lags = {lag.shard: lag for lag in await self._source.lag()}
         return [
             ShardStatus(
                 shard=shard,
-                checkpoint=worker.checkpoint,
+                checkpoint=worker.checkpoint.position,
                 lag=lags[shard].lag if shard in lags else -1,
-                buffered=len(worker.buffer),
+                buffered=len(worker.intake),
                 blocked=worker.blocked,
             )
             for shard, worker in sorted(self._workers.items())

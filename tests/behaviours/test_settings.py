@@ -102,7 +102,7 @@ def test_the_oldest_failures_go_when_they_are_too_many() -> None:
     async def scenario(harness: Harness) -> None:
         for number in range(6):
             await harness.send("stream:orders", [f"{number}" + "x" * 300_000], key="k")
-        await harness.run_until_idle()
+            await harness.run_until_idle()
         await harness.advance(61)
         kept = await harness.failures()
         assert 1 <= len(kept) < 6

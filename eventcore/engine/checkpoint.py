@@ -1,0 +1,70 @@
+"""The checkpoint of one owned shard, and what is kept with it; the ack of hop 7 for streams."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import anyio
+import msgspec
+
+from eventcore import signals
+from eventcore.delivery.ordering import ShardState
+from eventcore.errors import SourceError, SourceUnavailable
+from eventcore.ports.sources import StreamSource, TakenShard
+
+#: The pause before a checkpoint is written again to a source that was away, seconds.
+WRITE_RETRY_S = 1.0
+#: A source outside may be away for so long while a checkpoint waits, seconds: a broker restarts in less. Past it the
+#: mapping shows the problem, and starts anew.
+WRITE_PATIENCE_S = 30.0
+#: Taking back the mark of a batch whose settling failed may take so long, seconds.
+UNMARK_GRACE_S = 5.0
+
+
+class ShardCheckpoint:
+    """Writes one shard's progress and failing work to its source."""
+
+    def __init__(self, source: StreamSource, taken: TakenShard, stopping: anyio.Event) -> None:
+        self._source = source
+        self._shard = taken.shard
+        self._epoch = taken.epoch
+        self._stopping = stopping
+        self.position = taken.checkpoint
+        self.kept = taken.state  #: what the source keeps of the failing work, as far as we wrote it
+
+    async def write(self, position: int, state: ShardState, *, is_urgent: bool) -> None:
+        """Tell the source; one outside that is away is asked again for `WRITE_PATIENCE_S`.
+
+        Raises:
+            ShardLost: another owner has the shard.
+            SourceUnavailable: it stayed away, or the shard is being stopped.
+        """
+        give_up_s = anyio.current_time() + (0 if self._source.capabilities.is_settle_durable else WRITE_PATIENCE_S)
+        # Noted first: a write that fails may have been made all the same, and a mark must then be taken back.
+        if state.marked:
+            self.kept = state
+        await signals.reach("settler.before_ack")
+        while True:
+            try:
+                await self._source.settle(self._shard, self._epoch, position, state, is_urgent=is_urgent)
+                break
+            except SourceUnavailable as error:
+                if self._stopping.is_set() or anyio.current_time() >= give_up_s:
+                    raise
+                with anyio.move_on_after(error.retry_after_s or WRITE_RETRY_S):
+                    await self._stopping.wait()
+        await signals.reach("settler.after_ack")
+        self.position = position
+        self.kept = state
+
+    async def mark(self, position: int, state: ShardState) -> None:
+        """Note that a batch is being invoked: found by the next owner, it means that the engine died in it."""
+        await self.write(position, msgspec.structs.replace(state, marked=True), is_urgent=True)
+
+    async def unmark(self) -> None:
+        """Take a mark back: the engine is alive, and a later owner must not take it for its death. Never raises."""
+        if not self.kept.marked:
+            return
+        self.kept = msgspec.structs.replace(self.kept, marked=False)
+        with anyio.move_on_after(UNMARK_GRACE_S, shield=True), suppress(SourceError):
+            await self._source.settle(self._shard, self._epoch, self.position, self.kept, is_urgent=True)
