@@ -19,6 +19,8 @@ _COLUMNS = (
     "key, destination, lane, created_ms, due_ms, attempts, last_error, size_bytes, attributes, record_key, payload"
 )
 
+#: Rows are fetched in steps of about this, bytes: SQLite limits one value to 1 GB, and it is held twice.
+FETCHED_BYTES = 16 * 1024 * 1024
 #: Steps from lane to lane in the index, and from each lane to its oldest row.
 _OLDEST = """
 WITH RECURSIVE lanes (lane) AS (
@@ -33,8 +35,8 @@ FROM lanes CROSS JOIN outbox ON outbox.number =
 """
 # Lists come as one value, as in `visible`.
 _LANE = (
-    "SELECT json_group_array(json_array(number, due_ms, number))"
-    " FROM (SELECT number, due_ms FROM outbox WHERE destination = ? AND lane = ? ORDER BY number LIMIT ?)"
+    "SELECT json_group_array(json_array(number, due_ms, json_array(number, size_bytes)))"
+    " FROM (SELECT number, due_ms, size_bytes FROM outbox WHERE destination = ? AND lane = ? ORDER BY number LIMIT ?)"
 )
 _ROWS = (
     "SELECT json_group_array(json_array(number, key, destination, lane, created_ms, due_ms, attempts, last_error,"
@@ -61,7 +63,7 @@ class _Head(msgspec.Struct, array_like=True):
 
 
 _oldest_rows = msgspec.json.Decoder(list[tuple[str, int, int]])
-_lane = msgspec.json.Decoder(list[tuple[int, int, int]])
+_lane = msgspec.json.Decoder(list[tuple[int, int, tuple[int, int]]])
 _rows = msgspec.json.Decoder(list[_Head])
 
 
@@ -127,7 +129,20 @@ def due(connection: sqlite3.Connection, destination: str, *, now_ms: int, count_
         for lane, _, due_ms in _oldest(connection, destination)
         if due_ms <= now_ms
     ]
-    numbers = due_rows(lanes, now_ms=now_ms, count_max=count_max)
+    rows: list[OutboxRow] = []
+    numbers: list[int] = []
+    size_bytes = 0
+    for number, row_bytes in due_rows(lanes, now_ms=now_ms, count_max=count_max):
+        numbers.append(number)
+        size_bytes += row_bytes
+        if size_bytes >= FETCHED_BYTES:
+            rows += _fetch(connection, numbers)
+            numbers, size_bytes = [], 0
+    return rows + _fetch(connection, numbers) if numbers else rows
+
+
+def _fetch(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[OutboxRow]:
+    """Return rows by number, in order."""
     heads, values = connection.execute(_ROWS, (encode_list(numbers),)).fetchone()
     rows = []
     begin = 0

@@ -15,6 +15,8 @@ from eventcore.store.sqlite.codec import decode_headers, decode_stream_settings,
 from eventcore.store.sqlite.ledger import ShardRow, StreamRow
 from eventcore.store.sqlite.transaction import Transaction
 
+#: The most that one read returns, bytes: SQLite limits one value to 1 GB, and it is held twice.
+FETCHED_BYTES = 64 * 1024 * 1024
 _ages = msgspec.json.Decoder(list[tuple[int, int]])
 
 
@@ -124,10 +126,10 @@ def extents(connection: sqlite3.Connection, name: str) -> Sequence[ShardExtent]:
 def read(
     connection: sqlite3.Connection, name: str, index: int, position: int, *, count_max: int, size_bytes_max: int
 ) -> Sequence[StoredRecord]:
-    """Return records of a shard from a position on; see `Store.read`."""
+    """Return records of a shard from a position on, at most `FETCHED_BYTES` of them and one more; see `Store.read`."""
     first, end = _bounds(connection, name, index)
     begin = max(first, (first & ~SEQUENCE_MASK) + position)
-    heads = _cut(connection, begin, min(end, begin + count_max), size_bytes_max)
+    heads = _cut(connection, begin, min(end, begin + count_max), min(size_bytes_max, FETCHED_BYTES))
     if not heads:
         return []
     # The values come one after another, in the order of their keys; one row for all, as in `visible`.

@@ -87,7 +87,7 @@ class Writer:
         outcome = entry.outcome
         if isinstance(outcome, list):
             return outcome
-        raise outcome or StoreUnavailable("the store was closed, or does not answer, before it could write")
+        raise outcome or StoreUnavailable("the store was closed before it could write")
 
     def _join(self, entry: _Entry) -> _Group:
         rows, size_bytes = _weigh(entry.operations)
@@ -124,10 +124,12 @@ class Writer:
         outcomes: Sequence[Outcome | None] = ()
         try:
             # Not ended by a cancellation: what has begun has an outcome, and each caller is told.
-            with anyio.move_on_after(TRANSACTION_GRACE_S, shield=True):
+            with anyio.fail_after(TRANSACTION_GRACE_S, shield=True):
                 outcomes = await self._transact([entry.operations for entry in entries])
         except StoreError as error:
             outcomes = [_again(error) for _ in entries]
+        except TimeoutError:
+            outcomes = [StoreUnavailable("the store does not answer; it may yet write this") for _ in entries]
         finally:
             self._commits += 1
             for entry, outcome in zip(entries, outcomes, strict=False):

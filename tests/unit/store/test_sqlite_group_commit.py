@@ -149,6 +149,17 @@ async def test_what_waits_when_the_store_s_body_fails_is_told(path):
         assert (await store.note("first"), await store.note("second")) == (b"1", None)
 
 
+async def test_a_transaction_that_does_not_answer_is_told_and_may_still_happen(path, monkeypatch):
+    """Its callers do not wait for ever; those behind it are served when it is done."""
+    monkeypatch.setattr("eventcore.store.sqlite.writer.TRANSACTION_GRACE_S", 0.01)
+    async with open_sqlite_store(path) as store:
+        with held_up(path), pytest.raises(StoreUnavailable, match="may yet"):
+            await store.commit([note("slow")])
+        monkeypatch.setattr("eventcore.store.sqlite.writer.TRANSACTION_GRACE_S", HAPPENS_WITHIN_S)
+        await store.commit([note("next")])
+        assert (await store.note("slow"), await store.note("next")) == (b"1", b"1")
+
+
 async def gather(path, lists):
     """Commit lists in one transaction; return each one's results or its error, and the number of transactions."""
     outcomes: list[object] = [None] * len(lists)
