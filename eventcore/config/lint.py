@@ -39,6 +39,7 @@ CODES: Mapping[str, str] = {
     "EC121": "an address is not written as `host:port`",
     "EC122": "an environment variable that can't be set",
     "EC123": "a folder that is not there",
+    "EC124": "a batching window and a function's timeout together outlast the queue's visibility timeout",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
     "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",

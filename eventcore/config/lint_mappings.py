@@ -151,6 +151,12 @@ def _lint_visibility(subject: Subject, queue: QueueConfig, window: float, findin
             f"its function may run: it would be received again meanwhile"
         )
         findings.add("EC108", path, message, hint, depends_on=seen)
+    elif timeout + window > queue.visibility_timeout:
+        message = (
+            f"the queue hides a message for {queue.visibility_timeout} seconds, less than the {window:g} seconds of the "
+            f"batching window and the {timeout} that its function may run: it would be received again before that"
+        )
+        findings.add("EC124", path, message, hint, depends_on=seen)
     elif queue.visibility_timeout < wanted:
         message = (
             f"{queue.visibility_timeout} seconds are less than six times the function's timeout and the window: "

@@ -118,6 +118,7 @@ CASES = [
     ({"mappings__q": QUEUE + "batch_size = 11"}, "EC107", "mappings.q.batch_size", AWS_WINDOW, "in_seconds = 1"),
     ({"mappings__q": QUEUE + "batch_size = 11\nmaximum_batching_window_in_seconds = 0.5"}, "EC107", "mappings.q.batch_size", AWS_WINDOW, "in_seconds = 1"),
     ({"functions__g": 'handler = "a.c"\ntimeout = 31'}, "EC108", "queues.q.visibility_timeout", "30 seconds, less than the 31", "= 186"),
+    ({"mappings__q": QUEUE + "maximum_batching_window_in_seconds = 28"}, "EC124", "queues.q.visibility_timeout", "28 seconds of the batching window", "= 46"),
     ({"queues__q": REDRIVE + "visibility_timeout = 0"}, "EC108", "queues.q.visibility_timeout", "0 seconds", "= 18"),
     ({"mappings__s": STREAM + "maximum_record_age_in_seconds = 59"}, "EC109", "mappings.s.maximum_record_age_in_seconds", "59 is neither", "write 60"),
     ({"mappings__s": STREAM + "maximum_record_age_in_seconds = 0"}, "EC109", "mappings.s.maximum_record_age_in_seconds", "0 is neither", "write 60"),
