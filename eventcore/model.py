@@ -152,6 +152,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     memory_used_mb: int = 0
 
 
+#: Faults that one outcome carries: a batch may have ten thousand records, and each fault its traceback.
+FAULTS_MAX = 100
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What came back from one invocation. A runtime never raises for the function's faults; it returns this."""
 
@@ -161,7 +165,21 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     #: Indices into the batch of records that a native or typed handler reported failed, rising; None for handlers that
     #: answer with a response.
     failed: tuple[int, ...] | None = None
+    #: The faults of the first of `failed`, in the same order, where a typed handler was called record by record; at
+    #: most `FAULTS_MAX`. The others have `fault`.
+    faults: tuple[Fault, ...] = ()
     usage: Usage = Usage()
+
+    def fault_of(self, index: int) -> Fault | None:
+        """Return what one record of the batch failed with."""
+        for failed, fault in zip(self.failed or (), self.faults, strict=False):
+            if failed == index:
+                return fault
+        return self.fault
+
+    def of(self, index: int) -> Outcome:
+        """Return the outcome as it was for one record of the batch."""
+        return msgspec.structs.replace(self, fault=self.fault_of(index)) if self.faults else self
 
 
 class DiscardReason(enum.StrEnum):

@@ -217,14 +217,15 @@ def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:
         return Decision((Run(0, count, RELEASE),))
     if outcome.kind is OutcomeKind.FAILURE or report.is_unusable:
         return Decision((Run(0, count, Verdict(VerdictKind.RETRY)),))
-    undecodable = outcome.fault is not None and outcome.fault.cause is FaultCause.UNDECODABLE
-    failed_verdict = _discard(DiscardReason.UNDECODABLE) if undecodable else Verdict(VerdictKind.RETRY)
     runs: list[Run] = []
     start = 0
     for index in report.failed:
         if index > start:
             runs.append(Run(start, index, SETTLE))
-        runs.append(Run(index, index + 1, failed_verdict))
+        fault = outcome.fault_of(index)
+        is_unreadable = fault is not None and fault.cause is FaultCause.UNDECODABLE
+        verdict = _discard(DiscardReason.UNDECODABLE) if is_unreadable else Verdict(VerdictKind.RETRY)
+        runs.append(Run(index, index + 1, verdict))
         start = index + 1
     if start < count:
         runs.append(Run(start, count, SETTLE))

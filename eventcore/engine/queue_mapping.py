@@ -234,6 +234,7 @@ class QueueMapping:
             source=context.source_reference,
             shard="",
             records=lease.records,
+            attempt=max([_receive_count(record) for record in lease.records]),
             request_id=context.ids.new_id(),
         )
         context.reporter.invoked(batch)
@@ -278,10 +279,11 @@ class QueueMapping:
         operations: list[Operation] = []
         succeeded: list[str] = []
         for run in decision.runs:
-            for record in batch.records[run.start : run.stop]:
-                count = int(record.attributes.get("ApproximateReceiveCount", "1"))
+            for index in range(run.start, run.stop):
+                record = batch.records[index]
+                count = _receive_count(record)
                 if run.verdict.kind is VerdictKind.RETRY:
-                    operations.extend(context.recorder.keep(self._failing(batch, record, count, outcome)))
+                    operations.extend(context.recorder.keep(self._failing(batch, record, count, outcome.of(index))))
                 elif run.verdict.kind is VerdictKind.SETTLE and count > 1:
                     succeeded.append(
                         context.recorder.message_failure_id(context.mapping, context.source_reference, record.id)
@@ -308,6 +310,10 @@ class QueueMapping:
         if kept:
             remaining_ms = max(0, lease.returns_ms - self._context.clock.now_ms())
             await self._context.source.change_visibility(kept, -(-remaining_ms // 1000))
+
+
+def _receive_count(record: Record) -> int:
+    return int(record.attributes.get("ApproximateReceiveCount", "1"))
 
 
 def _receipts(batch: Batch, lease: Lease, decision: Decision, kinds: set[VerdictKind]) -> Sequence[str]:

@@ -135,7 +135,8 @@ class Settler:
         discarded: list[Discarded] = []
         for run in runs:
             part = msgspec.structs.replace(batch, records=batch.records[run.start : run.stop])
-            entry, writes = self._give_up(run, part, outcome, invocations, first_failure_ms, traceparent)
+            own = outcome.of(run.start) if outcome is not None and len(part) == 1 else outcome
+            entry, writes = self._give_up(run, part, own, invocations, first_failure_ms, traceparent)
             discarded.append(entry)
             operations.extend(writes)
             if covered is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from eventcore.model import RESPONSE_BYTES_MAX, Batch, Fault, Outcome, OutcomeKind, Record
+from eventcore.model import FAULTS_MAX, RESPONSE_BYTES_MAX, Batch, Fault, Outcome, OutcomeKind, Record
 from eventcore.ports.runtime import HandlerForm
 from eventcore.runtime import fault as faults
 from eventcore.runtime.context import LambdaContext
@@ -179,13 +179,14 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
     """Call the handler for each record.
 
     In a stream the first record that fails stops there: nothing behind it may run before it. In a queue the others go
-    on. What can't be decoded is told apart only when nothing else failed: a record whose handler raised must be tried
-    again, and one fault speaks for all of them.
+    on, and each failed record has its own fault: what can't be decoded is given up, what raised is tried again. The
+    one fault that speaks for the batch is that of a handler, where one raised.
     """
     batch, decode = call.batch, loaded.form.decode
     assert batch is not None
     assert decode is not None
     failed: list[int] = []
+    each: list[Fault] = []
     raised: Fault | None = None
     unreadable: Fault | None = None
     for index, record in enumerate(batch.records):
@@ -200,9 +201,11 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
             raised = raised or fault
         if fault is not None:
             failed.append(index)
+            if len(each) < FAULTS_MAX:
+                each.append(fault)
             if batch.shard:
                 break
-    return Outcome(kind=OutcomeKind.SUCCESS, failed=tuple(failed), fault=raised or unreadable)
+    return Outcome(kind=OutcomeKind.SUCCESS, failed=tuple(failed), faults=tuple(each), fault=raised or unreadable)
 
 
 def _write_decimal(value: Any) -> float:

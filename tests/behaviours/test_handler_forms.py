@@ -107,3 +107,27 @@ def test_a_typed_handler_of_a_queue_fails_alone() -> None:
 
     play(queue_app(work, queue={"visibility_timeout": 5}), scenario)
     assert seen == [1, 2, 3, 2]
+
+
+def test_each_message_of_a_queue_has_its_own_fault() -> None:
+    """In one batch one message can't be read and one raises: the first is given up, the other comes back."""
+    seen: list[int] = []
+
+    async def work(order: Order) -> None:
+        seen.append(order.id)
+        if order.poison and seen.count(order.id) == 1:
+            raise ValueError("first time")
+
+    errors: dict[str, str] = {}
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:orders", ["not json", {"id": 2, "poison": True}, {"id": 3}])
+        await harness.advance(1)
+        errors.update({failure.reason: failure.error_message for failure in await harness.failures()})
+        await harness.run_until_idle()
+
+    harness = play(queue_app(work, queue={"visibility_timeout": 5}), scenario)
+    assert seen == [2, 3, 2]
+    assert errors["Failing"] == "first time"
+    assert "first time" not in errors["Undecodable"]
+    assert [entry.reason for entry in harness.discarded] == ["Undecodable"]
