@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from eventcore.cli.options import Options, PipelineCommand, pass_options
+from eventcore.cli.output import is_interactive
 
 SHELLS = ("bash", "zsh", "fish")
 _WHERE = {
@@ -27,4 +28,6 @@ def completion_command(options: Options, shell: str) -> None:
     completion_class = get_completion_class(shell)
     assert completion_class is not None, "click knows the shells that are offered"
     click.echo(completion_class(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
-    options.output.note(_WHERE[shell])
+    if is_interactive():
+        # Sourced or written to a file, the script is all that is wanted.
+        options.output.note(_WHERE[shell])

@@ -134,7 +134,10 @@ async def run_demo(folder: Path, seed: int) -> list[str]:
     events.subscribe(story.on_event)
     _headline(f"{ORDERS} orders go into {SOURCE}; order {poison.id} has a quantity of {poison.quantity}")
     with FunctionLogs(place.state / LOGS_FOLDER) as logs:
-        async with open_running(pipeline, place.state, events, logs) as (engine, _), anyio.create_task_group() as tasks:
+        async with (
+            open_running(pipeline, place.state, events, logs) as (engine, _, _),
+            anyio.create_task_group() as tasks,
+        ):
             tasks.start_soon(engine.run)
             send = Send(reference=SOURCE, records=tuple(_record(order) for order in orders))
             places = await anyio.to_thread.run_sync(ControlClient(place.state).ask, send)

@@ -22,7 +22,8 @@ def dev_command(options: Options, config: str) -> int:
 
     Ctrl-C once drains, twice aborts, as for `run`. With `-o ndjson` each event is printed as a line of JSON.
     """
-    place = find_place(options, config)
+    options.choose(config)
+    place = find_place(options)
     pipeline = read_pipeline(place)
     for warning in pipeline.loaded.warnings:
         options.output.warn(str(warning))
@@ -49,7 +50,7 @@ async def _run(options: Options, pipeline: ReadPipeline, place: PipelinePlace, r
 
     output, events = options.output, EngineEvents()
     # `eventcore dev | head`: whoever watched has seen enough.
-    view = LiveView(GuardedWriter(output.note, running.drain))
+    view = LiveView(GuardedWriter(output.note, running.drain), repeat_in=options.repeat_in)
     write_data = GuardedWriter(output.data, running.drain)
     events.subscribe(view.on_event if output.is_table else lambda event: write_data(_as_data(event)))
     with FunctionLogs(place.state / LOGS_FOLDER) as logs:

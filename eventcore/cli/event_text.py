@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from eventcore.cli.output import show_count, show_line, show_span
+from eventcore.model import DiscardReason
 from eventcore.telemetry.events import (
     BatchBisected,
     BatchInvoked,
@@ -26,6 +27,7 @@ from eventcore.telemetry.events import (
     ShardReleased,
     ShardTaken,
     fault_text,
+    last_line,
 )
 
 _KINESIS_SHARD = "shardId-"
@@ -62,6 +64,11 @@ def show_error(error: str, location: str) -> str:
     return show_line(f"{error} ({show_location(location)})" if location else error)
 
 
+def show_reason(why: str) -> str:
+    """Return why a mapping can't run in one line: of a traceback its last one, which says what went wrong."""
+    return show_line(last_line(why))
+
+
 def _text(event: EngineEvent) -> str:
     match event:
         case RecordsSent():
@@ -83,13 +90,15 @@ def _text(event: EngineEvent) -> str:
             halves = f"{event.left_count} and {event.right_count}, {_positions(event.first, event.middle)} first"
             error = f"failed: {show_error(event.error, event.location)}; " if event.error else ""
             return click.style(f"{_range(event)} {error}split into {halves}", fg="yellow")
+        case RecordsLost(reason=DiscardReason.RECEIVES_EXHAUSTED) if event.destination:
+            return click.style(f"[{event.first}] {_moved(event)}", fg="yellow")
         case RecordsDiscarded() | RecordsLost() | OutboxBlocked():
             return click.style(_given_up(event), fg="red")
         case RecordsReturned():
             return f"{show_count(event.count, 'record')} returned to the source: {show_line(event.why)}"
         case MappingStateChanged():
             color = "red" if event.why else None
-            return click.style(event.state + (f": {show_line(event.why)}" if event.why else ""), fg=color)
+            return click.style(event.state + (f": {show_reason(event.why)}" if event.why else ""), fg=color)
         case ShardTaken():
             begin = "the beginning" if event.checkpoint < 0 else f"position {event.checkpoint}"
             return f"taken, from {begin} on"
@@ -107,8 +116,14 @@ def _retried(event: BatchRetried) -> str:
         when = f"again in {show_span(event.delay_ms)}"
     else:
         when = "the rest again at once"
-    attempt = f", attempt {event.attempt} failed" if event.attempt else ""
+    # A queue counts receives, message by message: a batch of them has no attempt of its own.
+    attempt = f", attempt {event.attempt} failed" if event.attempt and not event.is_returned else ""
     return click.style(f"{_range(event)} failed: {error}{attempt}; {when}", fg="yellow")
+
+
+def _moved(event: RecordsLost) -> str:
+    # The source's own limit, and nothing is gone: unlike what retention drops.
+    return f"moved to {event.destination}: it was received as often as the redrive policy allows"
 
 
 def _given_up(event: RecordsDiscarded | RecordsLost | OutboxBlocked) -> str:

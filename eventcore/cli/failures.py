@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import msgspec
@@ -17,6 +17,7 @@ from eventcore.cli.reach import Asker, reach
 from eventcore.errors import CommandError
 from eventcore.http.contract import (
     FAILURES_MAX,
+    PURGED,
     DropFailures,
     FailureReport,
     FailureSummary,
@@ -33,6 +34,9 @@ failures_command = LazyGroup("failures", help="Look at what failed and why, run 
 EVENT_LINES_SHOWN = 40
 RECORDS_SHOWN = 20
 
+#: Columns that are cut on a narrow terminal, in this order, and the width that each keeps.
+_SHRINKS = {"RECORDS": 10, "MAPPING": 10, "REASON": 10, "WHEN": 19}
+
 #: What each reason means, for who meets it the first time.
 _REASONS = {
     DiscardReason.RETRY_ATTEMPTS_EXHAUSTED.value: "it failed as often as the mapping's maximum_retry_attempts allows",
@@ -42,7 +46,8 @@ _REASONS = {
     DiscardReason.UNDECODABLE.value: "it is not what the typed handler can read; trying again would not help",
     DiscardReason.ENGINE_CRASH.value: "the engine died each time it was invoked",
     DiscardReason.RECEIVES_EXHAUSTED.value: "it was received as often as the queue's redrive policy allows",
-    "Failing": "it failed and will come back: its queue still has it",
+    "Failing": "it failed and comes back by itself: its queue still has it",
+    PURGED: "its queue was purged: the message is gone, and only what is kept here is left",
 }
 
 
@@ -72,9 +77,10 @@ def ls_command(options: Options, mapping: str, count: int) -> None:
             )
             for failure in failures
         ],
+        shrinks=_SHRINKS,
     )
     if failures:
-        output.note("eventcore failures show ID tells everything about one")
+        output.note(options.repeat_in("eventcore failures show ID tells everything about one"))
     else:
         output.note("no failures are kept")
 
@@ -92,7 +98,7 @@ def show_command(options: Options, failure_id: str | None) -> None:
     if not options.output.is_table:
         options.output.data(failure)
         return
-    for line in _describe(failure):
+    for line in _describe(failure, options.repeat_in):
         options.output.text(line)
 
 
@@ -101,6 +107,8 @@ def show_command(options: Options, failure_id: str | None) -> None:
 @pass_options
 def retry_command(options: Options, failure_id: str | None) -> int:
     """Run the function again with exactly what failed; forget the failure if it succeeds.
+
+    A queue's message that still stands in its queue, or in the dead-letter queue, is then deleted there.
 
     Without an ID it is the newest one. Exits with 1 if it fails again: the failure then stays as it is.
     """
@@ -118,6 +126,10 @@ def retry_command(options: Options, failure_id: str | None) -> int:
         output.text(f"{click.style('failed again', fg='red')}: {show_error(retried.problem, location)}")
     if retried.is_settled and retried.destination:
         output.note(f"what {retried.destination} was told of it is left where it is")
+    for queue in retried.dropped_from:
+        output.note(f"deleted from queue:{queue}, for it has been processed now")
+    if retried.stale_pid:
+        output.note(f"the running engine (pid {retried.stale_pid}) still runs the code it started with: restart it")
     return ExitCode.OK if retried.is_settled else ExitCode.FAILED
 
 
@@ -173,7 +185,7 @@ def _error(failure: FailureSummary) -> str:
     return ": ".join(part for part in parts if part)
 
 
-def _describe(failure: FailureReport) -> Iterator[str]:
+def _describe(failure: FailureReport, repeat_in: Callable[[str], str]) -> Iterator[str]:
     yield click.style(show_error(_error(failure), failure.location) or failure.reason, fg="red", bold=True)
     yield ""
     for name, value in _facts(failure):
@@ -189,7 +201,8 @@ def _describe(failure: FailureReport) -> Iterator[str]:
     yield from _event(failure)
     yield ""
     yield click.style("what next", fg="cyan")
-    yield from _next_steps(failure)
+    for step in _next_steps(failure):
+        yield f"  {repeat_in(step)}"
 
 
 def _facts(failure: FailureReport) -> Iterator[tuple[str, str]]:
@@ -205,7 +218,8 @@ def _facts(failure: FailureReport) -> Iterator[tuple[str, str]]:
     yield "tries", str(failure.attempts)
     if failure.first_failure_ms and failure.first_failure_ms != failure.created_ms:
         lasted = show_span(failure.created_ms - failure.first_failure_ms)
-        yield "first failed", f"{show_time(failure.first_failure_ms)}, {lasted} before it was given up"
+        until = "it was given up" if failure.is_final else "it last failed"
+        yield "first failed", f"{show_time(failure.first_failure_ms)}, {lasted} before {until}"
     yield "kept", show_time(failure.created_ms)
     if failure.request_id:
         yield "request id", failure.request_id
@@ -242,10 +256,15 @@ def _event(failure: FailureReport) -> Iterator[str]:
 def _next_steps(failure: FailureReport) -> Iterator[str]:
     short = failure.id[:FAILURE_DIGITS]
     if failure.request_id:
-        yield f"  eventcore logs {failure.function} --request-id {failure.request_id}   what the function wrote"
+        yield f"eventcore logs {failure.function} --request-id {failure.request_id}   what the function wrote"
     if not failure.is_final:
-        yield "  nothing has to be done: its queue hands it out again"
+        yield "nothing has to be done: its queue hands it out again by itself"
     if failure.is_event_kept:
         where = f" {show_location(failure.location).rpartition(':')[0]}" if failure.location else " the function"
-        yield f"  change{where}, then: eventcore failures retry {short}   runs it again with exactly this event"
-    yield f"  eventcore failures drop {short}   forgets it"
+        does = (
+            "runs it again with exactly this event"
+            if failure.is_final
+            else "runs it now, and takes it out of its queue"
+        )
+        yield f"change{where}, then: eventcore failures retry {short}   {does}"
+    yield f"eventcore failures drop {short}   forgets it"

@@ -33,6 +33,7 @@ SUMMARY_EVERY_S = 1.0
 INVOCATION_LINES_MAX = 5
 FUNCTION_LINES_MAX = 25
 OTHER_LINES_MAX = 25
+FUNCTION_LINES = "lines of functions"
 
 #: Told in the summary only.
 _COUNTED: dict[type[EngineEvent], str] = {
@@ -43,17 +44,20 @@ _COUNTED: dict[type[EngineEvent], str] = {
 }
 
 
-def _with_hint(event: EngineEvent) -> str:
-    if isinstance(event, RecordsDiscarded) and event.failure_id:
-        return f"{describe(event)}: eventcore failures show {event.failure_id[:FAILURE_DIGITS]}"
-    return describe(event)
-
-
 class LiveView:
     """Writes lines about one engine. Subscribe `on_event` and `on_line`; keep `run` running."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], *, repeat_in: Callable[[str], str] = str) -> None:
+        """Prepare to write.
+
+        Args:
+            write: writes a line.
+            repeat_in: makes a hint's command one that can be typed; see `Options.repeat_in`.
+        """
         self._write = write
+        self._repeat_in = repeat_in
+        #: The last line of each function that was left out: of a traceback the one that says what went wrong.
+        self._last_left_out: dict[str, str] = {}
         self._counted: dict[str, Counter[str]] = {}
         self._written: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
@@ -79,12 +83,14 @@ class LiveView:
             if counts["invocations"] <= INVOCATION_LINES_MAX:
                 self._write(describe(event))
         elif not isinstance(event, InvocationFinished):
-            self._put("events", OTHER_LINES_MAX, _with_hint(event))
+            self._put("events", OTHER_LINES_MAX, self._with_hint(event))
 
     def on_line(self, line: LogLine) -> None:
         """Tell what a function wrote; the platform's own lines stand in its log."""
         if line.stream != "platform":
-            self._put("lines of functions", FUNCTION_LINES_MAX, show_log_line(line))
+            shown = show_log_line(line)
+            if not self._put(FUNCTION_LINES, FUNCTION_LINES_MAX, shown) and line.text.strip():
+                self._last_left_out[line.function] = shown
 
     def summarise(self) -> None:
         """Write what was counted since the last summary, and what was left out; nothing for nothing."""
@@ -95,16 +101,28 @@ class LiveView:
             if parts:
                 self._write(f"{click.style(name, fg='cyan')}  {', '.join(parts)}")
         for kind, count in self._left_out.items():
-            self._write(click.style(f"... and {count:,} more {kind}", dim=True))
+            hint = self._repeat_in(" (eventcore logs shows them); the last:") if kind == FUNCTION_LINES else ""
+            self._write(click.style(f"... and {count:,} more {kind}{hint}", dim=True))
+        for line in self._last_left_out.values():
+            self._write(line)
         self._counted.clear()
         self._written.clear()
         self._left_out.clear()
+        self._last_left_out.clear()
 
-    def _put(self, kind: str, lines_max: int, line: str) -> None:
+    def _with_hint(self, event: EngineEvent) -> str:
+        if isinstance(event, RecordsDiscarded) and event.failure_id:
+            hint = self._repeat_in(f"eventcore failures show {event.failure_id[:FAILURE_DIGITS]}")
+            return f"{describe(event)}: {hint}"
+        return describe(event)
+
+    def _put(self, kind: str, lines_max: int, line: str) -> bool:
+        """Write a line unless there were enough; return False where it was left out."""
         if not line:
-            return
+            return True
         if self._written[kind] >= lines_max:
             self._left_out[kind] += 1
-            return
+            return False
         self._written[kind] += 1
         self._write(line)
+        return True

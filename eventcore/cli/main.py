@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import click
 
+    from eventcore.cli.options import Options
+
 PROGRAM = "eventcore"
 #: Set by the shell's completion script: what to complete.
 COMPLETION_VARIABLE = "_EVENTCORE_COMPLETE"
@@ -40,17 +42,20 @@ def run_command(command: click.Command | None, arguments: Sequence[str]) -> int:
     """Run a command of click, or `eventcore` itself for None, as `run` does."""
     # https://no-color.org: set to anything but nothing.
     color = False if os.environ.get("NO_COLOR") or "--no-color" in arguments else None
+    from eventcore.cli.options import Options
+
+    options = Options()
     try:
-        code = _run_click(command, arguments, color)
+        code = _run_click(command, arguments, color, options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 - one of the three named in errors.py
-        return _tell(error, color)
+        return _tell(error, color, options)
     return code
 
 
-def _run_click(command: click.Command | None, arguments: Sequence[str], color: bool | None) -> int:
+def _run_click(command: click.Command | None, arguments: Sequence[str], color: bool | None, options: Options) -> int:
     # Without `Command.main`: it has answers of its own to interrupts and broken pipes.
     import click
 
@@ -63,7 +68,7 @@ def _run_click(command: click.Command | None, arguments: Sequence[str], color: b
 
         return shell_complete(command, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     try:
-        with command.make_context(PROGRAM, list(arguments), color=color) as context:
+        with command.make_context(PROGRAM, list(arguments), color=color, obj=options) as context:
             code = command.invoke(context)
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -75,7 +80,7 @@ def _run_click(command: click.Command | None, arguments: Sequence[str], color: b
     return code if isinstance(code, int) else 0
 
 
-def _tell(error: Exception, color: bool | None) -> int:
+def _tell(error: Exception, color: bool | None, options: Options) -> int:
     """Write what went wrong to standard error, in one sentence and what to do about it; return the exit code."""
     import click
 
@@ -98,7 +103,7 @@ def _tell(error: Exception, color: bool | None) -> int:
     )
     click.echo(f"{click.style('error:', fg='red', bold=True)} {told.message}", err=True, color=color)
     if told.hint:
-        click.echo(f"  {told.hint}", err=True, color=color)
+        click.echo(f"  {options.repeat_in(told.hint)}", err=True, color=color)
     return told.exit_code
 
 

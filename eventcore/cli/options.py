@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -14,6 +17,9 @@ from eventcore.cli.output import FORMS, Output
 #: A command's first sentence, in the help of its group.
 SUMMARY_CHARACTERS_MAX = 100
 
+#: A command in a hint that means one pipeline; `init` and `completion` mean none.
+_COMMAND = re.compile(r"\beventcore (?=(?:validate|run|dev|status|invoke|send|logs|queue|failures)\b)")
+
 
 class Options(msgspec.Struct):
     """What was given, gathered from both places."""
@@ -22,6 +28,17 @@ class Options(msgspec.Struct):
     state: str = ""  #: state folder; empty for the default
     form: str = "table"
     verbosity: int = 0  #: `-v` counts up, `-q` down
+
+    def choose(self, config: str) -> None:
+        """Take a command's own argument, which stands above `--config`."""
+        self.config = config or self.config
+
+    def repeat_in(self, hint: str) -> str:
+        """Return a hint whose commands name the pipeline and the state as they were given: it can be typed as it is."""
+        given = [
+            word for flag, value in (("-c", self.config), ("--state", self.state)) if value for word in (flag, value)
+        ]
+        return _COMMAND.sub(lambda found: found.group() + "".join(f"{shlex.quote(word)} " for word in given), hint)
 
     @property
     def output(self) -> Output:
@@ -109,6 +126,21 @@ class LazyGroup(click.Group):
         module, _, attribute = found[0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that was named.
+
+        Raises:
+            UsageError: there is none of the name; those that look like it are named.
+        """
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], names, n=2)
+            meant = f" Did you mean {' or '.join(close)}?" if close else f" There are: {', '.join(names)}."
+            ctx.fail(f"No such command '{args[0]}'.{meant}")
+        return super().resolve_command(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the global options, shown where the group is `eventcore` itself."""

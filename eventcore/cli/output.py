@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +23,8 @@ _COLUMNS_DEFAULT = 120
 BAR_FROM = 2000
 
 _GAP = "  "
+#: The last column is what people look for: narrower than this, it gets a line of its own.
+_LAST_COLUMN_MIN = 40
 
 #: Colors may pass; whatever else a terminal would act on is shown instead.
 _CONTROL = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
@@ -51,13 +53,28 @@ class Output:
         for element in value if is_sequence else [value]:
             self._echo(msgspec.json.encode(element))
 
-    def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print rows under headings, as wide as they need; the last column is cut at the terminal's width."""
+    def table(
+        self, headings: Sequence[str], rows: Iterable[Sequence[str]], *, shrinks: Mapping[str, int] | None = None
+    ) -> None:
+        """Print rows under headings, as wide as they need; the last column is cut at the terminal's width.
+
+        Args:
+            headings: of the columns.
+            rows: their cells.
+            shrinks: columns that are cut first, in this order, and what each keeps; with them the last column stands
+                on a line of its own where that is not enough.
+        """
         written = [tuple(headings), *(tuple(show_line(cell) for cell in row) for row in rows)]
         widths = [max(len(click.unstyle(row[index])) for row in written) for index in range(len(headings))]
+        columns, is_folded = _columns(), False
+        if shrinks is not None:
+            kept = {headings.index(heading): max(width, len(heading)) for heading, width in shrinks.items()}
+            is_folded = _shrink(widths, kept, columns)
         for number, row in enumerate(written):
-            line = _cut(_join(row, widths))
-            self._echo(click.style(line, dim=True) if number == 0 else line)
+            cells = [_cut(cell, width) for cell, width in zip(row, widths, strict=True)]
+            lines = [_join(cells[:-1], widths[:-1]), f"    {row[-1]}"] if is_folded else [_join(cells, widths)]
+            for line in [_cut(line, columns) for line in lines if click.unstyle(line).strip()]:
+                self._echo(click.style(line, dim=True) if number == 0 else line)
 
     def text(self, text: str) -> None:
         """Print a line of data for people."""
@@ -170,10 +187,32 @@ def _join(row: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join(cells).rstrip()
 
 
-def _cut(line: str) -> str:
-    """Cut a line at the terminal's width; colors before the cut are ended."""
-    columns = shutil.get_terminal_size((_COLUMNS_DEFAULT, 0)).columns if is_interactive() else _UNLIMITED
-    plain = click.unstyle(line)
-    if len(plain) <= columns:
-        return line
-    return f"{plain[: columns - 1]}…"
+def _columns() -> int:
+    """Return how wide a line may be."""
+    return shutil.get_terminal_size((_COLUMNS_DEFAULT, 0)).columns if is_interactive() else _UNLIMITED
+
+
+def _shrink(widths: list[int], kept: Mapping[int, int], columns: int) -> bool:
+    """Make columns narrower, so far as is needed, until the last one has room.
+
+    Args:
+        widths: of the columns, changed in place.
+        kept: the columns that may shrink, in this order, and the width that each keeps.
+        columns: how wide a line may be.
+
+    Returns:
+        Whether the last column needs a line of its own all the same.
+    """
+    wanted = min(widths[-1], _LAST_COLUMN_MIN)
+    missing = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1) + wanted - columns
+    for index, width in kept.items():
+        cut = max(0, min(missing, widths[index] - width))
+        widths[index] -= cut
+        missing -= cut
+    return missing > 0
+
+
+def _cut(text: str, width: int) -> str:
+    """Cut text at a width; colors before the cut are ended."""
+    plain = click.unstyle(text)
+    return text if len(plain) <= width else f"{plain[: width - 1]}…"

@@ -41,14 +41,9 @@ class ReadPipeline(NamedTuple):
     targets: Mapping[str, Callable[..., Any]] = {}  #: callables of functions that run inline
 
 
-def find_place(options: Options, config: str = "") -> PipelinePlace:
-    """Return the place that the options name, without touching it.
-
-    Args:
-        options: `--config` and `--state`.
-        config: a command's own argument; stands above `--config`.
-    """
-    named = config or options.config or PIPELINE_FILE
+def find_place(options: Options) -> PipelinePlace:
+    """Return the place that the options name, without touching it."""
+    named = options.config or PIPELINE_FILE
     if options.state:
         return PipelinePlace(named, Path(options.state))
     if is_python(named):
@@ -70,11 +65,24 @@ def read_pipeline(place: PipelinePlace) -> ReadPipeline:
         CommandError: its module can't be imported, or holds no such pipeline.
     """
     if not is_python(place.config):
+        _refuse_module(place.config)
         from eventcore.config.load import load_config
 
         return ReadPipeline(load_config(place.config))
     app = _import_app(place.config)
     return ReadPipeline(app.loaded(), app.targets)
+
+
+def _refuse_module(config: str) -> None:
+    """Say how a pipeline in Python is named where its file or module alone was given."""
+    path = Path(config if config.endswith(".py") else f"{config.replace('.', '/')}.py")
+    if path.is_file() and not path.is_absolute() and (config.endswith(".py") or not Path(config).exists()):
+        module = ".".join(path.with_suffix("").parts)
+        raise CommandError(
+            f"`{config}` is a Python module: name the App in it too",
+            exit_code=ExitCode.CONFIG_INVALID,
+            hint=f"did you mean `{module}:app`?",
+        )
 
 
 def _import_app(config: str) -> Any:

@@ -17,7 +17,8 @@ def run_command(options: Options, config: str) -> int:
     The first signal drains: nothing new is taken, and running invocations get `drain_timeout` to finish. The second
     one aborts them; their records go back to their source.
     """
-    place = find_place(options, config)
+    options.choose(config)
+    place = find_place(options)
     pipeline = read_pipeline(place)
     for warning in pipeline.loaded.warnings:
         options.output.warn(str(warning))

@@ -8,12 +8,14 @@ import sys
 import msgspec
 
 from eventcore.cli.output import show_line
-from eventcore.telemetry.attributes import OF_FIELD
+from eventcore.telemetry.attributes import EXCEPTION_STACKTRACE, OF_FIELD
 
 #: What every record has, before anybody adds facts to it.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _FIELD_OF = {attribute: field for field, attribute in OF_FIELD.items()}
 _OURS = "eventcore."
+#: Only a function that does not import gives a mapping's problem a traceback, and each try imports it anew.
+TRIED_AGAIN = "it is tried again by itself: mend the file"
 #: Libraries that log what they also raise: it is told as the mapping's problem.
 _ECHOES = ("aiokafka",)
 #: Lengths of a level's name and of most events' names: what comes behind stands in columns.
@@ -45,10 +47,20 @@ class FactsFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line; a traceback, where it carries one, on the lines behind it."""
-        facts = " ".join(f"{_name(key)}={_value(value)}" for key, value in vars(record).items() if key not in _PLAIN)
+        facts = " ".join(
+            f"{_name(key)}={_value(value)}"
+            for key, value in vars(record).items()
+            if key not in _PLAIN and key != EXCEPTION_STACKTRACE
+        )
         time, level = self.formatTime(record), record.levelname.ljust(_LEVEL_WIDTH)
         line = f"{time} {level} {show_line(record.getMessage()).ljust(_NAME_WIDTH)} {facts}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        lines = [line]
+        if told := getattr(record, EXCEPTION_STACKTRACE, ""):
+            lines += [f"  {show_line(part)}" for part in str(told).rstrip().splitlines()]
+            lines.append(f"  {TRIED_AGAIN}")
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        return "\n".join(lines)
 
 
 def _name(attribute: str) -> str:

@@ -10,28 +10,32 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 
 from eventcore.app import Engine, RunOptions, run_pipeline
-from eventcore.cli.output import Output, show_count
+from eventcore.cli.output import GuardedWriter, Output, show_count
 from eventcore.cli.place import ReadPipeline
 from eventcore.cli.reach import LOCK_LOOKS, LOCK_PAUSE_S
 from eventcore.errors import StateInUse
 from eventcore.http.client import ControlClient
+from eventcore.http.code import StartedCode
 from eventcore.http.control import Control, serve_control
 from eventcore.http.functions import FunctionRunner, OneTimeRunner
 from eventcore.http.operations import Operations
 from eventcore.http.refusals import ExitCode
-from eventcore.telemetry.events import EngineEvents
+from eventcore.telemetry.events import BatchBisected, BatchRetried, EngineEvent, EngineEvents, RecordsDiscarded
 from eventcore.telemetry.logs import FunctionLogs
 
 LOGS_FOLDER = "logs"
+#: Between two readings of the code of functions that fail, seconds: it takes up to a tenth of one.
+LOOK_AT_CODE_EVERY_S = 2.0
 
 
 @asynccontextmanager
 async def open_running(
     pipeline: ReadPipeline, state: Path, events: EngineEvents, logs: FunctionLogs
-) -> AsyncIterator[tuple[Engine, Control]]:
-    """Give an engine that is ready to run, and its control server.
+) -> AsyncIterator[tuple[Engine, Control, StartedCode]]:
+    """Give an engine that is ready to run, its control server, and what its functions' code was when it started.
 
     Args:
         pipeline: read and checked.
@@ -49,6 +53,8 @@ async def open_running(
         engine = await _open_engine(stack, pipeline, state, events, logs)
         clock, ids = engine.clock, engine.ids
         runner = FunctionRunner(engine.registry, logs.subscribe)
+        # A file that changes while this reads is found changed later: better a note too many.
+        started_code = StartedCode({entry.spec.name: entry.spec.code for entry in engine.registry})
         operations = Operations(
             pipeline.loaded,
             engine.store,
@@ -57,9 +63,10 @@ async def open_running(
             runner=runner,
             retry_runner=OneTimeRunner(pipeline.loaded, pipeline.targets, clock=clock, ids=ids, inline=runner),
             engine=engine,
+            started_code=started_code,
         )
         async with serve_control(operations, state) as control:
-            yield engine, control
+            yield engine, control, started_code
 
 
 async def _open_engine(
@@ -75,6 +82,42 @@ async def _open_engine(
                 raise
         await anyio.sleep(LOCK_PAUSE_S)
     raise AssertionError("the last look returns or raises")
+
+
+class CodeWatch:
+    """Says once for each function that its code was changed since the engine started, when something of it fails."""
+
+    def __init__(self, output: Output, code: StartedCode, pipeline: ReadPipeline) -> None:
+        # A reader of standard error that went away is no reason to end the engine.
+        self._tell = GuardedWriter(output.note, lambda: None)
+        self._code = code
+        self._functions = {name: mapping.function for name, mapping in pipeline.loaded.config.mappings.items()}
+        self._failed: set[str] = set()
+        self._told: set[str] = set()
+        self._has_failed = anyio.Event()
+
+    async def run(self, events: EngineEvents) -> None:
+        """Listen until cancelled."""
+        unsubscribe = events.subscribe(self._on_event)
+        try:
+            while True:
+                await self._has_failed.wait()
+                self._has_failed = anyio.Event()
+                failed, self._failed = self._failed - self._told, set()
+                for function in sorted(failed):
+                    if await anyio.to_thread.run_sync(self._code.has_changed, function):
+                        self._told.add(function)
+                        self._tell(f"code of {function} has changed: restart to use it")
+                await anyio.sleep(LOOK_AT_CODE_EVERY_S)
+        finally:
+            unsubscribe()
+
+    def _on_event(self, event: EngineEvent) -> None:
+        if isinstance(event, BatchRetried | BatchBisected | RecordsDiscarded) and event.mapping in self._functions:
+            function = self._functions[event.mapping]
+            if function not in self._told:
+                self._failed.add(function)
+                self._has_failed.set()
 
 
 class SignalledEngine:
@@ -98,8 +141,9 @@ class SignalledEngine:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._watch_signals)
                 with self._starting:
-                    async with open_running(pipeline, state, events, logs) as (self._engine, control):
+                    async with open_running(pipeline, state, events, logs) as (self._engine, control, code):
                         self._tell_started(pipeline, state)
+                        tasks.start_soon(CodeWatch(self._output, code, pipeline).run, events)
                         await self._engine.run()
                         await self._finish(self._engine, control)
                 tasks.cancel_scope.cancel()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
-from eventcore.cli.event_text import show_error, show_shard
+from eventcore.cli.event_text import show_error, show_reason, show_shard
 from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.output import Output, is_interactive, show_count, show_line, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import reach
 from eventcore.engine.status import Blocked, MappingState, MappingStatus, ShardStatus
 from eventcore.http.contract import GetStatus, StatusReport
+from eventcore.ports.store import QueueDepth
 
 #: Seconds between two looks of `--watch`.
 WATCH_EVERY_S = 1.0
@@ -34,7 +35,7 @@ def status_command(options: Options, watch: bool) -> None:
     place = find_place(options)
     with reach(place) as asker:
         report = asker.ask(GetStatus())
-    show_status(options.output, report)
+    show_status(options.output, report, options.repeat_in)
     if watch:
         import anyio
 
@@ -46,21 +47,28 @@ def status_command(options: Options, watch: bool) -> None:
                     report = asker.ask(GetStatus())
                 if is_interactive():
                     click.echo(_CLEAR, nl=False)
-                show_status(options.output, report)
+                show_status(options.output, report, options.repeat_in)
 
         anyio.run(look)
 
 
-def show_status(output: Output, report: StatusReport) -> None:
-    """Print a report in the form that was asked for."""
+def show_status(output: Output, report: StatusReport, repeat_in: Callable[[str], str]) -> None:
+    """Print a report in the form that was asked for.
+
+    Args:
+        output: where to.
+        report: what is printed.
+        repeat_in: makes a hint's command one that can be typed.
+    """
     if not output.is_table:
         output.data(report)
         return
-    output.text(_headline(report))
+    output.text(repeat_in(_headline(report)))
     output.text("")
     output.table(
         ("MAPPING", "STATE", "SOURCE", "FUNCTION", "RATE", "LAG", "LAST RESULT"),
-        [_mapping_row(mapping) for mapping in report.mappings],
+        [_mapping_row(mapping, report.queues) for mapping in report.mappings],
+        shrinks={"SOURCE": 12, "FUNCTION": 10, "MAPPING": 10},
     )
     for line in _details(output, report):
         output.text(line)
@@ -93,13 +101,18 @@ def show_queues(output: Output, report: StatusReport) -> None:
 def _headline(report: StatusReport) -> str:
     if not report.is_running:
         return "no engine runs on this state; `eventcore run` starts one"
-    doing = "draining" if report.is_draining else "running"
     since = show_span(report.now_ms - report.started_ms)
-    return f"eventcore {report.version} {doing} for {since}, process {report.pid}"
+    # How long it drains is known to nobody here: the time is the engine's age.
+    doing = f"draining (up {since})" if report.is_draining else f"running for {since}"
+    return f"eventcore {report.version} {doing}, process {report.pid}"
 
 
-def _mapping_row(mapping: MappingStatus) -> tuple[str, ...]:
+def _mapping_row(mapping: MappingStatus, queues: Sequence[QueueDepth]) -> tuple[str, ...]:
     lags = [shard.lag for shard in mapping.shards]
+    # A queue has no positions: what it holds is what is still to be done.
+    lags += [
+        depth.visible + depth.hidden + depth.delayed for depth in queues if mapping.source == f"queue:{depth.queue}"
+    ]
     return (
         mapping.mapping,
         click.style(mapping.state.value, fg=_COLORS.get(mapping.state)),
@@ -107,15 +120,24 @@ def _mapping_row(mapping: MappingStatus) -> tuple[str, ...]:
         mapping.function,
         f"{mapping.rate:,.1f}/s" if mapping.state is MappingState.ENABLED else "",
         _show_lag(sum(lags) if -1 not in lags else -1) if lags else "",
-        mapping.last_result,
+        _last_result(mapping),
     )
+
+
+def _last_result(mapping: MappingStatus) -> str:
+    if mapping.state is MappingState.PROBLEM and mapping.reason:
+        return f"PROBLEM: {show_reason(mapping.reason)}"
+    blocked = [shard.blocked for shard in mapping.shards if shard.blocked is not None]
+    if mapping.last_result.startswith("PROBLEM") and blocked and blocked[0].error_type:
+        return f"PROBLEM: {blocked[0].error_type}: {blocked[0].error_message}"
+    return mapping.last_result
 
 
 def _details(output: Output, report: StatusReport) -> Iterator[str]:
     """Give the lines behind the mappings: problems, blocked shards, lags."""
     for mapping in report.mappings:
         if mapping.reason:
-            yield click.style(f"{mapping.mapping}: {show_line(mapping.reason)}", fg="red")
+            yield click.style(f"{mapping.mapping}: {show_reason(mapping.reason)}", fg="red")
         shards = sorted(mapping.shards, key=lambda shard: (shard.blocked is None, -shard.lag))
         shown = shards if output.verbosity > 0 else shards[:SHARDS_SHOWN]
         for shard in shown:

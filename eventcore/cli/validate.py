@@ -27,6 +27,7 @@ def validate_command(options: Options, explain: bool, schema: bool, config: str)
 
     Exits with 3 when there are mistakes; warnings alone let it pass.
     """
+    options.choose(config)
     output = options.output
     if schema:
         from eventcore.config.schema import json_schema
@@ -34,7 +35,7 @@ def validate_command(options: Options, explain: bool, schema: bool, config: str)
         output.text(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
         return ExitCode.OK
     try:
-        loaded = read_pipeline(find_place(options, config)).loaded
+        loaded = read_pipeline(find_place(options)).loaded
     except ConfigError as error:
         if output.is_table:
             raise

@@ -28,6 +28,8 @@ PEEK_MESSAGES_MAX = 1000
 PEEK_BYTES_MAX = 4 * 1024 * 1024
 #: Messages that one `RedriveQueue` moves: a short turn of the store's writer.
 REDRIVE_STEP = 500
+#: The reason of a failure whose message was deleted with the rest of its queue.
+PURGED = "Purged"
 #: Failures that one `ListFailures` returns.
 FAILURES_MAX = 1000
 
@@ -323,10 +325,16 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
     is_settled: bool  #: it succeeded: the failure is forgotten
     problem: str = ""  #: why it still fails
     destination: str = ""  #: where the record of the discard went, and still may stand
+    dropped_from: Sequence[str] = ()  #: queues whose message was deleted, for it has been processed now
+    stale_pid: int = 0  #: of the running engine whose environments still run other code; 0: of none
 
 
 class RetryFailure(Request[Retried], frozen=True, kw_only=True):
-    """Run a kept failure's function again with exactly what it was given; forget the failure once it succeeds."""
+    """Run a kept failure's function again with exactly what it was given.
+
+    Once it succeeds the failure is forgotten, and a queue's message is deleted where it still stands: in its queue, or
+    in that one's dead-letter queue.
+    """
 
     PATH = "failures/retry"
     RESULT = Retried

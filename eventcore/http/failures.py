@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import anyio.to_thread
 import msgspec
 
 from eventcore.config.effective import EffectiveMapping
+from eventcore.config.reference import parse_reference
 from eventcore.delivery.partial import read_report
 from eventcore.errors import CommandError
+from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
     FAILURES_MAX,
     DropFailures,
@@ -29,7 +33,7 @@ from eventcore.http.functions import RunFunction
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, Invocation, OutcomeKind, Record
 from eventcore.ports.store import DropFailures as Drop
-from eventcore.ports.store import Failure, Store
+from eventcore.ports.store import DropMessages, Failure, Store
 
 _records = msgspec.msgpack.Decoder(tuple[Record, ...])
 
@@ -38,12 +42,27 @@ class FailureOperations:
     """What people may do with the failures of a store."""
 
     def __init__(
-        self, store: Store, ids: IdFactory, mappings: Mapping[str, EffectiveMapping], runner: RunFunction
+        self,
+        store: Store,
+        ids: IdFactory,
+        mappings: Mapping[str, EffectiveMapping],
+        runner: RunFunction,
+        started_code: StartedCode | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            store: holds the failures.
+            ids: identifiers of invocations.
+            mappings: of the pipeline, by name.
+            runner: runs functions with the code that stands there now.
+            started_code: what the running engine runs; None without one.
+        """
         self._store = store
         self._ids = ids
         self._mappings = mappings
         self._runner = runner
+        self._started_code = started_code
 
     async def ls(self, request: ListFailures) -> Sequence[FailureSummary]:
         """Return failures, newest first."""
@@ -75,8 +94,9 @@ class FailureOperations:
     async def retry(self, request: RetryFailure) -> Retried:
         """Run the function again with exactly the event and records that were kept.
 
-        The failure is forgotten once the function succeeds, and never before. What was told to a destination stays
-        there, and nothing is told to it again.
+        The failure is forgotten once the function succeeds, and never before; with it the messages of a queue, where
+        they still stand there or in its dead-letter queue. What was told to a destination stays there, and nothing is
+        told to it again. A message that the engine is working on meanwhile is processed twice.
 
         Raises:
             CommandError: there is none of this id, what it was given was not kept, or its function is gone.
@@ -88,8 +108,7 @@ class FailureOperations:
             raise CommandError(f"failure {failure.id} can't be run again: what it was given is not kept ({reason})")
         invoked = await self._runner.run(failure.function, self._invocation(failure))
         problem = self._judge(failure, invoked)
-        if not problem:
-            await self._store.commit([Drop(ids=(failure.id,))])
+        dropped_from = [] if problem else await self._forget(failure)
         mapping = self._mappings.get(failure.mapping)
         return Retried(
             id=failure.id,
@@ -97,7 +116,35 @@ class FailureOperations:
             is_settled=not problem,
             problem=problem,
             destination=str(mapping.on_failure) if mapping is not None and mapping.kind == "stream" else "",
+            dropped_from=dropped_from,
+            stale_pid=await self._find_stale(failure.function),
         )
+
+    async def _forget(self, failure: Failure) -> Sequence[str]:
+        """Delete a failure that has succeeded, and its messages; return the queues that still had one."""
+        queues = await self._queues_of(failure)
+        ids = tuple([record.id for record in _records.decode(failure.records)]) if queues and failure.records else ()
+        ids = ids or (failure.first,)
+        drops = [DropMessages(queue=queue, ids=ids) for queue in queues]
+        counts = await self._store.commit([*drops, Drop(ids=(failure.id,))])
+        return [queue for queue, count in zip(queues, counts, strict=False) if count]
+
+    async def _queues_of(self, failure: Failure) -> Sequence[str]:
+        """Return the queue that a failure's message came from and its dead-letter queue; none for other sources."""
+        source = parse_reference(failure.source)
+        if source.kind != "queue":
+            return ()
+        for depth in await self._store.queue_depths():
+            if depth.queue == source.name:
+                dead = depth.settings.dead_letter_queue
+                return (source.name, dead) if dead else (source.name,)
+        return ()
+
+    async def _find_stale(self, function: str) -> int:
+        code = self._started_code
+        if code is None or not await anyio.to_thread.run_sync(code.has_changed, function):
+            return 0
+        return os.getpid()
 
     async def drop(self, request: DropFailures) -> Dropped:
         """Forget failures.

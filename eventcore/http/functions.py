@@ -15,6 +15,7 @@ from eventcore.config.load import LoadedConfig
 from eventcore.engine.invoker import invoke_once
 from eventcore.errors import CommandError
 from eventcore.http.contract import Invoke, Invoked
+from eventcore.http.targets import name_known
 from eventcore.ids import IdFactory
 from eventcore.model import Invocation, Outcome, OutcomeKind
 from eventcore.ports.runtime import LogLine
@@ -49,8 +50,8 @@ class FunctionRunner:
         """
         found = self._registry.get(function)
         if found is None:
-            known = ", ".join(sorted(entry.spec.name for entry in self._registry)) or "none"
-            raise CommandError(f"there is no function `{function}` in this pipeline", hint=f"known: {known}")
+            hint = name_known(function, [entry.spec.name for entry in self._registry])
+            raise CommandError(f"there is no function `{function}` in this pipeline", hint=hint)
         lines: list[LogLine] = []
 
         def keep(line: LogLine) -> None:

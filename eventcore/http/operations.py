@@ -13,6 +13,7 @@ from eventcore.clock import Clock
 from eventcore.config.effective import resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.errors import CommandError
+from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
     DropFailures,
     GetStatus,
@@ -57,6 +58,7 @@ class Operations:
         runner: RunFunction,
         retry_runner: RunFunction,
         engine: Engine | None = None,
+        started_code: StartedCode | None = None,
         load_connector: LoadConnector = load_connector,
     ) -> None:
         """Prepare to carry requests out.
@@ -69,6 +71,7 @@ class Operations:
             runner: runs functions.
             retry_runner: runs functions again that have failed, with the code that stands there now.
             engine: the running one; None without.
+            started_code: what its environments run; None without.
             load_connector: finds the connector of a kind.
         """
         self._loaded = loaded
@@ -78,6 +81,7 @@ class Operations:
         self._runner = runner
         self._retry_runner = retry_runner
         self._engine = engine
+        self._started_code = started_code
         self._load_connector = load_connector
         self._performers: dict[type[Request[Any]], Perform] = {Send: self._send, Invoke: self._invoke}
         if store is not None:
@@ -85,7 +89,9 @@ class Operations:
 
     def _on_store(self, store: Store) -> dict[type[Request[Any]], Perform]:
         queues = QueueOperations(store, self._clock)
-        failures = FailureOperations(store, self._ids, resolve(self._loaded).mappings, self._retry_runner)
+        failures = FailureOperations(
+            store, self._ids, resolve(self._loaded).mappings, self._retry_runner, self._started_code
+        )
 
         async def status(_: GetStatus) -> StatusReport:
             if self._engine is not None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from eventcore.clock import Clock
 from eventcore.errors import CommandError
 from eventcore.http.contract import (
+    FAILURES_MAX,
     PEEK_BYTES_MAX,
     PEEK_MESSAGES_MAX,
+    PURGED,
     REDRIVE_STEP,
     Header,
     Message,
@@ -21,7 +23,8 @@ from eventcore.http.contract import (
     RedriveQueue,
     as_text,
 )
-from eventcore.ports.store import MoveMessages, QueueDepth, Store, StoredMessage
+from eventcore.http.targets import name_known
+from eventcore.ports.store import MoveMessages, QueueDepth, SealFailures, Store, StoredMessage
 from eventcore.ports.store import PurgeQueue as Purge
 
 #: Messages read at once while looking into a queue: with the largest bodies, some 16 MiB.
@@ -97,16 +100,26 @@ class QueueOperations:
             StoreUnavailable: nothing was deleted.
         """
         await self._find(request.queue)
-        (deleted,) = await self._store.commit([Purge(queue=request.queue)])
+        # First, and at once with the purge: nothing that is kept may promise a message that is gone.
+        ids = await self._failing(request.queue)
+        deleted, *_ = await self._store.commit([Purge(queue=request.queue), SealFailures(ids=ids, reason=PURGED)])
         return Purged(queue=request.queue, deleted=deleted)
+
+    async def _failing(self, queue: str) -> tuple[str, ...]:
+        """Return the kept failures whose messages the queue would hand out again."""
+        ids: list[str] = []
+        before_id = ""
+        while found := await self._store.failures(count_max=FAILURES_MAX, before_id=before_id):
+            ids += [failure.id for failure in found if failure.source == f"queue:{queue}" and not failure.is_final]
+            before_id = found[-1].id
+        return tuple(ids)
 
     async def _find(self, queue: str) -> QueueDepth:
         depths = await self._store.queue_depths()
         for depth in depths:
             if depth.queue == queue:
                 return depth
-        known = ", ".join(depth.queue for depth in depths) or "none"
-        raise CommandError(f"there is no queue `{queue}`", hint=f"known: {known}")
+        raise CommandError(f"there is no queue `{queue}`", hint=name_known(queue, [depth.queue for depth in depths]))
 
     async def _find_source(self, queue: str) -> str:
         sources = [

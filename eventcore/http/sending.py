@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from eventcore.clock import Clock
+from eventcore.config.reference import Reference
 from eventcore.embedded.queue import send_messages
 from eventcore.embedded.stream import append_records
 from eventcore.errors import CommandError
 from eventcore.http.contract import SEND_RECORDS_MAX, Place, Send
 from eventcore.http.refusals import ExitCode
-from eventcore.http.targets import read_target
+from eventcore.http.targets import name_known, read_target
 from eventcore.ids import IdFactory
 from eventcore.ports.connectors import Connector
 from eventcore.ports.store import Store
@@ -48,20 +49,35 @@ async def send(
         raise CommandError(f"at most {SEND_RECORDS_MAX} records can be sent at once, not {len(request.records)}")
     if request.delay_s is not None and reference.kind != "queue":
         raise CommandError("only queues can delay a message", exit_code=ExitCode.USAGE)
-    if reference.kind == "queue":
+    if reference.kind in {"queue", "stream"}:
         assert store is not None, "whoever asks for an embedded source has opened the store"
+        await _check_name(store, reference)
+    if reference.kind == "queue":
+        assert store is not None, "checked above"
         sent = await send_messages(
             store, reference.name, request.records, clock=clock, ids=ids, delay_s=request.delay_s
         )
         return tuple([Place(id=message_id) for message_id in sent])
     if reference.kind == "stream":
-        assert store is not None, "whoever asks for an embedded source has opened the store"
+        assert store is not None, "checked above"
         places: Sequence[tuple[str, int]] = await append_records(
             store, reference.name, request.records, clock=clock, ids=ids
         )
     else:
         connection = connections.get((reference.kind, reference.name))
         if connection is None:
-            raise CommandError(f"there is no [{reference.kind}.{reference.name}] in this pipeline")
+            hint = name_known(reference.name, [name for kind, name in connections if kind == reference.kind])
+            raise CommandError(f"there is no [{reference.kind}.{reference.name}] in this pipeline", hint=hint)
         places = await load_connector(reference.kind).send(reference, connection, request.records)
     return tuple([Place(shard=shard, position=position) for shard, position in places])
+
+
+async def _check_name(store: Store, reference: Reference) -> None:
+    """Refuse a queue or stream that is not there, naming those that are."""
+    if reference.kind == "queue":
+        known = [depth.queue for depth in await store.queue_depths()]
+    else:
+        known = list(await store.streams())
+    if reference.name not in known:
+        hint = name_known(reference.name, known)
+        raise CommandError(f"there is no {reference.kind} {reference.name}", hint=hint)

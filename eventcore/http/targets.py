@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 from eventcore.config.reference import SOURCE_KINDS, BadReference, Reference, parse_reference
 from eventcore.errors import CommandError
 from eventcore.http.refusals import ExitCode
@@ -22,3 +25,11 @@ def read_target(text: str) -> Reference:
         kinds = ", ".join(f"{kind}:" for kind in SOURCE_KINDS)
         raise CommandError(f"records can be sent to {kinds} and not to `{text}`", exit_code=ExitCode.USAGE, hint=hint)
     return reference
+
+
+def name_known(name: str, known: Sequence[str]) -> str:
+    """Return a hint for a name that is not there: what there is, and what was probably meant."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    meant = f"; did you mean `{close[0]}`?" if close else ""
+    return f"known: {', '.join(names) or 'none'}{meant}"

@@ -11,7 +11,8 @@ from enum import Enum
 
 import msgspec
 
-from eventcore.model import Fault
+from eventcore.model import DiscardReason, Fault
+from eventcore.telemetry.attributes import EXCEPTION_STACKTRACE as TRACEBACK
 from eventcore.telemetry.attributes import of_field
 from eventcore.telemetry.events import (
     BatchBisected,
@@ -24,6 +25,7 @@ from eventcore.telemetry.events import (
     ShardReleased,
     ShardTaken,
     fault_text,
+    last_line,
 )
 
 #: The logger that all events go to: `logging.getLogger("eventcore.engine").setLevel(...)` chooses.
@@ -40,14 +42,27 @@ _LEVELS: dict[type[EngineEvent], int] = {
     ShardReleased: logging.INFO,
 }
 
+#: As `eventcore.engine.status` names the state of a mapping that can't run.
+PROBLEM = "Problem"
+
 _logger = logging.getLogger(LOGGER)
 
 
 def log_event(event: EngineEvent) -> None:
     """Log an event; subscribe this to `EngineEvents`."""
-    level = _LEVELS.get(type(event), logging.DEBUG)
+    level = _level(event)
     if _logger.isEnabledFor(level):
         _logger.log(level, event.NAME, extra=facts(event))
+
+
+def _level(event: EngineEvent) -> int:
+    match event:
+        case RecordsLost(reason=DiscardReason.RECEIVES_EXHAUSTED) if event.destination:
+            return logging.WARNING  # moved to a dead-letter queue, not gone
+        case MappingStateChanged() if event.state == PROBLEM:
+            return logging.ERROR
+        case _:
+            return _LEVELS.get(type(event), logging.DEBUG)
 
 
 def facts(event: EngineEvent) -> dict[str, object]:
@@ -59,6 +74,10 @@ def facts(event: EngineEvent) -> dict[str, object]:
             named[of_field("error_type")] = value.error_type
             named[of_field("error")] = fault_text(value)
             named[of_field("location")] = value.location
+        elif field.name == "why" and isinstance(value, str) and "\n" in value:
+            # What went wrong first; the traceback before it on lines of its own.
+            named[of_field("why")] = last_line(value)
+            named[TRACEBACK] = value
         elif value not in ("", None):
             named[of_field(field.name)] = value.value if isinstance(value, Enum) else value
     return named

@@ -220,6 +220,11 @@ class EngineEvents:
         self._listeners.tell(event, event.mapping)
 
 
+def last_line(text: str) -> str:
+    """Return the last line of a text that says something: of a traceback the error itself."""
+    return (text.rstrip().splitlines() or [""])[-1].strip()
+
+
 def fault_text(fault: Fault | None) -> str:
     """Return a fault as one line of at most `ERROR_TEXT_MAX` characters; empty without one."""
     if fault is None:

@@ -203,16 +203,94 @@ def test_a_failure_is_forgotten_once_it_succeeds_and_never_before(tmp_path: Path
         write_pipeline(folder, MENDED)
         done = run("failures", "retry", failure_id, cwd=folder)
         assert done.returncode == 0, done.stderr
+        assert ("still runs the code it started with: restart it" in done.stderr) == has_engine
         assert "succeeded" in done.stdout
         assert "what queue:failed was told of it is left where it is" in done.stderr
         assert ask("failures", "ls", cwd=folder) == []
         assert len(ask("queue", "peek", "failed", cwd=folder)) == 1
 
     if has_engine:
-        with running("run", cwd=folder):
+        with running("run", cwd=folder) as engine:
             retry()
+            mended = run("send", "stream:orders", "poison", cwd=folder)
+            assert mended.returncode == 0
+            engine.wait_line("code of work has changed: restart to use it")
     else:
         retry()
+
+
+QUEUE = """
+[queues.orders]
+visibility_timeout = 1
+redrive_policy = { dead_letter_queue = "dead", max_receive_count = 1 }
+
+[queues.dead]
+
+[functions.work]
+handler = "handlers.work"
+timeout = 1
+
+[mappings.orders]
+source = "queue:orders"
+function = "work"
+"""
+
+
+def fail_message(folder: Path, until: str) -> None:
+    """Let a poison message fail, and end the engine at a line."""
+    with running("-v", "run", cwd=folder) as engine:
+        assert run("send", "queue:orders", "poison", cwd=folder).returncode == 0
+        engine.wait_line(until)
+
+
+def count_messages(folder: Path) -> dict[str, int]:
+    return {
+        depth["queue"]: depth["visible"] + depth["hidden"] + depth["delayed"]
+        for depth in ask("queue", "ls", cwd=folder)
+    }
+
+
+@pytest.mark.parametrize(
+    ("visibility_timeout", "until", "queue"),
+    [(900, "batch.retried", "orders"), (1, "records.lost", "dead")],
+)
+def test_a_message_that_was_run_again_leaves_its_queue(
+    tmp_path: Path, visibility_timeout: int, until: str, queue: str
+) -> None:
+    """Else it would be processed twice: it comes back by itself, or by a redrive."""
+    pipeline = QUEUE.replace("visibility_timeout = 1", f"visibility_timeout = {visibility_timeout}")
+    folder = write_pipeline(tmp_path, POISONED, pipeline)
+    fail_message(folder, until)
+    assert count_messages(folder)[queue] == 1
+    shown = run("failures", "show", cwd=folder).stdout
+    assert ("runs it now, and takes it out of its queue" in shown) == (queue == "orders")
+    assert run("failures", "retry", cwd=folder).returncode == 1
+    assert count_messages(folder)[queue] == 1
+    write_pipeline(folder, MENDED, pipeline)
+    done = run("failures", "retry", cwd=folder)
+    assert done.returncode == 0
+    assert f"deleted from queue:{queue}" in done.stderr
+    assert sum(count_messages(folder).values()) == 0
+
+
+def test_a_purged_message_is_not_said_to_come_back(tmp_path: Path) -> None:
+    pipeline = QUEUE.replace("visibility_timeout = 1", "visibility_timeout = 900")
+    folder = write_pipeline(tmp_path, POISONED, pipeline)
+    fail_message(folder, "batch.retried")
+    assert "comes back by itself" in run("failures", "show", cwd=folder).stdout
+    assert run("queue", "purge", "orders", "--yes", cwd=folder).returncode == 0
+    shown = run("failures", "show", cwd=folder).stdout
+    assert "Purged: its queue was purged" in shown
+    assert "by itself" not in shown
+
+
+def test_hints_name_the_pipeline_that_was_named(tmp_path: Path) -> None:
+    write_pipeline(tmp_path / "shop", POISONED)
+    failure_id = fail_one(tmp_path / "shop")
+    shown = run("-c", "shop", "failures", "show", cwd=tmp_path)
+    assert f"eventcore -c shop failures retry {failure_id[:12]}" in shown.stdout
+    assert "eventcore -c shop failures show ID" in run("-c", "shop", "failures", "ls", cwd=tmp_path).stderr
+    assert "eventcore -c shop failures ls" in run("-c", "shop", "failures", "show", "ffffff", cwd=tmp_path).stderr
 
 
 def test_failures_are_dropped_by_name_or_all_at_once(tmp_path: Path) -> None:

@@ -24,6 +24,18 @@ LINES: list[tuple[EngineEvent, str]] = [
         "m orders-3  2 records lost, RecordExpired",
     ),
     (
+        told.RecordsLost(
+            mapping="m",
+            shard="",
+            count=1,
+            reason=DiscardReason.RECEIVES_EXHAUSTED,
+            first="a-b",
+            last="a-b",
+            destination="queue:dead",
+        ),
+        "m  [a-b] moved to queue:dead: it was received as often as the redrive policy allows",
+    ),
+    (
         told.BatchInvoked(
             mapping="m", shard="shardId-000000000007", function="f", first=3, last=5, count=3, attempt=2, request_id="r"
         ),
@@ -81,6 +93,7 @@ LINES: list[tuple[EngineEvent, str]] = [
     ),
     (told.RecordsReturned(mapping="m", shard="", count=2, why="drain"), "m  2 records returned to the source: drain"),
     (told.MappingStateChanged(mapping="m", state="Problem", why="no broker"), "m  Problem: no broker"),
+    (told.MappingStateChanged(mapping="m", state="Problem", why="Traceback:\n  File\nE: x\n"), "m  Problem: E: x"),
     (
         told.ShardTaken(mapping="m", shard="orders-0", epoch=1, checkpoint=-1),
         "taken, from the beginning on",
@@ -105,7 +118,7 @@ def test_there_is_no_event_without_words() -> None:
 
 
 def test_what_comes_from_outside_stays_on_its_line() -> None:
-    event = told.MappingStateChanged(mapping="m", state="Problem", why="two\nlines\x1b[2J")
+    event = told.ShardReleased(mapping="m", shard="s", why="two\nlines\x1b[2J")
     assert "\n" not in describe(event)
     assert "\x1b[2J" not in describe(event)
 

@@ -68,12 +68,14 @@ def test_a_storm_is_some_lines_and_a_count() -> None:
     screen.tell(RETRIED, times=1000)
     for _ in range(1000):
         screen.view.on_line(LogLine(function="f", request_id="r", time_ms=0, text="words"))
+    screen.view.on_line(LogLine(function="f", request_id="r", time_ms=0, text="ValueError: why"))
     screen.view.summarise()
-    assert len(screen.lines) == INVOCATION_LINES_MAX + OTHER_LINES_MAX + FUNCTION_LINES_MAX + 3
-    assert screen.lines[-3:] == [
+    assert len(screen.lines) == INVOCATION_LINES_MAX + OTHER_LINES_MAX + FUNCTION_LINES_MAX + 4
+    assert screen.lines[-4:] == [
         "m  1,000 invocations",
         f"... and {1000 - OTHER_LINES_MAX:,} more events",
-        f"... and {1000 - FUNCTION_LINES_MAX:,} more lines of functions",
+        f"... and {1001 - FUNCTION_LINES_MAX:,} more lines of functions (eventcore logs shows them); the last:",
+        "f | ValueError: why",
     ]
 
 

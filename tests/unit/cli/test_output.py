@@ -97,3 +97,34 @@ def test_a_reader_that_goes_away_is_told_once() -> None:
     os.close(writing)
     assert gone == ["gone"]
     assert write.is_gone
+
+
+def print_narrow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int) -> list[str]:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    row = ("0123456789ab", "shard 0 [1000000-1000999]", "ValueError: a quantity of -1")
+    Output("table").table(("ID", "RECORDS", "ERROR"), [row], shrinks={"RECORDS": 10})
+    return click.unstyle(capsys.readouterr().out).splitlines()
+
+
+def test_on_a_narrow_terminal_other_columns_are_cut_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert print_narrow(monkeypatch, capsys, 60)[1] == "0123456789ab  shard 0 [100000…  ValueError: a quantity of -1"
+
+
+def test_where_that_is_not_enough_the_last_column_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = print_narrow(monkeypatch, capsys, 40)
+    assert lines == [
+        "ID            RECORDS",
+        "    ERROR",
+        "0123456789ab  shard 0 […",
+        "    ValueError: a quantity of -1",
+    ]
+
+
+def test_a_table_that_goes_elsewhere_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("table").table(("A", "B"), [("x" * 300, "y" * 300)], shrinks={"A": 5})
+    assert f"{'x' * 300}  {'y' * 300}" in capsys.readouterr().out

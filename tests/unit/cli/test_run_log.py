@@ -7,7 +7,7 @@ import sys
 
 from eventcore.cli.run_log import FactsFormatter
 from eventcore.telemetry.engine_log import facts
-from eventcore.telemetry.events import BatchRetried
+from eventcore.telemetry.events import BatchRetried, MappingStateChanged
 
 
 def format_record(message: str, extra: dict[str, object], level: int = logging.INFO, exc_info: object = None) -> str:
@@ -58,3 +58,15 @@ def test_a_traceback_stands_behind_its_line() -> None:
         lines = format_record("mapping.failed", {"eventcore.mapping": "m"}, exc_info=sys.exc_info()).splitlines()
     assert lines[0].endswith("mapping=m")
     assert lines[-1] == "LookupError: of ours"
+
+
+def test_a_mappings_problem_says_what_went_wrong_then_where_then_what_to_do() -> None:
+    event = MappingStateChanged(mapping="m", state="Problem", why='Traceback:\n  File "a.py", line 3\nE: x y\n')
+    first, *rest = format_record(event.NAME, facts(event), logging.ERROR).splitlines()
+    assert first.endswith('mapping=m state=Problem why="E: x y"')
+    assert rest == [
+        "  Traceback:",
+        '    File "a.py", line 3',
+        "  E: x y",
+        "  it is tried again by itself: mend the file",
+    ]

@@ -14,6 +14,7 @@ from eventcore.telemetry.events import (
     InvocationFinished,
     MappingStateChanged,
     RecordsDiscarded,
+    RecordsLost,
 )
 
 DISCARDED = RecordsDiscarded(
@@ -30,8 +31,23 @@ SETTLED = BatchSettled(mapping="orders", shard="orders-3", first=0, last=9, coun
 ENABLED = MappingStateChanged(mapping="orders", state="Enabled")
 
 
+LOST = RecordsLost(mapping="orders", shard="", count=1, reason=DiscardReason.RECORD_EXPIRED)
+MOVED = RecordsLost(
+    mapping="orders", shard="", count=1, reason=DiscardReason.RECEIVES_EXHAUSTED, destination="queue:dead"
+)
+PROBLEM = MappingStateChanged(mapping="orders", state="Problem", why="Traceback:\n  File\nE: x\n")
+
+
 @pytest.mark.parametrize(
-    ("event", "level"), [(DISCARDED, logging.ERROR), (SETTLED, logging.DEBUG), (ENABLED, logging.INFO)]
+    ("event", "level"),
+    [
+        (DISCARDED, logging.ERROR),
+        (SETTLED, logging.DEBUG),
+        (ENABLED, logging.INFO),
+        (PROBLEM, logging.ERROR),
+        (LOST, logging.ERROR),
+        (MOVED, logging.WARNING),
+    ],
 )
 def test_an_event_is_one_log_record(caplog: pytest.LogCaptureFixture, event: EngineEvent, level: int) -> None:
     with caplog.at_level(logging.DEBUG, LOGGER):
@@ -68,3 +84,9 @@ def test_a_fault_is_told_by_type_line_and_place() -> None:
     assert told["eventcore.error"] == "OrderError: no"
     assert told["eventcore.fault.location"] == "orders.py:7"
     assert told["faas.invocation_id"] == "r"
+
+
+def test_of_a_problem_the_error_comes_first_and_its_traceback_apart() -> None:
+    told = facts(PROBLEM)
+    assert told["eventcore.why"] == "E: x"
+    assert told["exception.stacktrace"] == PROBLEM.why
