@@ -1,4 +1,4 @@
-"""What has to be done now and then: retention of streams and of kept failures."""
+"""What has to be done now and then: retention of streams, queues and kept failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 from eventcore.clock import Clock
 from eventcore.embedded.stream import trim_stream
 from eventcore.errors import StoreUnavailable
-from eventcore.ports.store import Store, StreamSettings, TrimFailures
+from eventcore.ports.store import ReceiveMessages, Store, StreamSettings, TrimFailures
 
 #: Retention is counted in minutes and more: once a minute is exact enough, and free.
 INTERVAL_S = 60.0
@@ -47,6 +47,9 @@ class Maintenance:
         now_ms = self._clock.now_ms()
         for name, settings in self._streams.items():
             await trim_stream(self._store, name, settings, now_ms)
+        for depth in await self._store.queue_depths():
+            # Receives sweep their own queue; this one is for queues that nobody receives from, as `discards`.
+            await self._store.commit([ReceiveMessages(queue=depth.queue, count_max=0, now_ms=now_ms)])
         await self._store.commit(
             [TrimFailures(before_ms=now_ms - self._failures_age_s * 1000, size_bytes_max=self._failures_bytes_max)]
         )

@@ -94,6 +94,7 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
 class ReceiveMessages(Operation, frozen=True, kw_only=True):
     """Hide up to ``count_max`` visible messages and return them: a `ReceiveResult`.
 
+    With ``count_max`` 0 nothing is handed out, and what retention has ended is swept all the same, in bounded steps.
     Oldest first as far as retries allow. A message whose receive count would exceed the queue's limit goes to the
     dead-letter queue instead, with its id (trap 16); one past its retention is dropped. Delays and visibility
     timeouts that have ended by ``now_ms`` count as ended.

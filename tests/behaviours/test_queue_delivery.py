@@ -136,3 +136,18 @@ def test_batches_of_a_queue_run_at_the_same_time_up_to_its_maximum_concurrency()
 
     play(queue_app(work, batch_size=1, maximum_concurrency=3), scenario)
     assert most == 3
+
+
+def test_retention_holds_for_a_queue_that_nobody_receives_from() -> None:
+    """§3.2 MessageRetentionPeriod; `queue:discards` is such a queue."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:dead", ["1"])
+        await harness.advance(350_000)
+        (depth,) = [depth for depth in await harness.store.queue_depths() if depth.queue == "dead"]
+        assert (depth.visible, depth.hidden, depth.delayed) == (0, 0, 0)
+
+    play(queue_app(work), scenario)

@@ -228,7 +228,7 @@ async def test_a_missing_topic_and_a_wrong_address_are_named_within_seconds(
     ):
         one.start()
         other.start()
-        await until(lambda: "no-such-topic" in one.log() and kafka.address in one.log(), "both are named", within_s=20)
-        await until(lambda: "127.0.0.1:9" in other.log() and "orders" in other.log(), "both are named", within_s=20)
+        await until(lambda: "no-such-topic" in one.log() and kafka.address in one.log(), "both are named", within_s=40)
+        await until(lambda: "127.0.0.1:9" in other.log() and "orders" in other.log(), "both are named", within_s=40)
         assert one.stop() == 0
         assert other.stop() == 0
