@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.errors import ShardLost
 from eventcore.ports.sources import StreamSource
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
+from eventcore_connectors.kafka.member import Fenced, GroupMember
+from eventcore_connectors.kafka.shards import Mark
 from tests.servers import kafka_victim
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
 
@@ -175,6 +178,31 @@ async def test_an_owner_that_was_thrown_out_writes_nothing(kafka: KafkaCluster) 
     assert mark is not None
     # Settled to 4 by the newer owner; nothing is kept of the older one.
     assert (mark.offset, mark.metadata) == (4, "")
+
+
+async def test_a_commit_of_another_generation_is_refused(kafka: KafkaCluster) -> None:
+    """A commit carries the generation in which its partitions were taken, and no other one is written."""
+    topic = await kafka.create_topic()
+    joined = anyio.Event()
+
+    async def on_revoked(partitions: Sequence[int]) -> None:
+        pass
+
+    async def on_assigned(partitions: Sequence[int]) -> None:
+        joined.set()
+
+    member = GroupMember(kafka.config(), topic, "g")
+    await member.join(on_revoked, on_assigned)
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await joined.wait()
+        with pytest.raises(Fenced):
+            await member.commit(member.generation - 1, {0: Mark(5, "")})
+        assert await kafka.committed("g", topic) is None
+        await member.commit(member.generation, {0: Mark(7, "")})
+        await member.leave()
+    mark = await kafka.committed("g", topic)
+    assert mark is not None
+    assert mark.offset == 7
 
 
 async def test_a_receive_that_waits_is_life(kafka: KafkaCluster) -> None:

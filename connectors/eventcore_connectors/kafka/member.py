@@ -198,15 +198,9 @@ class GroupMember:
 
     # -- positions -----------------------------------------------------------------------------------------------------
 
-    def hold(self, partitions: Sequence[int]) -> None:
-        """Fetch nothing of newly assigned partitions until `seek`."""
-        self._kafka.pause(*(TopicPartition(self._topic, partition) for partition in partitions))
-
     def seek(self, partition: int, position: int) -> None:
-        """Fetch a partition from a position on."""
-        each = TopicPartition(self._topic, partition)
-        self._kafka.seek(each, position)
-        self._kafka.resume(each)
+        """Fetch a partition from a position on; what was fetched before is dropped."""
+        self._kafka.seek(TopicPartition(self._topic, partition), position)
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Mark]:
         """Return what is committed, with its metadata; partitions without a commit are missing."""

@@ -279,8 +279,6 @@ class KafkaSource:
     async def _on_assigned(self, partitions: Sequence[int]) -> None:
         """Look up where each partition is to be read from, and hand it to the listener."""
         member = self._opened().member
-        # Before anything is awaited: aiokafka would fetch from wherever it thinks right.
-        member.hold(partitions)
         if not partitions and not member.knows_topic:
             self._fail("the topic does not exist any more")
         if self._is_closed or not partitions:
