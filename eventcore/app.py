@@ -21,24 +21,34 @@ from eventcore.clock import Clock, SystemClock
 from eventcore.config.effective import EffectivePipeline, resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.config.pipeline import Pipeline
-from eventcore.config.reference import Reference
-from eventcore.embedded.destinations import QueueDestination, StreamDestination
 from eventcore.engine.assembly import Surroundings, build_mapping
-from eventcore.engine.invoker import FunctionDestination, invoke_event
+from eventcore.engine.definitions import (
+    define_sources,
+    make_registry,
+    pipeline_connections,
+    stream_settings,
+)
+from eventcore.engine.invoker import invoke_event
 from eventcore.engine.maintenance import Maintenance
 from eventcore.engine.mapping import MappingSupervisor
 from eventcore.engine.outbox import Outbox
+from eventcore.engine.outside import (
+    find_connectors,
+    open_destination,
+    outside_references,
+    transactional_destinations,
+)
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.router import Router
 from eventcore.engine.status import EngineStatus
-from eventcore.errors import CommandError, ConfigError, ConnectorUnavailable, Mistake
+from eventcore.errors import CommandError
 from eventcore.ids import IdFactory, SystemIds
 from eventcore.model import Outcome
 from eventcore.ports.connectors import Connector, ConnectorContext
-from eventcore.ports.destinations import Destination, TransactionalDestination
-from eventcore.ports.runtime import FunctionSpec, LogSink, Runtime
-from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
-from eventcore.registry import Function, Registry
+from eventcore.ports.destinations import Destination
+from eventcore.ports.runtime import LogSink, Runtime
+from eventcore.ports.store import Store
+from eventcore.registry import Registry
 from eventcore.telemetry.events import EngineEvents
 from eventcore.telemetry.tracing import NULL_TRACING, Tracing
 
@@ -46,21 +56,6 @@ from eventcore.telemetry.tracing import NULL_TRACING, Tracing
 STALL_S = 0.1
 #: What a drained engine gives destinations outside to take the last results, seconds; the rest waits in the store.
 FLUSH_GRACE_S = 3.0
-
-
-def load_connector(kind: str) -> Connector:
-    """Return the connector of a kind.
-
-    Raises:
-        ConnectorUnavailable: nothing installed provides it.
-    """
-    # Imported here: it costs a command more than opening the state does.
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="eventcore.connectors", name=kind):
-        connector: Connector = entry.load()
-        return connector
-    raise ConnectorUnavailable(f"no installed package provides a connector for `{kind}:`")
 
 
 class Engine:
@@ -160,74 +155,6 @@ class Engine:
         return await invoke_event(entry, event, self.ids)
 
 
-def function_specs(loaded: LoadedConfig, targets: Mapping[str, Any] | None = None) -> dict[str, FunctionSpec]:
-    """Return the pipeline's functions as a runtime needs them."""
-    settings = loaded.config.settings
-    targets = targets or {}
-    return {
-        name: FunctionSpec(
-            name=name,
-            handler=function.handler,
-            code=(loaded.folder / function.code).resolve(),
-            arn=f"arn:aws:lambda:{settings.region}:{settings.account_id}:function:{name}",
-            timeout_s=function.timeout,
-            memory_size_mb=function.memory_size,
-            ephemeral_storage_mb=function.ephemeral_storage,
-            environment=function.environment,
-            runtime=function.runtime,
-            start=function.start,
-            preload=function.preload,
-            idle_timeout_s=function.idle_timeout,
-            target=targets.get(name),
-        )
-        for name, function in loaded.config.functions.items()
-    }
-
-
-def make_registry(
-    loaded: LoadedConfig, runtimes: Mapping[str, Runtime], targets: Mapping[str, Any] | None = None
-) -> Registry:
-    """Return the pipeline's functions, each in its runtime."""
-    return Registry(
-        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
-        for name, spec in function_specs(loaded, targets).items()
-    )
-
-
-async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
-    """Make the pipeline's queues and streams in the store, or bring their settings up to date.
-
-    Raises:
-        ConfigError: a stream was made with another number of shards.
-    """
-    for name, queue in pipeline.queues.items():
-        redrive = queue.redrive_policy
-        settings = QueueSettings(
-            visibility_timeout=queue.visibility_timeout,
-            message_retention_period=queue.message_retention_period,
-            delay=queue.delay,
-            maximum_message_size=queue.maximum_message_size,
-            dead_letter_queue=redrive.dead_letter_queue if redrive else "",
-            max_receive_count=redrive.max_receive_count if redrive else 0,
-        )
-        await store.commit([DefineQueue(queue=name, settings=settings)])
-    for name, stream in stream_settings(pipeline).items():
-        try:
-            await store.commit([DefineStream(stream=name, settings=stream)])
-        except ValueError as error:
-            raise ConfigError([Mistake(path=f"streams.{name}.shards", message=str(error))]) from error
-
-
-def stream_settings(pipeline: EffectivePipeline) -> dict[str, StreamSettings]:
-    """Return the embedded streams as the store keeps them."""
-    return {
-        name: StreamSettings(
-            shards=stream.shards, retention_period=stream.retention_period, retention_bytes=stream.retention_bytes
-        )
-        for name, stream in pipeline.streams.items()
-    }
-
-
 @asynccontextmanager
 async def open_engine(
     loaded: LoadedConfig,
@@ -267,11 +194,11 @@ async def open_engine(
     events = events if events is not None else EngineEvents()
     context = ConnectorContext(clock=clock, ids=ids, region=settings.region, account_id=settings.account_id)
     connections = pipeline_connections(loaded)
-    found = _find_connectors(pipeline, connectors or {})
-    transactional = _transactional(pipeline, clock, ids)
+    found = find_connectors(pipeline, connectors or {})
+    transactional = transactional_destinations(pipeline, clock, ids)
     destinations: dict[str, Destination] = {}
-    for reference in _outside_destinations(pipeline, transactional):
-        destinations[str(reference)] = _open_destination(
+    for reference in outside_references(pipeline, transactional):
+        destinations[str(reference)] = open_destination(
             reference, connections, found, registry, store, recorder, context
         )
     outbox = Outbox(store, destinations, clock, ids)
@@ -331,57 +258,6 @@ def _supervise(
         source=str(mapping.source),
         is_enabled=mapping.enabled,
     )
-
-
-def pipeline_connections(loaded: LoadedConfig) -> dict[tuple[str, str], Any]:
-    """Return the pipeline's connections by kind and name."""
-    config = loaded.config
-    return {
-        **{("kafka", name): connection for name, connection in config.kafka.items()},
-        **{("http", name): connection for name, connection in config.http.items()},
-    }
-
-
-def _find_connectors(pipeline: EffectivePipeline, given: Mapping[str, Connector]) -> dict[str, Connector]:
-    kinds = {mapping.source.kind for mapping in pipeline.mappings.values()}
-    kinds |= {mapping.on_failure.kind for mapping in pipeline.mappings.values()}
-    outside = kinds - {"queue", "stream", "function"}
-    return {kind: given[kind] if kind in given else load_connector(kind) for kind in sorted(outside)}
-
-
-def _transactional(pipeline: EffectivePipeline, clock: Clock, ids: IdFactory) -> dict[str, TransactionalDestination]:
-    queues: dict[str, TransactionalDestination] = {
-        f"queue:{name}": QueueDestination(name, clock=clock, ids=ids) for name in pipeline.queues
-    }
-    streams: dict[str, TransactionalDestination] = {
-        f"stream:{name}": StreamDestination(name, shards=stream.shards, clock=clock)
-        for name, stream in pipeline.streams.items()
-    }
-    return queues | streams
-
-
-def _outside_destinations(
-    pipeline: EffectivePipeline, transactional: Mapping[str, TransactionalDestination]
-) -> list[Reference]:
-    wanted = {str(mapping.on_failure): mapping.on_failure for mapping in pipeline.mappings.values()}
-    return [reference for text, reference in sorted(wanted.items()) if text not in transactional]
-
-
-def _open_destination(
-    reference: Reference,
-    connections: Mapping[tuple[str, str], Any],
-    connectors: Mapping[str, Connector],
-    registry: Registry,
-    store: Store,
-    recorder: FailureRecorder,
-    context: ConnectorContext,
-) -> Destination:
-    if reference.kind == "function":
-        function = registry.get(reference.name)
-        assert function is not None, "the checks of the pipeline file find missing functions"
-        return FunctionDestination(str(reference), function, store, recorder, context.clock, context.ids)
-    connection = connections.get((reference.kind, reference.name))
-    return connectors[reference.kind].open_destination(reference, connection, context)
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):

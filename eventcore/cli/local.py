@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from eventcore.app import define_sources
 from eventcore.cli.place import ReadPipeline
 from eventcore.clock import SystemClock
 from eventcore.config.effective import resolve
+from eventcore.engine.definitions import define_sources
 from eventcore.http.functions import OneTimeRunner
 from eventcore.http.operations import Operations
 from eventcore.ids import SystemIds

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from eventcore.app import make_registry, open_runtimes
+from eventcore.app import open_runtimes
 from eventcore.clock import Clock
 from eventcore.config.load import LoadedConfig
+from eventcore.engine.definitions import make_registry
 from eventcore.engine.invoker import invoke_once
 from eventcore.errors import CommandError
 from eventcore.http.contract import Invoke, Invoked

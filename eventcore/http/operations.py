@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
-from eventcore.app import Engine, load_connector, pipeline_connections
+from eventcore.app import Engine
 from eventcore.clock import Clock
 from eventcore.config.effective import resolve
 from eventcore.config.load import LoadedConfig
+from eventcore.engine.definitions import pipeline_connections
+from eventcore.engine.outside import load_connector
 from eventcore.errors import CommandError
 from eventcore.http.code import StartedCode
 from eventcore.http.contract import (

@@ -55,7 +55,7 @@ OTHERS_NAMES = {
     "item": "conftest.py",
 }
 #: `eventcore.errors` names them; nobody else catches everything.
-BROAD_CATCHES = {"eventcore/runtime/fault.py", "eventcore/engine/mapping.py", "eventcore/cli/main.py"}
+BROAD_CATCHES = {"eventcore/runtime/fault.py", "eventcore/engine/supervision.py", "eventcore/cli/main.py"}
 
 
 @cache

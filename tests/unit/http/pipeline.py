@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import eventcore
-from eventcore.app import define_sources
 from eventcore.clock import SystemClock
 from eventcore.config.effective import resolve
+from eventcore.engine.definitions import define_sources
 from eventcore.http.functions import OneTimeRunner
 from eventcore.http.operations import Operations
 from eventcore.ids import SystemIds

@@ -1,0 +1,90 @@
+"""What a pipeline's settings become: functions in the registry, queues and streams in the store, connections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eventcore.config.effective import EffectivePipeline
+from eventcore.config.load import LoadedConfig
+from eventcore.errors import ConfigError, Mistake
+from eventcore.ports.runtime import FunctionSpec, Runtime
+from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
+from eventcore.registry import Function, Registry
+
+
+def function_specs(loaded: LoadedConfig, targets: Mapping[str, Any] | None = None) -> dict[str, FunctionSpec]:
+    """Return the pipeline's functions as a runtime needs them."""
+    settings = loaded.config.settings
+    targets = targets or {}
+    return {
+        name: FunctionSpec(
+            name=name,
+            handler=function.handler,
+            code=(loaded.folder / function.code).resolve(),
+            arn=f"arn:aws:lambda:{settings.region}:{settings.account_id}:function:{name}",
+            timeout_s=function.timeout,
+            memory_size_mb=function.memory_size,
+            ephemeral_storage_mb=function.ephemeral_storage,
+            environment=function.environment,
+            runtime=function.runtime,
+            start=function.start,
+            preload=function.preload,
+            idle_timeout_s=function.idle_timeout,
+            target=targets.get(name),
+        )
+        for name, function in loaded.config.functions.items()
+    }
+
+
+def make_registry(
+    loaded: LoadedConfig, runtimes: Mapping[str, Runtime], targets: Mapping[str, Any] | None = None
+) -> Registry:
+    """Return the pipeline's functions, each in its runtime."""
+    return Registry(
+        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
+        for name, spec in function_specs(loaded, targets).items()
+    )
+
+
+async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
+    """Make the pipeline's queues and streams in the store, or bring their settings up to date.
+
+    Raises:
+        ConfigError: a stream was made with another number of shards.
+    """
+    for name, queue in pipeline.queues.items():
+        redrive = queue.redrive_policy
+        settings = QueueSettings(
+            visibility_timeout=queue.visibility_timeout,
+            message_retention_period=queue.message_retention_period,
+            delay=queue.delay,
+            maximum_message_size=queue.maximum_message_size,
+            dead_letter_queue=redrive.dead_letter_queue if redrive else "",
+            max_receive_count=redrive.max_receive_count if redrive else 0,
+        )
+        await store.commit([DefineQueue(queue=name, settings=settings)])
+    for name, stream in stream_settings(pipeline).items():
+        try:
+            await store.commit([DefineStream(stream=name, settings=stream)])
+        except ValueError as error:
+            raise ConfigError([Mistake(path=f"streams.{name}.shards", message=str(error))]) from error
+
+
+def stream_settings(pipeline: EffectivePipeline) -> dict[str, StreamSettings]:
+    """Return the embedded streams as the store keeps them."""
+    return {
+        name: StreamSettings(
+            shards=stream.shards, retention_period=stream.retention_period, retention_bytes=stream.retention_bytes
+        )
+        for name, stream in pipeline.streams.items()
+    }
+
+
+def pipeline_connections(loaded: LoadedConfig) -> dict[tuple[str, str], Any]:
+    """Return the pipeline's connections by kind and name."""
+    config = loaded.config
+    return {
+        **{("kafka", name): connection for name, connection in config.kafka.items()},
+        **{("http", name): connection for name, connection in config.http.items()},
+    }
