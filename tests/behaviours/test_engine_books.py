@@ -1,0 +1,148 @@
+"""The books balance through lost shards, restarts, aborts and releases (issue 4; OBS-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+
+import eventcore
+from eventcore.errors import SourceUnavailable, StoreUnavailable
+from eventcore.ports.store import Operation, ReceiveMessages, Store
+from eventcore.testing.harness import Harness
+from tests.behaviours.orders import queue_app, send_numbers
+from tests.behaviours.scripted_source import ScriptedStream, Settled, books, play_scripted, record, scripted_app
+
+
+def _sleep(seconds: float) -> Any:
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(seconds)
+
+    return work
+
+
+async def _fail(event: dict[str, Any], context: Any) -> None:
+    raise ValueError("always")
+
+
+def test_of_a_lost_shard() -> None:
+    """What was held goes back to whoever has the shard now."""
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        await stream.lose()
+        await harness.advance(1)
+        counters = await books(harness)
+        assert (counters.received, counters.in_flight, counters.returned) == (10, 0, 10)
+
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(10)]})
+    play_scripted(scripted_app(_sleep(5), timeout=10, batch_size=2), scenario, stream)
+
+
+def test_of_a_shard_that_is_lost_and_taken_again_at_once() -> None:
+    """Its records are received twice, returned once and settled once."""
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        await stream.lose()
+        await stream.source.take()
+        await harness.advance(1)
+        counters = await books(harness)
+        assert counters.received == 20
+        await harness.run_until_idle(within_s=300)
+        counters = await books(harness)
+        assert (counters.settled, counters.returned, counters.in_flight) == (10, 10, 0)
+
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(10)]})
+    play_scripted(scripted_app(_sleep(5), timeout=10, batch_size=2), scenario, stream)
+
+
+def test_of_a_shard_that_is_revoked_while_its_discard_waits_for_the_destination() -> None:
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(10)
+        await stream.revoke()
+        counters = await books(harness)
+        assert (sum(counters.discarded.values()), counters.in_flight, counters.retrying) == (1, 0, 0)
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(scripted_app(_fail, sink=_fail, maximum_retry_attempts=0), scenario, stream)
+
+
+def test_between_a_discard_and_its_ack() -> None:
+    """The discard is durable, the checkpoint is refused once: the record comes again, and is counted once more."""
+    refused: list[Settled] = []
+
+    async def refuse_once(settled: Settled) -> None:
+        if settled.checkpoint == 1 and not refused:
+            refused.append(settled)
+            raise SourceUnavailable("away")
+
+    async def scenario(harness: Harness) -> None:
+        for _ in range(400):
+            await harness.advance(0.05)
+            await books(harness)
+        assert refused
+        assert len(await harness.messages("failed")) == 1
+
+    stream = ScriptedStream({"orders-0": [record(0)]}, is_settle_durable=True)
+    stream.on_settle = refuse_once
+    play_scripted(scripted_app(_fail, maximum_retry_attempts=0), scenario, stream)
+
+
+def test_of_messages_that_are_worked_on_while_the_store_fails() -> None:
+    """The mapping starts anew; its messages come back after their visibility timeout."""
+    receives: list[Operation] = []
+
+    async def fail_the_third_receive(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        found = [operation for operation in operations if isinstance(operation, ReceiveMessages)]
+        receives.extend(found)
+        if found and len(receives) == 3:
+            raise StoreUnavailable("busy")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 3, source="queue:orders")
+        await harness.advance(1)
+        await send_numbers(harness, 1, source="queue:orders", first=4)
+        await harness.advance(200)
+        counters = await books(harness)
+        assert (counters.in_flight, counters.settled) == (0, 4)
+        assert counters.returned == counters.received - 4
+
+    app = queue_app(_sleep(2), queue={"visibility_timeout": 10}, batch_size=1)
+    play_scripted(app, scenario, commit=fail_the_third_receive)
+    assert len(receives) > 3
+
+
+def test_of_an_abort_while_batches_wait_for_a_slot() -> None:
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 8, source="queue:orders")
+        await harness.advance(0.5)
+        harness.engine.abort()
+        await harness.advance(1)
+        counters = await books(harness)
+        assert (counters.in_flight, counters.settled) == (0, 0)
+        assert counters.returned == counters.received
+
+    app = eventcore.App()
+    app.queue("orders", visibility_timeout=10)
+    app.function("work", runtime="inline", concurrency=1)(_sleep(2))
+    app.mapping("orders", source="queue:orders", function="work", batch_size=1, maximum_concurrency=3)
+    play_scripted(app, scenario)
+
+
+def test_of_an_invocation_that_is_killed_from_outside() -> None:
+    """`kill` of the runtime releases the batch: its message comes back, and is settled then."""
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1, source="queue:orders")
+        await harness.advance(0.5)
+        function = harness.engine.registry.get("work")
+        assert function is not None
+        assert function.runtime.kill(harness.invocations[0].request_id)
+        await harness.advance(30)
+        counters = await books(harness)
+        assert (counters.received, counters.returned, counters.settled) == (2, 1, 1)
+
+    play_scripted(queue_app(_sleep(2), queue={"visibility_timeout": 10}, batch_size=1), scenario)

@@ -1,0 +1,101 @@
+"""A mark means that an engine died in an invocation: one that lives takes it back (design §3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from eventcore.errors import SourceUnavailable
+from eventcore.testing.harness import Harness
+from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
+
+#: Restarts of the mapping in a row: past the marks at which a record is given up as `EngineCrash`.
+RESTARTS = 3
+
+
+def test_a_source_that_fails_while_a_handler_runs_leaves_no_mark() -> None:
+    """The mapping starts anew, the engine has not died: nothing may be given up as `EngineCrash`."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(2)
+
+    async def fail_after_the_first_record() -> None:
+        if stream.opened_count <= RESTARTS and stream.source.owned.get("orders-0"):
+            await anyio.sleep(1)
+            raise SourceUnavailable("away")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(120)
+        assert harness.discarded == []
+        assert sum(run.count for run in harness.settled) == 1
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    stream.on_receive = fail_after_the_first_record
+    play_scripted(scripted_app(work, timeout=10, maximum_retry_attempts=2), scenario, stream)
+    assert stream.opened_count == RESTARTS + 1
+
+
+def test_a_checkpoint_that_can_not_be_written_leaves_no_mark() -> None:
+    """The batch is invoked again after each restart, and settled once its source is back."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def refuse(settled: Settled) -> None:
+        if settled.checkpoint == 1 and stream.opened_count <= RESTARTS:
+            raise SourceUnavailable("the store is busy")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(120)
+        assert harness.discarded == []
+        assert len(harness.invocations) == RESTARTS + 1
+
+    stream = ScriptedStream({"orders-0": [record(0)]}, is_settle_durable=True)
+    stream.on_settle = refuse
+    play_scripted(scripted_app(work, maximum_retry_attempts=2), scenario, stream)
+    assert stream.kept["orders-0"][0] == 1
+
+
+def test_only_a_batch_that_runs_is_marked() -> None:
+    """One slot, two shards: the one that waits would be blamed for the death of its neighbour."""
+    running: list[str] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        running.append(event["Records"][0]["eventID"].split(":")[0])
+        await anyio.sleep(100)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(5)
+        marked = {settled.shard for settled in stream.settled if settled.state.marked}
+        assert (len(marked), len(running)) == (1, 1)
+        harness.engine.abort()
+
+    stream = ScriptedStream({"orders-0": [record(0)], "orders-1": [record(0)]})
+    play_scripted(scripted_app(work, timeout=200, concurrency=1), scenario, stream)
+    assert not any(state.marked for _, state in stream.kept.values())
+
+
+def test_an_abort_while_the_mark_is_written_invokes_nothing() -> None:
+    """An invocation that began after the abort would hold the stop for its whole timeout."""
+    calls: list[str] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        calls.append(context.aws_request_id)
+        await anyio.sleep(800)
+
+    async def take_a_second(settled: Settled) -> None:
+        if settled.state.marked:
+            await anyio.sleep(1)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(0.5)
+        harness.engine.abort()
+        await harness.advance(10)
+        assert [mapping.state for mapping in (await harness.status()).mappings] == ["Stopped"]
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    stream.on_settle = take_a_second
+    play_scripted(scripted_app(work, timeout=840), scenario, stream)
+    assert calls == []
+    assert not stream.kept["orders-0"][1].marked

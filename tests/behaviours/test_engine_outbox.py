@@ -1,0 +1,245 @@
+"""Results wait for their destination, in order per lane, and no destination takes anything else down (design §3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import anyio
+
+import eventcore
+from eventcore.errors import DestinationUnavailable, StoreUnavailable
+from eventcore.ports.store import MarkSent, Operation, OutboxRow, PutOutbox, Store
+from eventcore.store.memory import open_memory_store
+from eventcore.testing.harness import Harness, open_harness
+from eventcore.testing.virtual_loop import run_virtual
+from tests.behaviours.scripted_source import ScriptedStream, books, play_scripted, record, scripted_app
+
+
+class ScriptedDestination:
+    """A connector of kind `http`, and its one destination: a test's function takes rows or raises."""
+
+    kind = "http"
+
+    def __init__(self, take: Callable[[Sequence[OutboxRow]], Awaitable[None]]) -> None:
+        self.reference = "http:sink"
+        self.calls: list[str] = []  #: the lane of each hand-over
+        self._take = take
+
+    def open_destination(self, reference: Any, connection: Any, context: Any) -> ScriptedDestination:
+        return self
+
+    async def open(self) -> None:
+        return None
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> None:
+        self.calls.append(rows[0].lane)
+        await self._take(rows)
+
+    async def aclose(self) -> None:
+        return None
+
+
+async def _fail(event: dict[str, Any], context: Any) -> None:
+    raise ValueError("always")
+
+
+def _http_app(**mapping: Any) -> eventcore.App:
+    """Every record is discarded into `http:sink`."""
+    app = scripted_app(_fail, maximum_retry_attempts=0, batch_size=1, on_failure="http:sink", **mapping)
+    app.http("sink", url="http://127.0.0.1:9/")
+    return app
+
+
+def _two_shards() -> ScriptedStream:
+    return ScriptedStream({"orders-0": [record(0)], "orders-1": [record(0)]}, is_settle_durable=True)
+
+
+def _start(event: dict[str, Any]) -> str:
+    """The position that a failure record begins at."""
+    return str(event["KinesisBatchInfo"]["startSequenceNumber"])
+
+
+async def _rows(harness: Harness) -> int:
+    return sum(destination.rows for destination in (await harness.status()).destinations)
+
+
+def test_a_lane_that_fails_does_not_starve_another() -> None:
+    """Order holds per lane only: the others pass the one that is stuck."""
+    taken: list[str] = []
+
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        if rows[0].lane == "orders/orders-0":
+            raise DestinationUnavailable("500", retry_after_s=0.2)
+        taken.extend(row.lane for row in rows)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(60)
+        assert await _rows(harness) == 1
+
+    play_scripted(_http_app(), scenario, _two_shards(), ScriptedDestination(take))
+    assert taken == ["orders/orders-1"]
+
+
+def test_a_destination_that_asks_to_come_again_at_once_is_not_called_without_pause() -> None:
+    """`Retry-After: 0` must not become a loop that takes the whole processor."""
+
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        raise DestinationUnavailable("503", retry_after_s=0.0)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(10)
+
+    sink = ScriptedDestination(take)
+    play_scripted(_http_app(), scenario, _two_shards(), sink)
+    assert 5 <= len(sink.calls) <= 40
+
+
+def test_a_connector_that_breaks_the_port_is_tried_again_and_shown() -> None:
+    """It says that it took all rows, and fails; it raises what the port does not name. Neither ends the engine."""
+    errors: list[Exception] = [
+        DestinationUnavailable("taken, said too late", taken_count=1),
+        RuntimeError("a defect of the connector"),
+    ]
+    taken: list[str] = []
+
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        if errors:
+            raise errors.pop()
+        taken.extend(row.lane for row in rows)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(0.1)
+        (destination,) = (await harness.status()).destinations
+        assert "a defect of the connector" in destination.last_error
+        await harness.advance(60)
+        assert await _rows(harness) == 0
+        await books(harness)
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(_http_app(), scenario, stream, ScriptedDestination(take))
+    assert taken == ["orders/orders-0"]
+
+
+def test_rows_of_a_destination_that_left_the_pipeline_are_shown() -> None:
+    """Nothing is dropped: what no mapping serves any more still waits, and `status` says so."""
+
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        raise DestinationUnavailable("down")
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            connectors: dict[str, Any] = {"kafka": _two_shards(), "http": ScriptedDestination(take)}
+            async with open_harness(_http_app(), store=store, connectors=connectors) as harness:
+                await harness.advance(30)
+                assert await _rows(harness) == 2
+            connectors = {"kafka": ScriptedStream({"orders-0": []})}
+            async with open_harness(scripted_app(_fail), store=store, connectors=connectors) as harness:
+                await harness.advance(30)
+                (left,) = (await harness.status()).destinations
+                assert (left.destination, left.rows) == ("http:sink", 2)
+                assert "on_failure" in left.last_error
+
+    run_virtual(run)
+
+
+# -- destinations that are functions -----------------------------------------------------------------------------------
+
+
+def test_a_row_behind_one_that_was_taken_is_tried_again_alone() -> None:
+    """§2: two retries of the event that failed; the one that was handed over with it is not invoked again."""
+    calls: Counter[str] = Counter()
+
+    async def sink(event: dict[str, Any], context: Any) -> None:
+        start = _start(event)
+        calls[start] += 1
+        await anyio.sleep(1)  # the next two rows wait meanwhile, and are handed over together
+        if list(calls).index(start) == 2:
+            raise ValueError("the third")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(3600)
+        assert await _rows(harness) == 0
+        (failure,) = [failure for failure in await harness.failures() if failure.function == "sink"]
+        assert failure.attempts == 3
+
+    stream = ScriptedStream({"orders-0": [record(0), record(1), record(2)]}, is_settle_durable=True)
+    play_scripted(scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1), scenario, stream)
+    assert list(calls.values()) == [1, 1, 3]
+
+
+def test_an_event_that_a_function_fails_does_not_hold_other_lanes() -> None:
+    """Its retries come after one and two minutes (§2); another shard's result is handed over within seconds."""
+    shards: list[tuple[float, str]] = []
+
+    async def sink(event: dict[str, Any], context: Any) -> None:
+        shard = event["KinesisBatchInfo"]["shardId"]
+        shards.append((anyio.current_time(), shard))
+        if shard == shards[0][1]:
+            raise ValueError("the lane that came first")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(600)
+
+    play_scripted(scripted_app(_fail, sink=sink, maximum_retry_attempts=0), scenario, _two_shards())
+    first = shards[0][1]
+    others = [at_s for at_s, shard in shards if shard != first]
+    assert len(others) == 1
+    assert others[0] < 5
+    assert len(shards) == 4
+
+
+# -- a store that is away or slow --------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_away_for_a_moment_does_not_end_the_outbox() -> None:
+    """The hand-over can't be marked once: the row is sent again, with the same key, and mappings go on."""
+    sent: list[str] = []
+    refused: list[Operation] = []
+
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        sent.extend(row.key for row in rows)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        marks = [operation for operation in operations if isinstance(operation, MarkSent)]
+        if marks and not refused:
+            refused.extend(marks)
+            raise StoreUnavailable("the disk is full for a moment")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(120)
+        assert [mapping.state for mapping in (await harness.status()).mappings] == ["Enabled"]
+        assert await _rows(harness) == 0
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(_http_app(), scenario, stream, ScriptedDestination(take), commit=commit)
+    assert len(refused) == 1
+    assert len(sent) == 2
+    assert len(set(sent)) == 1
+
+
+def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
+    """It was durable: its row is handed over, counted once, and the checkpoint passes the discard."""
+    late: list[Operation] = []
+
+    async def sink(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        results = await store.commit(operations)
+        if not late and any(isinstance(operation, PutOutbox) for operation in operations):
+            late.extend(operations)
+            await anyio.sleep(11)
+        return results
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(600)
+        assert await _rows(harness) == 0
+
+    stream = ScriptedStream({"orders-0": [record(0), record(1)]})
+    app = scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1)
+    play_scripted(app, scenario, stream, commit=commit)
+    assert late
+    assert stream.kept["orders-0"][0] == 2

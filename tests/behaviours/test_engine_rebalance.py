@@ -1,0 +1,181 @@
+"""A shard that changes hands keeps its order, its attempts and its one invocation at a time (design §3, §12)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from eventcore.delivery.ordering import Part, ShardState
+from eventcore.testing.harness import Harness
+from tests.behaviours.scripted_source import ScriptedStream, books, play_scripted, record, scripted_app
+
+#: A revocation that waits for nothing needs a few turns of the loop, seconds.
+AT_ONCE_S = 0.1
+
+
+async def _work_and_die_slowly() -> None:
+    """Work five seconds; on the way out wait a second more, as a handler does that closes its connections."""
+    try:
+        await anyio.sleep(5)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+
+
+async def _fail(event: dict[str, Any], context: Any) -> None:
+    raise ValueError("always")
+
+
+# -- lost, and taken again at once -------------------------------------------------------------------------------------
+
+
+def test_a_shard_that_comes_back_at_once_has_one_invocation_at_a_time() -> None:
+    """Order per shard: the invocation of before must have ended when the new owner begins."""
+    running = 0
+    most = 0
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await _work_and_die_slowly()
+        finally:
+            running -= 1
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        await stream.lose()
+        await stream.source.take()
+        await harness.advance(30)
+        assert len(harness.invocations) == 2
+
+    stream = ScriptedStream({"orders-0": [record(0), record(1)]})
+    play_scripted(scripted_app(work, timeout=10, batch_size=2), scenario, stream)
+    assert most == 1
+
+
+def test_a_retry_that_is_taken_again_while_it_is_killed_is_no_mapping_problem() -> None:
+    """An unchanged retry keeps its request id (§12): the runtime must not be asked to run one id twice at a time."""
+    ids: list[str] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        ids.append(context.aws_request_id)
+        if len(ids) == 1:
+            raise ValueError("once")
+        await _work_and_die_slowly()
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(2)
+        await stream.lose()
+        await stream.source.take()
+        for _ in range(40):
+            await harness.advance(1)
+            (mapping,) = (await harness.status()).mappings
+            assert mapping.state == "Enabled", mapping.reason
+        assert sum(run.count for run in harness.settled) == 1
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(scripted_app(work, timeout=10), scenario, stream)
+    assert len(ids) == 3
+    assert len(set(ids)) == 1
+
+
+# -- revoked -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_that_backs_off_is_handed_over_at_once_with_its_attempts() -> None:
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(20)
+        count = len(harness.invocations)
+        assert count > 3
+        assert await stream.revoke() < AT_ONCE_S
+        (part,) = stream.kept["orders-0"][1].parts
+        assert part.attempt == count
+        await harness.advance(50)
+        assert len(harness.invocations) == count
+        await stream.source.take()
+        await harness.advance(0.1)
+        assert [run.attempt for run in harness.invocations[count:]] == [count + 1]
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(scripted_app(_fail), scenario, stream)
+
+
+def test_a_shard_that_waits_for_a_slot_is_handed_over_untried() -> None:
+    """The one that runs is settled within the budget; the one that waits is neither invoked nor marked."""
+    done: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(5)
+        done.append(1)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        assert await stream.revoke() < 5
+        assert len(done) == len(harness.invocations) == 1
+        assert list(stream.kept.values()) == [(1, ShardState())]
+        await stream.source.take()
+        await harness.advance(30)
+        assert len(done) == 2
+
+    stream = ScriptedStream({"orders-0": [record(0)], "orders-1": [record(0)]})
+    play_scripted(scripted_app(work, timeout=10, concurrency=1), scenario, stream)
+    assert sorted(stream.kept.values()) == [(1, ShardState()), (1, ShardState())]
+
+
+def test_an_invocation_that_outlasts_the_budget_is_released_without_an_attempt() -> None:
+    """A rebalance is not the function's fault: the next owner invokes it as if for the first time."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(500)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        assert 1 < await stream.revoke() < 100
+        assert stream.kept["orders-0"] == (0, ShardState())
+        assert harness.retried == []
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(scripted_app(work, timeout=600), scenario, stream)
+
+
+def test_a_shard_that_looks_for_records_that_are_gone_is_handed_over_with_its_attempts() -> None:
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(3)
+        assert await stream.revoke() < AT_ONCE_S
+        assert stream.kept["orders-0"] == (0, left)
+
+    left = ShardState(parts=(Part(last=5, attempt=1),))
+    stream = ScriptedStream({"orders-0": []})
+    stream.kept["orders-0"] = (0, left)
+    play_scripted(scripted_app(work), scenario, stream)
+
+
+def test_a_discard_that_waits_for_its_destination_is_handed_over_once() -> None:
+    """Design §3: the key is the same after a redelivery, and the checkpoint passes it once the destination has it."""
+    taken: list[str] = []
+    calls = 0
+
+    async def sink(event: dict[str, Any], context: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("away at first")
+        taken.append(event["KinesisBatchInfo"]["startSequenceNumber"])
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(10)
+        assert await stream.revoke() < AT_ONCE_S
+        await stream.source.take()
+        await harness.advance(300)
+        assert (await books(harness)).in_flight == 0
+
+    stream = ScriptedStream({"orders-0": [record(0), record(1)]})
+    play_scripted(scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1), scenario, stream)
+    assert len(taken) == len(set(taken)) == 2
+    assert stream.kept["orders-0"][0] == 2
