@@ -1,4 +1,4 @@
-"""Real servers, started by fixtures: one a session, and none where it can't be had.
+"""Real servers, started by fixtures: one of each for a whole run, and none where it can't be had.
 
 Such a test is skipped with the reason, which the run's last lines repeat. `EVENTCORE_REQUIRE_SERVERS=1` turns the skip
 into a failure: what continuous integration sets, so that it never passes by leaving tests out.

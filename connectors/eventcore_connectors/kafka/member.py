@@ -106,13 +106,13 @@ class GroupMember:
 
     async def leave(self) -> None:
         """Leave the group and disconnect, in bounded time."""
-        coordinator, fetcher = self._kafka._coordinator, self._kafka._fetcher  # noqa: SLF001
+        coordinator = self._kafka._coordinator  # noqa: SLF001
         tidy_up = [self._kafka._client.close]  # noqa: SLF001
         if coordinator is not None:
             tidy_up = [
                 coordinator._stop_heartbeat_task,  # noqa: SLF001
                 coordinator._stop_commit_offsets_refresh_task,  # noqa: SLF001
-                fetcher.close,
+                self._kafka._fetcher.close,  # noqa: SLF001
                 *tidy_up,
             ]
         await client.stop(self._kafka.stop, *tidy_up)

@@ -67,7 +67,7 @@ class Sender:
         """Send records; return partition and offset of each once all in-sync replicas have them.
 
         Within a partition they keep their order, but records behind one that is refused may be written: whoever
-        needs them to wait sends one by one (0.5 ms each on loopback). After an error the sender is only closed.
+        needs them to wait sends one by one, for a round trip each. After an error the sender is only closed.
 
         Raises:
             TooLarge: the broker refuses a record for its size; others may have been written.
