@@ -28,6 +28,30 @@ def complete_references(context: click.Context, _: click.Parameter, typed: str) 
     return [CompletionItem(reference) for reference in references if reference.startswith(typed)]
 
 
+def complete_failures(context: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete the ids of failures, with their errors; none where they can't be had at once."""
+    from eventcore.cli.event_text import FAILURE_DIGITS
+    from eventcore.cli.options import Options
+    from eventcore.cli.place import find_place
+    from eventcore.cli.reach import reach
+    from eventcore.errors import EventcoreError
+    from eventcore.http.contract import ListFailures
+
+    place = find_place(context.find_root().ensure_object(Options))
+    if not place.state.is_dir():
+        return []  # completion makes no state
+    try:
+        with reach(place) as asker:
+            failures = asker.ask(ListFailures())
+    except EventcoreError:
+        return []
+    return [
+        CompletionItem(failure.id[:FAILURE_DIGITS], help=failure.error_type or failure.reason)
+        for failure in failures
+        if failure.id.startswith(typed)
+    ]
+
+
 def _names(context: click.Context, table: str) -> list[str]:
     """Return a table's names; none where the file can't be read: a shell that completes says nothing."""
     import tomllib

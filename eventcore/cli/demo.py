@@ -132,7 +132,9 @@ async def run_demo(folder: Path, seed: int) -> list[str]:
     orders, poison = make_orders(seed)
     story, events = Story(folder), EngineEvents()
     events.subscribe(story.on_event)
+    (pounds,) = [order for order in orders if order.currency == "GBP"]
     _headline(f"{ORDERS} orders go into {SOURCE}; order {poison.id} has a quantity of {poison.quantity}")
+    click.echo(f"order {pounds.id} is in {pounds.currency}, whose rate is missing at the first try")
     with FunctionLogs(place.state / LOGS_FOLDER) as logs:
         async with (
             open_running(pipeline, place.state, events, logs) as (engine, _, _),
@@ -250,8 +252,8 @@ def next_steps() -> list[str]:
     return [
         f"{eventcore} init my-pipeline",
         f"{eventcore} -c my-pipeline validate --explain",
-        f'{eventcore} -c my-pipeline send {SOURCE} \'{{"id": "1", "customer": "ada", "quantity": -1}}\' --key ada',
         f"{eventcore} -c my-pipeline dev",
+        f'{eventcore} -c my-pipeline send {SOURCE} \'{{"id": "1", "customer": "ada", "quantity": -1}}\' --key ada',
         f"{eventcore} -c my-pipeline failures ls",
     ]
 

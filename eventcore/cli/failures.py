@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import click
 import msgspec
 
-from eventcore.cli.complete import complete_names
+from eventcore.cli.complete import complete_failures, complete_names
 from eventcore.cli.event_text import FAILURE_DIGITS, show_error, show_location, show_shard
 from eventcore.cli.log_lines import print_line
 from eventcore.cli.options import LazyGroup, Options, pass_options
-from eventcore.cli.output import show_count, show_line, show_span, show_time
+from eventcore.cli.output import confirm, show_count, show_line, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import Asker, reach
 from eventcore.errors import CommandError
@@ -86,7 +86,7 @@ def ls_command(options: Options, mapping: str, count: int) -> None:
 
 
 @failures_command.command("show")
-@click.argument("failure_id", metavar="[ID]", required=False)
+@click.argument("failure_id", metavar="[ID]", required=False, shell_complete=complete_failures)
 @pass_options
 def show_command(options: Options, failure_id: str | None) -> None:
     """Print everything about one failure: why, where, how often, what it was given, and what to do next.
@@ -103,7 +103,7 @@ def show_command(options: Options, failure_id: str | None) -> None:
 
 
 @failures_command.command("retry")
-@click.argument("failure_id", metavar="[ID]", required=False)
+@click.argument("failure_id", metavar="[ID]", required=False, shell_complete=complete_failures)
 @pass_options
 def retry_command(options: Options, failure_id: str | None) -> int:
     """Run the function again with exactly what failed; forget the failure if it succeeds.
@@ -134,7 +134,7 @@ def retry_command(options: Options, failure_id: str | None) -> int:
 
 
 @failures_command.command("drop")
-@click.argument("failure_ids", metavar="[ID]...", nargs=-1)
+@click.argument("failure_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_failures)
 @click.option("--all", "everything", is_flag=True, help="all of them, or all of --mapping")
 @click.option("--mapping", default="", help="with --all: only of this mapping")
 @click.option("--yes", is_flag=True, help="do not ask")
@@ -147,7 +147,7 @@ def drop_command(options: Options, failure_ids: tuple[str, ...], everything: boo
         raise click.UsageError("--mapping belongs to --all")
     if everything and not yes:
         what = f"failure of {mapping}" if mapping else "failure"
-        click.confirm(f"Forget every {what}?", abort=True, err=True)
+        confirm(f"Forget every {what}?")
     with reach(find_place(options)) as asker:
         dropped: list[str] = []
         ids = failure_ids

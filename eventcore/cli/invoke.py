@@ -18,26 +18,34 @@ from eventcore.http.contract import Invoke, Invoked
 from eventcore.http.refusals import ExitCode
 from eventcore.model import PAYLOAD_BYTES_MAX, Batch, OutcomeKind
 
+#: A longer text names no file.
+PATH_CHARACTERS_MAX = 255
 SAMPLES = ("sqs", "kinesis", "kafka")
 
 
 @click.command("invoke", cls=PipelineCommand)
 @click.argument("function", shell_complete=complete_names("functions"))
-@click.option(
-    "-e", "--event", "event_file", metavar="FILE|-", help="the event, JSON; `-`: standard input  [default: {}]"
-)
+@click.argument("event_text", metavar="[EVENT]", required=False)
+@click.option("-e", "--event", "event_file", metavar="FILE|-", help="a file that holds the event; `-`: standard input")
 @click.option("--sample", type=click.Choice(SAMPLES), help="an event as this source gives it, of one record")
 @click.option("--body", help="the sample's record, instead of an order")
 @pass_options
 def invoke_command(
-    options: Options, function: str, event_file: str | None, sample: str | None, body: str | None
+    options: Options,
+    function: str,
+    event_text: str | None,
+    event_file: str | None,
+    sample: str | None,
+    body: str | None,
 ) -> int:
-    """Run FUNCTION once and print its response; what it writes goes to standard error.
+    """Run FUNCTION once with EVENT, JSON, and print its response; what it writes goes to standard error.
 
     Without a running engine it runs in an environment of its own. Exits with 1 when the function failed; the error is
     then printed as Lambda's callers see it.
     """
-    event, batch = _read_event(event_file, sample, body)
+    if event_text == "-" and event_file is None:
+        event_text, event_file = None, "-"
+    event, batch = _read_event(event_text, event_file, sample, body)
     with reach(find_place(options), needs_state=False) as asker:
         invoked = asker.ask(Invoke(function=function, event=msgspec.Raw(event), batch=batch))
     for line in invoked.lines:
@@ -57,20 +65,30 @@ def _exit_code(invoked: Invoked) -> int:
     return ExitCode.OK if is_success else ExitCode.FAILED
 
 
-def _read_event(event_file: str | None, sample: str | None, body: str | None) -> tuple[bytes, Batch | None]:
-    if event_file is not None and sample is not None:
-        raise click.UsageError("an event is given by --event or by --sample")
+def _read_event(
+    event_text: str | None, event_file: str | None, sample: str | None, body: str | None
+) -> tuple[bytes, Batch | None]:
+    given = sum(way is not None for way in (event_text, event_file, sample))
+    if given > 1:
+        raise click.UsageError("an event is given as EVENT, by --event or by --sample: by one of them")
+    if not given and body is None:
+        raise click.UsageError(
+            f"which event? '{{}}' or other JSON as EVENT, -e FILE, -e - for standard input, or --sample "
+            f"{'|'.join(SAMPLES)}"
+        )
     if body is not None and sample is None:
         raise click.UsageError("--body belongs to --sample")
     if sample is not None:
         from eventcore.cli.samples import make_sample
 
         return make_sample(sample, body)
-    data = b"{}" if event_file is None else _read(event_file)
+    data = _read(event_file) if event_file is not None else str(event_text).encode(errors="surrogateescape")
     try:
         msgspec.json.decode(data)
     except msgspec.DecodeError as error:
-        raise CommandError(f"{_name(event_file)} is not JSON: {error}", exit_code=ExitCode.USAGE) from error
+        is_file = event_text is not None and len(event_text) < PATH_CHARACTERS_MAX and Path(event_text).is_file()
+        hint = f"did you mean -e {event_text}?" if is_file else ""
+        raise CommandError(f"{_name(event_file)} is not JSON: {error}", exit_code=ExitCode.USAGE, hint=hint) from error
     if len(data) > PAYLOAD_BYTES_MAX:
         raise CommandError(f"an event has at most {PAYLOAD_BYTES_MAX:,} bytes, not {len(data):,}")
     return data, None
@@ -89,4 +107,6 @@ def _read(event_file: str) -> bytes:
 
 
 def _name(event_file: str | None) -> str:
-    return "standard input" if event_file == "-" else str(event_file)
+    if event_file is None:
+        return "EVENT"
+    return "standard input" if event_file == "-" else event_file

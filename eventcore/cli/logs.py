@@ -58,6 +58,8 @@ def logs_command(
         anyio.run(_follow, options.output, _Tail(folder, function, request_id, found), lines)
     elif not found and function is not None and not log_path(folder, function).exists():
         raise CommandError(f"there is no log of a function `{function}` in {folder}", hint=_known(folder))
+    elif not found and request_id:
+        options.output.note(f"no line of request {request_id} is kept: is the id whole? older lines are dropped")
 
 
 class _Tail:

@@ -136,6 +136,24 @@ def show_progress(total: int | None, label: str) -> Iterator[Callable[[int], Non
         yield bar.update
 
 
+def confirm(question: str) -> None:
+    """Ask before much is deleted.
+
+    Raises:
+        Abort: the answer is no.
+        UsageError: there is nobody to answer.
+    """
+    try:
+        is_confirmed = click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        click.echo(err=True)
+        raise click.UsageError("nobody answers on standard input: --yes answers") from error
+    if not is_confirmed:
+        raise click.Abort
+
+
 def is_interactive() -> bool:
     """Tell whether standard output is a terminal that can be drawn on."""
     return sys.stdout.isatty()

@@ -6,7 +6,7 @@ import click
 
 from eventcore.cli.complete import complete_names
 from eventcore.cli.options import LazyGroup, Options, pass_options
-from eventcore.cli.output import show_count, show_progress, show_span, show_time
+from eventcore.cli.output import confirm, show_count, show_progress, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import Asker, reach
 from eventcore.http.contract import (
@@ -24,6 +24,16 @@ from eventcore.http.contract import (
 )
 
 queue_command = LazyGroup("queue", help="Look into queues, move their messages back, empty them.")
+
+
+class QueueName(click.ParamType[str]):
+    """A queue's name, or the reference to it: `queue:orders`."""
+
+    name = "QUEUE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
+        """Return the name."""
+        return str(value).removeprefix("queue:")
 
 
 @queue_command.command("ls")
@@ -53,7 +63,7 @@ def ls_command(options: Options) -> None:
 
 
 @queue_command.command("peek")
-@click.argument("queue", shell_complete=complete_names("queues"))
+@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
 @click.option("-n", "--count", type=click.IntRange(min=1), default=10, show_default=True, help="messages at most")
 @pass_options
 def peek_command(options: Options, queue: str, count: int) -> None:
@@ -88,9 +98,14 @@ def peek_command(options: Options, queue: str, count: int) -> None:
 
 
 @queue_command.command("redrive")
-@click.argument("queue", shell_complete=complete_names("queues"))
+@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
 @click.option(
-    "--to", "target", metavar="QUEUE", default="", help="target, instead of the queue it is dead-letter queue of"
+    "--to",
+    "target",
+    type=QueueName(),
+    metavar="QUEUE",
+    default="",
+    help="target, instead of the queue it is dead-letter queue of",
 )
 @click.option("--dry-run", is_flag=True, help="say what would be moved, and move nothing")
 @pass_options
@@ -133,13 +148,13 @@ def _redrive(asker: Asker, plan: RedrivePlan) -> int:
 
 
 @queue_command.command("purge")
-@click.argument("queue", shell_complete=complete_names("queues"))
+@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
 @click.option("--yes", is_flag=True, help="do not ask")
 @pass_options
 def purge_command(options: Options, queue: str, yes: bool) -> None:
     """Delete every message of a queue, hidden ones too."""
     if not yes:
-        click.confirm(f"Delete every message of {queue}?", abort=True, err=True)
+        confirm(f"Delete every message of {queue}?")
     with reach(find_place(options)) as asker:
         purged = asker.ask(PurgeQueue(queue=queue))
     if options.output.is_table:

@@ -27,6 +27,8 @@ from eventcore.ports.store import BODY_BYTES_MAX
 PARTS_PER_S = 10
 #: Read from a file at once.
 READ_BYTES = 256 * 1024
+#: A longer text names no file.
+PATH_CHARACTERS_MAX = 255
 
 
 @click.command("send", cls=PipelineCommand)
@@ -61,6 +63,9 @@ def send_command(
     target = read_target(reference)
     if delay is not None and target.kind != "queue":
         raise click.UsageError("--delay is for queues: streams keep their order")
+    for body in bodies if file is None else ():
+        if len(body) < PATH_CHARACTERS_MAX and Path(body).is_file():
+            options.output.note(f"`{body}` is sent as it is, and there is a file of that name: did you mean --file?")
     template = OutgoingRecord(body=b"", key=None if key is None else _encode(key), headers=_read_headers(headers))
     with ExitStack() as stack:
         groups = _open_bodies(stack, bodies, file, count)

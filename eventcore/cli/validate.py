@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def validate_command(options: Options, explain: bool, schema: bool, config: str) -> int:
     """Check a pipeline: all of its mistakes at once, each with its line and what to write instead.
 
+    Handlers are looked for in their files, and no code of yours runs.
+
     Exits with 3 when there are mistakes; warnings alone let it pass.
     """
     options.choose(config)
@@ -34,14 +36,18 @@ def validate_command(options: Options, explain: bool, schema: bool, config: str)
 
         output.text(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
         return ExitCode.OK
+    from eventcore.config.lint_handlers import lint_handlers
+
     try:
         loaded = read_pipeline(find_place(options)).loaded
+        handlers = lint_handlers(loaded)
+        handlers.raise_mistakes()
     except ConfigError as error:
         if output.is_table:
             raise
         output.data({"mistakes": error.mistakes})
         return ExitCode.CONFIG_INVALID
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *handlers.warnings_in_order()):
         output.warn(str(warning))
     if explain:
         _explain(output, loaded)

@@ -155,7 +155,10 @@ def _hint_for_text(expected: Description, value: str, name: str) -> str:
     kind = expected.type
     if isinstance(kind, inspect.LiteralType):
         choices = {str(choice).lower(): str(choice) for choice in kind.values}
-        close = difflib.get_close_matches(value.lower().replace("-", "_"), choices, n=1)
+        written = value.lower().replace("-", "_")
+        close = difflib.get_close_matches(written, choices, n=1)
+        # A beginning is too short to be like the whole: `TRIM`.
+        close = close or [choice for choice in choices if written and choice.startswith(written)]
         return f"did you mean `{choices[close[0]]}`?" if close else ""
     if isinstance(kind, inspect.VarTupleType):
         return f"write {name} = [{_show(value)}]"

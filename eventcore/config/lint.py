@@ -40,6 +40,7 @@ CODES: Mapping[str, str] = {
     "EC122": "an environment variable that can't be set",
     "EC123": "a folder that is not there",
     "EC124": "a batching window and a function's timeout together outlast the queue's visibility timeout",
+    "EC125": "a handler that is not there, or whose file is not Python (`validate` alone looks)",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
     "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",
@@ -51,6 +52,7 @@ CODES: Mapping[str, str] = {
     "EC159": "a dead-letter queue keeps messages no longer than the queue before it",
     "EC160": "Kafka's heartbeats are too rare for its session timeout",
     "EC161": "a pipeline without mappings",
+    "EC162": "a handler of which its file does not tell whether it is there (`validate` alone looks)",
 }
 
 

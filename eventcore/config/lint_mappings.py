@@ -24,6 +24,9 @@ KAFKA_TIMEOUT_MAX_S = 840
 #: A visibility timeout of so many function timeouts leaves room for throttles and retries (§3.1 "Guidance").
 VISIBILITY_PER_TIMEOUT = 6
 
+#: The longest that a queue keeps a message, two weeks (§3.2), seconds.
+RETENTION_MAX_S = 1_209_600
+
 STREAM_SETTINGS = (
     "starting_position",
     "starting_position_timestamp",
@@ -127,7 +130,7 @@ def _lint_queue(subject: Subject, findings: Findings) -> None:
 
 def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
     queue = subject.source.name
-    redrive = f'[queues.{queue}] redrive_policy = {{ dead_letter_queue = "NAME", max_receive_count = 3 }}'
+    redrive = f"[queues.{queue}] {write_redrive(queue)}"
     if setting.startswith("starting_position"):
         return "a queue has no positions to start from", "take it out"
     if setting == "bisect_batch_on_function_error":
@@ -135,6 +138,13 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
     if setting == "maximum_record_age_in_seconds":
         return "a queue's messages end with its retention", f"write [queues.{queue}] message_retention_period"
     return "a queue's mapping gives up no messages: the queue does, by its redrive policy", f"write {redrive}"
+
+
+def write_redrive(queue: str) -> str:
+    """Return a redrive policy that can be written as it stands, with a dead-letter queue that EC159 is silent about."""
+    dead = f"failed-{queue}"
+    policy = f'redrive_policy = {{ dead_letter_queue = "{dead}", max_receive_count = 3 }}'
+    return f"{policy}, and [queues.{dead}] message_retention_period = {RETENTION_MAX_S:_}"
 
 
 def _lint_visibility(subject: Subject, queue: QueueConfig, window: float, findings: Findings) -> None:
@@ -153,8 +163,8 @@ def _lint_visibility(subject: Subject, queue: QueueConfig, window: float, findin
         findings.add("EC108", path, message, hint, depends_on=seen)
     elif timeout + window > queue.visibility_timeout:
         message = (
-            f"the queue hides a message for {queue.visibility_timeout} seconds, less than the {window:g} seconds of the "
-            f"batching window and the {timeout} that its function may run: it would be received again before that"
+            f"the queue hides a message for {queue.visibility_timeout} seconds, less than the {window:g} seconds of the"
+            f" batching window and the {timeout} that its function may run: it would be received again before that"
         )
         findings.add("EC124", path, message, hint, depends_on=seen)
     elif queue.visibility_timeout < wanted:
@@ -169,8 +179,7 @@ def _lint_redrive(subject: Subject, queue: QueueConfig, findings: Findings) -> N
     if queue.redrive_policy is None:
         name = subject.source.name
         message = f"without a redrive policy a failing message comes back for {queue.message_retention_period} seconds"
-        hint = f'write redrive_policy = {{ dead_letter_queue = "failed-{name}", max_receive_count = 3 }}'
-        findings.warn("EC158", ("queues", name, "redrive_policy"), message, hint)
+        findings.warn("EC158", ("queues", name, "redrive_policy"), message, f"write {write_redrive(name)}")
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
+from eventcore.config.lint_mappings import RETENTION_MAX_S
 from eventcore.config.lint_references import check_name
 from eventcore.config.provenance import KeyPath
 from eventcore.config.reference import TABLE_OF_KIND, BadReference, parse_reference
@@ -124,11 +125,9 @@ def _lint_queue(name: str, queue: QueueConfig, draft: Draft, findings: Findings)
     target = check_name(draft, findings, policy, path, "queues")
     kept = draft.config.queues.get(target or "")
     if kept is not None and target != name and kept.message_retention_period <= queue.message_retention_period:
-        message = (
-            f"a message keeps its age in the dead-letter queue, which keeps it no longer than this queue "
-            f"({kept.message_retention_period} seconds): one that comes late is gone at once"
-        )
-        hint = f"write a longer message_retention_period in [queues.{policy.shown('dead_letter_queue')}]"
+        message = "a message keeps its age there, and is kept no longer than here: one that comes late is gone at once"
+        dead = policy.shown("dead_letter_queue")
+        hint = f"write [queues.{dead}] message_retention_period = {RETENTION_MAX_S:_}"
         findings.warn("EC159", path, message, hint)
 
 

@@ -40,6 +40,7 @@ def test_it_shows_everything_it_promises_and_its_next_steps_work(tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     for part in (
+        "is in GBP, whose rate is missing at the first try",
         "24 records sent to stream:orders",
         "invokes price-orders with 8 records",
         "split into ",
@@ -50,10 +51,12 @@ def test_it_shows_everything_it_promises_and_its_next_steps_work(tmp_path: Path)
     ):
         assert part in done.stdout, part
     steps = [shlex.split(line)[1:] for line in done.stdout.partition("what to try next")[2].splitlines() if line]
-    assert [step[-1] for step in steps[-2:]] == ["dev", "ls"]
-    for step in steps[:-2]:
+    *before, dev, send, _ = steps
+    assert (dev[-1], send[2], steps[-1][-1]) == ("dev", "send", "ls")
+    for step in before:
         assert run(*step, cwd=tmp_path).returncode == 0, step
-    with running(*steps[-2], cwd=tmp_path) as engine:
+    with running(*dev, cwd=tmp_path) as engine:
+        assert run(*send, cwd=tmp_path).returncode == 0
         engine.wait_line("discarded to queue:failed-orders")
         listed = run(*steps[-1], cwd=tmp_path)
     assert "RetryAttemptsExhausted" in listed.stdout

@@ -60,6 +60,12 @@ def test_the_response_is_data_and_the_logs_are_not(tmp_path: Path, has_engine: b
     assert "REPORT RequestId:" in done.stderr
 
 
+def test_an_event_can_be_typed(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, INVOKED)
+    assert run("invoke", "work", '{"Records": [1]}', cwd=folder).stdout == '{"records": 1}\n'
+    assert run("invoke", "work", "-", cwd=folder, data='{"Records": [1, 2]}').stdout == '{"records": 2}\n'
+
+
 @pytest.mark.parametrize("has_engine", [False, True])
 def test_a_function_that_fails_is_told_by_exit_code_and_payload(tmp_path: Path, has_engine: bool) -> None:
     """Lambda semantics §7.2: what Lambda's callers see."""
@@ -106,7 +112,7 @@ def test_an_invocation_is_interrupted_with_its_function(tmp_path: Path) -> None:
         "with (", "print('pid', os.getpid())\n    with ("
     )
     folder = write_gated(tmp_path, handler=handler)
-    with running("invoke", "work", cwd=folder, until="pid ") as invoking:
+    with running("invoke", "work", "{}", cwd=folder, until="pid ") as invoking:
         pid = int(invoking.lines[-1].rpartition(" ")[2])
         wait_gated(folder)
         invoking.send_signal(signal.SIGINT)
@@ -117,17 +123,22 @@ def test_an_invocation_is_interrupted_with_its_function(tmp_path: Path) -> None:
 
 def test_an_invocation_needs_no_state(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path, INVOKED)
-    assert run("invoke", "work", cwd=folder).returncode == 0
+    assert run("invoke", "work", "{}", cwd=folder).returncode == 0
     assert not (folder / ".eventcore").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nix"], 1, "known: work"),
+        (["nix", "{}"], 1, "known: work"),
+        (["wrok", "{}"], 1, "did you mean `work`?"),
+        (["work"], 2, "which event?"),
+        (["work", "{"], 2, "EVENT is not JSON"),
+        (["work", "handlers.py"], 2, "did you mean -e handlers.py?"),
+        (["work", "{}", "-e", "-"], 2, "by one of them"),
         (["work", "-e", "nix.json"], 2, "nix.json can't be read"),
         (["work", "-e", "handlers.py"], 2, "is not JSON"),
-        (["work", "-e", "-", "--sample", "sqs"], 2, "--event or by --sample"),
+        (["work", "-e", "-", "--sample", "sqs"], 2, "by --event or by --sample"),
         (["work", "--body", "x"], 2, "belongs to --sample"),
     ],
 )
@@ -143,7 +154,7 @@ def test_what_an_inline_function_prints_is_no_data(tmp_path: Path) -> None:
         "async def work(event, context):\n    print('to whom it concerns')\n    return 1\n",
         STREAM.replace("timeout = 30", 'runtime = "inline"'),
     )
-    done = run("invoke", "work", cwd=folder)
+    done = run("invoke", "work", "{}", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert "to whom it concerns" in done.stderr
 
@@ -300,6 +311,9 @@ def test_failures_are_dropped_by_name_or_all_at_once(tmp_path: Path) -> None:
     assert run("failures", "drop", "ffffffffff", cwd=folder).returncode == 1
     refused = run("failures", "drop", "--all", cwd=folder, data="n\n")
     assert refused.returncode == 130
+    unanswered = run("failures", "drop", "--all", cwd=folder, data="")
+    assert unanswered.returncode == 2
+    assert "--yes answers" in unanswered.stderr
     assert len(ask("failures", "ls", cwd=folder)) == 1
     assert ask("failures", "drop", failure_id, cwd=folder) == [failure_id]
     assert run("failures", "drop", "--all", "--yes", cwd=folder).stdout == "forgot 0 failures\n"
@@ -315,6 +329,7 @@ def test_logs_are_there_with_and_without_an_engine(tmp_path: Path) -> None:
     assert "order poison" in [line["text"] for line in lines]
     assert [line["text"] for line in ask("logs", "-n", "1", cwd=folder)] == [lines[-1]["text"]]
     assert ask("logs", "--since", "1d", cwd=folder)
+    assert "no line of request nix" in run("logs", "--request-id", "nix", cwd=folder).stderr
     missing = run("logs", "nix", cwd=folder)
     assert missing.returncode == 1
     assert "known: work" in missing.stderr

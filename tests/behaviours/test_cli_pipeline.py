@@ -71,7 +71,7 @@ def test_every_mistake_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     assert "did you mean `timeout`?" in mistakes[0]
 
 
-@pytest.mark.parametrize("command", [["run"], ["dev"], ["status"], ["send", "queue:q", "x"], ["invoke", "work"]])
+@pytest.mark.parametrize("command", [["run"], ["dev"], ["status"], ["send", "queue:q", "x"], ["invoke", "work", "{}"]])
 def test_a_command_that_needs_the_pipeline_tells_its_mistakes_too(tmp_path: Path, command: list[str]) -> None:
     done = run(*command, cwd=write_pipeline(tmp_path, POISONED, WRONG))
     assert done.returncode == 3
@@ -89,6 +89,31 @@ def test_mistakes_are_data_where_data_is_asked_for(tmp_path: Path) -> None:
     done = run("-o", "json", "validate", cwd=write_pipeline(tmp_path, POISONED, WRONG))
     assert done.returncode == 3
     assert [mistake["line"] for mistake in msgspec.json.decode(done.stdout)["mistakes"]] == [4, 7, 8, 10]
+
+
+def test_a_handler_that_is_not_there_is_a_mistake_and_none_of_it_runs(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, "raise SystemExit\n" + POISONED)
+    assert run("validate", cwd=folder).returncode == 0
+    write_pipeline(tmp_path, "def wrk(event, context): ...\n")
+    done = run("validate", cwd=folder)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "eventcore.toml:6: functions.work.handler: there is no `work` in handlers.py" in done.stderr
+    assert "did you mean `handlers.wrk`?" in done.stderr
+
+
+@pytest.mark.parametrize("named", ["shop.py", "shop"])
+def test_a_module_without_its_app_is_told_how_it_is_named(tmp_path: Path, named: str) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    done = run("run", named, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "did you mean `shop:app`?" in done.stderr
+
+
+def test_a_command_that_is_not_there_names_one_like_it(tmp_path: Path) -> None:
+    done = run("validat", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Did you mean validate?" in done.stderr
+    assert "Did you mean peek?" in run("queue", "peak", cwd=tmp_path).stderr
 
 
 def test_warnings_let_a_pipeline_pass(tmp_path: Path) -> None:
@@ -145,7 +170,7 @@ def test_a_pipeline_in_python_runs_by_its_name(tmp_path: Path) -> None:
         assert run("send", "queue:orders", "a", cwd=tmp_path).returncode == 0
         engine.wait_line("to whom it concerns")
     assert engine.printed == []
-    assert run_process("-c", "shop:app", "invoke", "work", cwd=tmp_path).stdout == "0\n"
+    assert run_process("-c", "shop:app", "invoke", "work", "{}", cwd=tmp_path).stdout == "0\n"
 
 
 @pytest.mark.slow

@@ -95,3 +95,9 @@ def test_a_queue_that_is_not_there_is_named_with_those_that_are(folder: Path, co
     assert done.returncode == 1
     assert "there is no queue `nix`" in done.stderr
     assert "dead, discards, orders, other" in done.stderr
+
+
+def test_a_queue_may_be_named_by_its_reference(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED)
+    assert run("send", "queue:failed", "a", cwd=folder).returncode == 0
+    assert ask("queue", "peek", "queue:failed", cwd=folder) == ask("queue", "peek", "failed", cwd=folder) != []

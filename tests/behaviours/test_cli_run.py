@@ -73,7 +73,7 @@ def test_the_second_signal_aborts_and_loses_nothing(tmp_path: Path, number: sign
 def test_a_drain_waits_for_what_people_asked_for(tmp_path: Path) -> None:
     """`eventcore invoke` gets the rest of the drain's time, as batches do."""
     folder = write_gated(tmp_path)
-    with running("run", cwd=folder) as engine, running("invoke", "work", cwd=folder, until="") as invoking:
+    with running("run", cwd=folder) as engine, running("invoke", "work", "{}", cwd=folder, until="") as invoking:
         wait_gated(folder)
         engine.send_signal(signal.SIGTERM)
         engine.wait_line("state=Stopped")
@@ -85,7 +85,7 @@ def test_a_drain_waits_for_what_people_asked_for(tmp_path: Path) -> None:
 
 def test_an_abort_tells_who_asked_and_logs_no_traceback(tmp_path: Path) -> None:
     folder = write_gated(tmp_path)
-    with running("run", cwd=folder) as engine, running("invoke", "work", cwd=folder, until="") as invoking:
+    with running("run", cwd=folder) as engine, running("invoke", "work", "{}", cwd=folder, until="") as invoking:
         wait_gated(folder)
         engine.send_signal(signal.SIGTERM)
         engine.wait_line("state=Stopped")
@@ -108,7 +108,7 @@ def test_a_drain_past_its_timeout_is_told_by_the_exit_code(tmp_path: Path) -> No
 
 def test_people_wait_no_longer_than_a_drain(tmp_path: Path) -> None:
     folder = write_gated(tmp_path, STREAM + "[settings]\ndrain_timeout = 0.2\n")
-    with running("run", cwd=folder) as engine, running("invoke", "work", cwd=folder, until="") as invoking:
+    with running("run", cwd=folder) as engine, running("invoke", "work", "{}", cwd=folder, until="") as invoking:
         wait_gated(folder)
         engine.send_signal(signal.SIGTERM)
         assert engine.wait() == 124

@@ -110,3 +110,20 @@ def test_json_is_one_document_and_ndjson_one_line_each(folder: Path) -> None:
     lines = run("-o", "ndjson", "send", "stream:orders", "a", "b", cwd=folder).stdout.splitlines()
     assert [msgspec.json.decode(line)["position"] for line in lines] == [0, 1]
     assert [place["position"] for place in ask("send", "stream:orders", "c", "d", cwd=folder)] == [2, 3]
+
+
+def test_a_body_that_names_a_file_is_sent_and_doubted(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED)
+    done = run("send", "stream:orders", "handlers.py", cwd=folder)
+    assert done.returncode == 0
+    assert "did you mean --file?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("reference", "meant"), [("stream:ordres", "did you mean `orders`?"), ("queue:faild", "did you mean `failed`?")]
+)
+def test_a_name_that_is_not_there_is_told_with_the_known_ones(tmp_path: Path, reference: str, meant: str) -> None:
+    done = run("send", reference, "a", cwd=write_pipeline(tmp_path, POISONED))
+    assert done.returncode == 1
+    assert "known: " in done.stderr
+    assert meant in done.stderr

@@ -60,3 +60,9 @@ def test_without_a_file_that_can_be_read_nothing_is_said(tmp_path: Path, text: s
     if text is not None:
         (tmp_path / "eventcore.toml").write_text(text)
     assert complete("eventcore queue peek ", tmp_path) == []
+
+
+def test_failures_are_completed_by_their_ids_and_no_state_is_made(tmp_path: Path) -> None:
+    (tmp_path / "eventcore.toml").write_text("[queues.orders]\n")
+    assert complete("eventcore failures show ", tmp_path) == []
+    assert not (tmp_path / ".eventcore").exists()
