@@ -56,10 +56,13 @@ class ScriptedStream:
 
     kind = "kafka"
 
-    def __init__(self, shards: Mapping[str, Log], *, is_settle_durable: bool = False) -> None:
+    def __init__(
+        self, shards: Mapping[str, Log], *, is_settle_durable: bool = False, receive_max: int = 10_000
+    ) -> None:
         self.shards = dict(shards)
         self.is_settle_durable = is_settle_durable
         self.kept: dict[str, tuple[int, ShardState]] = {}  #: by shard: checkpoint and failing work
+        self.receive_max = receive_max
         self.settled: list[Settled] = []  #: every call, also those that a hook refused
         self.opened_count = 0
         self.epoch = 0
@@ -150,6 +153,8 @@ class ScriptedSource:
         log, records = self._stream.shards[shard], list[Record]()
         lost: LostRange | None = None
         for entry in log[self.owned[shard] :]:
+            if len(records) >= self._stream.receive_max:
+                break
             if isinstance(entry, Record):
                 records.append(entry)
             elif records or lost is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+import pytest
 
 import eventcore
 from eventcore.errors import SourceUnavailable, StoreUnavailable
@@ -69,8 +70,23 @@ def test_of_a_shard_that_is_revoked_while_its_discard_waits_for_the_destination(
     play_scripted(scripted_app(_fail, sink=_fail, maximum_retry_attempts=0), scenario, stream)
 
 
+@pytest.mark.parametrize("handler", [_fail, _sleep(100)], ids=["backing off", "running"])
+def test_of_a_shard_that_an_abort_finds_at_work(handler: Any) -> None:
+    """Nothing is in flight in an engine that has ended."""
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(5)
+        harness.engine.abort()
+        await harness.advance(5)
+        counters = await books(harness)
+        assert (counters.returned, counters.in_flight, counters.retrying) == (10, 0, 0)
+
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(10)]})
+    play_scripted(scripted_app(handler, timeout=200, batch_size=2), scenario, stream)
+
+
 def test_between_a_discard_and_its_ack() -> None:
-    """The discard is durable, the checkpoint is refused once: the record comes again, and is counted once more."""
+    """The discard is durable, the checkpoint is refused once: the record comes again, and is not invoked again."""
     refused: list[Settled] = []
 
     async def refuse_once(settled: Settled) -> None:
@@ -83,6 +99,7 @@ def test_between_a_discard_and_its_ack() -> None:
             await harness.advance(0.05)
             await books(harness)
         assert refused
+        assert len(harness.invocations) == 1
         assert len(await harness.messages("failed")) == 1
 
     stream = ScriptedStream({"orders-0": [record(0)]}, is_settle_durable=True)
@@ -92,27 +109,30 @@ def test_between_a_discard_and_its_ack() -> None:
 
 def test_of_messages_that_are_worked_on_while_the_store_fails() -> None:
     """The mapping starts anew; its messages come back after their visibility timeout."""
-    receives: list[Operation] = []
+    failures = 0
 
-    async def fail_the_third_receive(store: Store, operations: Sequence[Operation]) -> list[Any]:
-        found = [operation for operation in operations if isinstance(operation, ReceiveMessages)]
-        receives.extend(found)
-        if found and len(receives) == 3:
+    async def fail_while_they_run(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        nonlocal failures
+        is_receive = any(isinstance(operation, ReceiveMessages) for operation in operations)
+        if is_receive and not failures and anyio.current_time() >= 1:
+            failures += 1
             raise StoreUnavailable("busy")
         return await store.commit(operations)
 
     async def scenario(harness: Harness) -> None:
         await send_numbers(harness, 3, source="queue:orders")
         await harness.advance(1)
+        assert len(harness.invocations) == 3
         await send_numbers(harness, 1, source="queue:orders", first=4)
         await harness.advance(200)
         counters = await books(harness)
         assert (counters.in_flight, counters.settled) == (0, 4)
         assert counters.returned == counters.received - 4
+        assert counters.returned >= 3
 
     app = queue_app(_sleep(2), queue={"visibility_timeout": 10}, batch_size=1)
-    play_scripted(app, scenario, commit=fail_the_third_receive)
-    assert len(receives) > 3
+    play_scripted(app, scenario, commit=fail_while_they_run)
+    assert failures == 1
 
 
 def test_of_an_abort_while_batches_wait_for_a_slot() -> None:

@@ -20,10 +20,11 @@ async def _fail(event: dict[str, Any], context: Any) -> None:
 
 
 def _app(stream: str, folder: Path | None = None) -> eventcore.App:
-    app = eventcore.App() if folder is None else eventcore.App(folder=folder)
+    app = eventcore.App()
     app.stream(stream, shards=1)
     app.queue("failed")
-    app.function("work", runtime="inline")(_fail)
+    code: dict[str, Any] = {} if folder is None else {"code": str(folder)}
+    app.function("work", runtime="inline", **code)(_fail)
     app.mapping(
         "orders",
         source=f"stream:{stream}",

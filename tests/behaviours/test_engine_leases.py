@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+import pytest
 
 import eventcore
 from eventcore import signals
@@ -94,20 +95,25 @@ def test_messages_that_wait_are_bounded_in_bytes() -> None:
     assert 20 < max(held) < 100
 
 
-def test_a_paused_shard_goes_on_though_its_batch_has_a_long_window() -> None:
-    """Many shards hold few bytes each: one that is paused below a full batch must not wait out its window."""
+@pytest.mark.parametrize("receive_max", [60, 10_000])
+def test_a_shard_that_holds_few_bytes_does_not_wait_out_its_window(receive_max: int) -> None:
+    """Of 64 shards each holds a megabyte: what fills it is a batch, and what was paused by it comes before a window."""
     seen: list[int] = []
 
     async def work(event: dict[str, Any], context: Any) -> None:
         seen.append(len(event["Records"]))
 
-    shards: dict[str, Any] = {f"orders-{number}": [] for number in range(128)}
-    shards["orders-0"] = [record(position, size_bytes=16 * 1024) for position in range(3500)]
+    def records(first: int, end: int) -> list[Any]:
+        return [record(position, size_bytes=20_000) for position in range(first, end)]
 
     async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        assert 450 < sum(seen) < 520  # the last ones wait for their window
+        stream.shards["orders-0"].extend(records(520, 3500))
+        stream.source.wake()
         await harness.advance(20)
+        assert sum(seen) > 3400
 
-    stream = ScriptedStream(shards)
-    app = scripted_app(work, batch_size=100, maximum_batching_window_in_seconds=300)
-    play_scripted(app, scenario, stream)
-    assert sum(seen) == 3500
+    shards: dict[str, Any] = {f"orders-{number}": [] for number in range(64)}
+    stream = ScriptedStream({**shards, "orders-0": records(0, 520)}, receive_max=receive_max)
+    play_scripted(scripted_app(work, batch_size=100, maximum_batching_window_in_seconds=300), scenario, stream)

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 
+from eventcore.delivery.ordering import ShardState
 from eventcore.errors import SourceUnavailable
 from eventcore.testing.harness import Harness
 from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
@@ -55,6 +56,28 @@ def test_a_checkpoint_that_can_not_be_written_leaves_no_mark() -> None:
     stream.on_settle = refuse
     play_scripted(scripted_app(work, maximum_retry_attempts=2), scenario, stream)
     assert stream.kept["orders-0"][0] == 1
+
+
+def test_a_mark_whose_answer_was_lost_is_taken_back() -> None:
+    """The source has it, and says that it is away: the next owner must not find it."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def lose_the_answer(settled: Settled) -> None:
+        if settled.state.marked and stream.opened_count <= RESTARTS:
+            stream.kept[settled.shard] = (settled.checkpoint, settled.state)
+            raise SourceUnavailable("the answer was lost")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(120)
+        assert harness.discarded == []
+        assert len(harness.invocations) == 1
+
+    stream = ScriptedStream({"orders-0": [record(0)]}, is_settle_durable=True)
+    stream.on_settle = lose_the_answer
+    play_scripted(scripted_app(work, maximum_retry_attempts=2), scenario, stream)
+    assert stream.kept["orders-0"] == (1, ShardState())
 
 
 def test_only_a_batch_that_runs_is_marked() -> None:

@@ -223,9 +223,14 @@ def test_a_store_that_is_away_for_a_moment_does_not_end_the_outbox() -> None:
 def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
     """It was durable: its row is handed over, counted once, and the checkpoint passes the discard."""
     late: list[Operation] = []
+    taken: list[str] = []
 
     async def sink(event: dict[str, Any], context: Any) -> None:
-        return None
+        if context.aws_request_id not in tries:
+            tries.append(context.aws_request_id)
+        if len(tries) == 1:
+            raise ValueError("away at first")
+        taken.append(_start(event))
 
     async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
         results = await store.commit(operations)
@@ -238,8 +243,10 @@ def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
         await harness.advance(600)
         assert await _rows(harness) == 0
 
+    tries: list[str] = []
     stream = ScriptedStream({"orders-0": [record(0), record(1)]})
     app = scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1)
     play_scripted(app, scenario, stream, commit=commit)
     assert late
+    assert len(taken) == 2
     assert stream.kept["orders-0"][0] == 2
