@@ -78,7 +78,8 @@ def _text(event: EngineEvent) -> str:
         case RecordsFiltered():
             return f"{show_count(event.count, 'record')} filtered out"
         case BatchInvoked():
-            attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            counted = "attempt" if event.shard else "receive"
+            attempt = f", {counted} {event.attempt}" if event.attempt > 1 else ""
             return f"{_range(event)} invokes {event.function} with {show_count(event.count, 'record')}{attempt}"
         case InvocationFinished():
             return f"{event.function} failed: {fault_text(event.fault)}" if event.fault and not event.mapping else ""
@@ -116,8 +117,9 @@ def _retried(event: BatchRetried) -> str:
         when = f"again in {show_span(event.delay_ms)}"
     else:
         when = "the rest again at once"
-    # A queue counts receives, message by message: a batch of them has no attempt of its own.
-    attempt = f", attempt {event.attempt} failed" if event.attempt and not event.is_returned else ""
+    # A queue counts receives, its redrive policy too: of the batch's message that was received most often.
+    counted = "receive" if event.is_returned else "attempt"
+    attempt = f", {counted} {event.attempt} failed" if event.attempt else ""
     return click.style(f"{_range(event)} failed: {error}{attempt}; {when}", fg="yellow")
 
 

@@ -41,6 +41,10 @@ LINES: list[tuple[EngineEvent, str]] = [
         ),
         "m shard 7  [3-5] invokes f with 3 records, attempt 2",
     ),
+    (
+        told.BatchInvoked(mapping="m", shard="", function="f", first=3, last=3, count=1, attempt=2, request_id="r"),
+        "m  [3] invokes f with 1 record, receive 2",
+    ),
     (told.InvocationFinished(mapping="m", function="f", request_id="r", duration_ms=1.0, fault=FAULT), ""),
     (
         told.InvocationFinished(mapping="", function="f", request_id="r", duration_ms=1.0, fault=FAULT),
@@ -61,7 +65,7 @@ LINES: list[tuple[EngineEvent, str]] = [
         told.BatchRetried(
             mapping="m", shard="", first=3, last=4, count=2, attempt=1, delay_ms=0, error="E: x", is_returned=True
         ),
-        "back after its visibility timeout",
+        "m  [3-4] failed: E: x, receive 1 failed; back after its visibility timeout",
     ),
     (
         told.BatchBisected(

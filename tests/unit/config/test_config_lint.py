@@ -308,3 +308,33 @@ def test_whatever_is_written_is_either_accepted_or_explained(tmp_path_factory, t
         assert mistake.message
         assert mistake.path
         assert mistake.hint
+
+
+def test_what_a_hint_says_to_write_does_not_warn_again(lint):
+    (before,) = lint(
+        queues__q="",
+        queues__dead=None,
+        mappings__s=None,
+        mappings__k=None,
+        streams__s=None,
+        kafka__k=None,
+        functions__f=None,
+    )
+    assert before.code == "EC158"
+    policy, _, rest = before.hint.removeprefix("write ").partition(", and [queues.failed-q] ")
+    after = lint(
+        queues__q=policy,
+        **{"queues__failed-q": rest},
+        queues__dead=None,
+        mappings__s=None,
+        mappings__k=None,
+        streams__s=None,
+        kafka__k=None,
+        functions__f=None,
+    )
+    assert after == ()
+
+
+def test_the_beginning_of_a_value_is_enough_to_name_it(lint):
+    (found,) = lint(mappings__s=STREAM.replace("LATEST", "TRIM"))
+    assert "did you mean `TRIM_HORIZON`?" in str(found)
