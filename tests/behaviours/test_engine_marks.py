@@ -60,6 +60,7 @@ def test_a_checkpoint_that_can_not_be_written_leaves_no_mark() -> None:
 
 def test_a_mark_whose_answer_was_lost_is_taken_back() -> None:
     """The source has it, and says that it is away: the next owner must not find it."""
+    found: list[bool] = []
 
     async def work(event: dict[str, Any], context: Any) -> None:
         return None
@@ -69,6 +70,9 @@ def test_a_mark_whose_answer_was_lost_is_taken_back() -> None:
             stream.kept[settled.shard] = (settled.checkpoint, settled.state)
             raise SourceUnavailable("the answer was lost")
 
+    async def look() -> None:
+        found.extend(state.marked for _, state in stream.kept.values())
+
     async def scenario(harness: Harness) -> None:
         await harness.advance(120)
         assert harness.discarded == []
@@ -76,7 +80,9 @@ def test_a_mark_whose_answer_was_lost_is_taken_back() -> None:
 
     stream = ScriptedStream({"orders-0": [record(0)]}, is_settle_durable=True)
     stream.on_settle = lose_the_answer
+    stream.on_open = look
     play_scripted(scripted_app(work, maximum_retry_attempts=2), scenario, stream)
+    assert found == [False] * RESTARTS
     assert stream.kept["orders-0"] == (1, ShardState())
 
 
