@@ -48,9 +48,10 @@ class InlineRuntime:
         is_isolated=False, has_hard_deadline=False, has_memory_limit=False, captures_output=False
     )
 
-    def __init__(self, clock: Clock, ids: IdFactory, log_sink: LogSink) -> None:
+    def __init__(self, clock: Clock, ids: IdFactory, log_sink: LogSink, stall_s: float | None) -> None:
         self._ids = ids
         self._reporter = Reporter(clock, log_sink)
+        self.watch = None if stall_s is None else StallWatch(stall_s, self._handlers, self._is_busy, self._reporter)
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._serving: dict[str, anyio.CancelScope] = {}
         self._released: set[str] = set()
@@ -121,6 +122,8 @@ class InlineRuntime:
         outcome = _RELEASED
         with anyio.CancelScope(deadline=deadline) as scope:
             self._serving[request_id] = scope
+            if self.watch is not None:
+                self.watch.arm()
             try:
                 outcome = await _answer(kept.loaded, call)
             finally:
@@ -136,8 +139,10 @@ class InlineRuntime:
 
     # -- handlers ------------------------------------------------------------------------------------------------------
 
-    def handlers(self) -> Iterator[tuple[FunctionSpec, Loaded]]:
-        """Yield every function whose handler is imported."""
+    def _is_busy(self) -> bool:
+        return bool(self._serving)
+
+    def _handlers(self) -> Iterator[tuple[FunctionSpec, Loaded]]:
         for kept in self._kept.values():
             yield kept.function, kept.loaded
 
@@ -167,13 +172,13 @@ async def open_inline_runtime(
         log_sink: takes every line, in the loop.
         stall_s: name what blocks the loop for longer than this; None, and always under a virtual clock, not to watch.
     """
-    runtime = InlineRuntime(clock, ids, log_sink)
-    if stall_s is None:
+    runtime = InlineRuntime(clock, ids, log_sink, stall_s)
+    if runtime.watch is None:
         yield runtime
         return
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(StallWatch(stall_s, runtime.handlers, Reporter(clock, log_sink)).run)
+            tasks.start_soon(runtime.watch.run)
             try:
                 yield runtime
             finally:
