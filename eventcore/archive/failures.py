@@ -73,13 +73,20 @@ def _python_files(folder: Path) -> list[Path]:
         with suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in islice(entries, HASH_ENTRIES_MAX - seen):
                 seen += 1
-                path = Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
-                    if not entry.name.startswith((".", "__pycache__")) and not (path / "pyvenv.cfg").exists():
-                        pending.append(path)
-                elif path.suffix == ".py" and entry.is_file():
-                    files.append(path)
+                # Nor is it one to leave out its neighbours.
+                with suppress(OSError):
+                    if _is_searched(entry):
+                        pending.append(Path(entry.path))
+                    elif entry.name.endswith(".py") and entry.is_file():
+                        files.append(Path(entry.path))
     return files
+
+
+def _is_searched(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder that may hold the user's code."""
+    if not entry.is_dir(follow_symlinks=False) or entry.name.startswith((".", "__pycache__")):
+        return False
+    return not (Path(entry.path) / "pyvenv.cfg").exists()
 
 
 class FailureRecorder:

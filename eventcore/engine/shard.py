@@ -310,12 +310,14 @@ class ShardWorker:
             )
             self._open_count -= sum(entry.count for entry in discarded)
             self._context.reporter.discarded(batch, discarded, outcome)
-            # A checkpoint outside the store passes a discard only once the destination has it (design §3).
-            is_outside = not self._context.source.capabilities.is_settle_durable
-            if is_outside and not await self._unless_stopped(lambda: settler.wait_taken(self.shard)):
-                return False
-        self.intake.give_back(batch.records[done:])
         checkpoint = batch.records[done - 1].position + 1 if done else batch.records[0].position
+        # A checkpoint outside the store passes a discard only once the destination has it, also one of an engine
+        # before, which this batch is covered by (design §3).
+        is_outside = not self._context.source.capabilities.is_settle_durable
+        passes_discard = gives_up or (done and self._covered and self._covered[0][0] < checkpoint)
+        if is_outside and passes_discard and not await self._unless_stopped(lambda: settler.wait_taken(self.shard)):
+            return False
+        self.intake.give_back(batch.records[done:])
         is_released = any(run.verdict == RELEASE for run in decision.runs)
         state = decision.state
         if is_released and state.parts and not state.parts[0].attempt and not state.parts[0].marks:

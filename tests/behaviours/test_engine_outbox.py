@@ -14,7 +14,7 @@ from eventcore.ports.store import MarkSent, Operation, OutboxRow, PutOutbox, Sto
 from eventcore.store.memory import open_memory_store
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
-from tests.behaviours.scripted_source import ScriptedStream, books, play_scripted, record, scripted_app
+from tests.behaviours.scripted_source import ScriptedStream, Settled, books, play_scripted, record, scripted_app
 
 
 class ScriptedDestination:
@@ -221,9 +221,10 @@ def test_a_store_that_is_away_for_a_moment_does_not_end_the_outbox() -> None:
 
 
 def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
-    """It was durable: its row is handed over, counted once, and the checkpoint passes the discard."""
+    """It was durable: its row is handed over, counted once, and only then does the checkpoint pass the discard."""
     late: list[Operation] = []
     taken: list[str] = []
+    too_early: list[Settled] = []
 
     async def sink(event: dict[str, Any], context: Any) -> None:
         if context.aws_request_id not in tries:
@@ -231,6 +232,10 @@ def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
         if len(tries) == 1:
             raise ValueError("away at first")
         taken.append(_start(event))
+
+    async def watch(settled: Settled) -> None:
+        if settled.checkpoint > len(set(taken)):
+            too_early.append(settled)
 
     async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
         results = await store.commit(operations)
@@ -245,8 +250,10 @@ def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
 
     tries: list[str] = []
     stream = ScriptedStream({"orders-0": [record(0), record(1)]})
+    stream.on_settle = watch
     app = scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1)
     play_scripted(app, scenario, stream, commit=commit)
     assert late
+    assert too_early == []
     assert len(taken) == 2
     assert stream.kept["orders-0"][0] == 2
