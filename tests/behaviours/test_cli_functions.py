@@ -221,7 +221,8 @@ def test_a_failure_is_forgotten_once_it_succeeds_and_never_before(tmp_path: Path
         assert len(ask("queue", "peek", "failed", cwd=folder)) == 1
 
     if has_engine:
-        with running("run", cwd=folder) as engine:
+        # Enabled: its environment has imported the old code.
+        with running("run", cwd=folder, until="state=Enabled") as engine:
             retry()
             mended = run("send", "stream:orders", "poison", cwd=folder)
             assert mended.returncode == 0
