@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?=
+# Processes that run tests: most tests wait for engines, clients and brokers, so more than there are cores.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 
@@ -23,7 +25,7 @@ demo: $(VENV)/.installed  ## run the bundled pipeline and watch a poison record 
 	@$(BIN)/python -m eventcore.cli.demo $(if $(SEED),--seed $(SEED))
 
 test: $(VENV)/.developing  ## run the whole suite; real servers are started where they can be had
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: $(VENV)/.developing  ## formatting, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -24,35 +24,33 @@ REQUIRE_VARIABLE = "EVENTCORE_REQUIRE_SERVERS"
 # aiokafka reports every try to reach a broker that a test has stopped.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
-_missing = pytest.StashKey[dict[str, str]]()
+#: What stands between a server's name and the reason, in a skip.
+_MISSING = " can't be had here: "
 _kafka = pytest.StashKey[KafkaServer | ComposedKafkaServer]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and give it the time that servers take."""
+    """Mark every test of this folder, give it the time that servers take, and run them all beside one broker."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.server)
             item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
+            item.add_marker(pytest.mark.xdist_group("servers"))
 
 
 @pytest.fixture(scope="session")
 def kafka_server(request: pytest.FixtureRequest) -> Iterator[KafkaServer | ComposedKafkaServer]:
     """A running broker."""
-    missing = request.config.stash.setdefault(_missing, {})
-    if "Kafka" in missing:
-        _do_without("Kafka", missing["Kafka"])
     try:
         with running_kafka() as server:
             request.config.stash[_kafka] = server
             yield server
     except ServerUnavailable as error:
-        missing["Kafka"] = str(error)
         _do_without("Kafka", str(error))
 
 
 def _do_without(server: str, reason: str) -> None:
-    message = f"{server} can't be had here: {reason}"
+    message = f"{server}{_MISSING}{reason}"
     if os.environ.get(REQUIRE_VARIABLE):
         pytest.fail(f"{message} ({REQUIRE_VARIABLE} is set)", pytrace=False)
     pytest.skip(message)
@@ -76,9 +74,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> object:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> object:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> object:
     """Say at the very end which servers were missing, and why."""
     result = yield
-    for server, reason in config.stash.get(_missing, {}).items():
-        terminalreporter.write_line(f"Tests without their server: {server} can't be had here: {reason}", yellow=True)
+    skipped = [report.longrepr for report in terminalreporter.getreports("skipped")]
+    reasons = {told[2].removeprefix("Skipped: ") for told in skipped if isinstance(told, tuple | list)}
+    for reason in sorted(reason for reason in reasons if _MISSING in reason):
+        terminalreporter.write_line(f"Tests without their server: {reason}", yellow=True)
     return result
