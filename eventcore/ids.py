@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import uuid
 from typing import Protocol
+
+#: The bits of a UUID that say what kind it is, and theirs for random ones (RFC 9562, sections 4.1, 4.2 and 5.4).
+_NOT_FIXED = ~((0xF << 76) | (0x3 << 62))
+_VERSION_4 = (0x4 << 76) | (0x2 << 62)
 
 
 class IdFactory(Protocol):
@@ -33,7 +38,10 @@ class SystemIds:
 
     def new_id(self) -> str:
         """Return a random UUID (version 4)."""
-        return str(uuid.uuid4())
+        # `str(uuid.uuid4())`, at less than half its cost: every message and every invocation has one.
+        bits = int.from_bytes(os.urandom(16), "big") & _NOT_FIXED | _VERSION_4
+        digits = f"{bits:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def jitter(self) -> float:
         """Return a number in [0, 1)."""

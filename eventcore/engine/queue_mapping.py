@@ -33,6 +33,11 @@ from eventcore.telemetry.tracing import Tracing
 RECEIVE_WAIT_S = 20.0
 #: Messages hidden by one receive: large leases are handed out in batches.
 RECEIVE_MAX = 1000
+#: Messages are received ahead for so long, at the rate at which they were last handed out, seconds: long enough that
+#: nobody waits for the store, and short beside any visibility timeout but 0.
+AHEAD_S = 0.25
+#: Messages whose invocation is over and whose deletion is not durable yet, at most: ten full receives.
+SETTLING_MAX = 10_000
 
 
 class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +77,8 @@ class QueueMapping:
         self._slots = anyio.Semaphore(context.maximum_concurrency, fast_acquire=True)
         self._taken = anyio.Event()
         self._running = 0
+        self._settling = 0  #: messages
+        self._pace = _Pace(context.batching.batch_size)
         #: How large the next message is taken to be: the largest there may be, until some have come.
         self._message_bytes = BODY_BYTES_MAX
         self._polling = anyio.CancelScope()
@@ -154,11 +161,17 @@ class QueueMapping:
             await signals.reach("poller.received")
 
     def _room(self) -> int:
-        """Return how many messages fit: a batch for every free slot, and one ahead, within the bound in bytes."""
-        batches = self._slots.value + 1
-        count = batches * self._context.batching.batch_size - len(self._buffer)
+        """Return how many messages fit: a batch for every free slot, and some ahead, within the bounds.
+
+        None while more than half of those ahead wait: a receive costs the same for one message as for many.
+        """
+        free = self._slots.value * self._context.batching.batch_size
+        ahead = self._pace.ahead()
+        count = free + ahead - len(self._buffer)
+        if count < ahead // 2:
+            return 0
         bytes_left = BUFFER_BYTES_MAX - self._buffer.size_bytes
-        return min(count, bytes_left // self._message_bytes, RECEIVE_MAX)
+        return min(count, bytes_left // self._message_bytes, SETTLING_MAX - self._settling, RECEIVE_MAX)
 
     async def _note(self, received: Received) -> None:
         context = self._context
@@ -190,23 +203,33 @@ class QueueMapping:
             if not records:
                 self._slots.release()
                 return
+            self._pace.count(len(records))
+            self._running += 1
+            self._taken.set()
             tasks.start_soon(self._work, records)
 
     async def _work(self, records: Sequence[Record]) -> None:
-        self._running += 1
+        """Invoke a batch and settle it; the next one begins when the invocation is over, not when this returns."""
         held: Sequence[Record] = ()
+        self._settling += len(records)
         try:
-            async with self._context.dispatcher.function.slots:
-                lease = self._lease(records)
-                if lease is not None:
-                    held = lease.records
-                    await self._invoke(lease)
-                    held = ()
+            lease = None
+            try:
+                async with self._context.dispatcher.function.slots:
+                    lease = self._lease(records)
+                    if lease is not None:
+                        held = lease.records
+                        batch, outcome = await self._invoke(lease)
+            finally:
+                self._running -= 1
+                self._slots.release()
+            if lease is not None:
+                await self._finish(lease, batch, outcome)
+                held = ()
         finally:
             # Cancelled or failed on the way: they come back after their visibility timeout.
             self._context.reporter.returned("", len(held), "the mapping failed")
-            self._running -= 1
-            self._slots.release()
+            self._settling -= len(records)
             self._taken.set()
 
     def _lease(self, records: Sequence[Record]) -> Lease | None:
@@ -227,7 +250,7 @@ class QueueMapping:
             held, received_ms=min(times)[0], hidden_until_ms=min(until for _, until in times if until > now_ms)
         )
 
-    async def _invoke(self, lease: Lease) -> None:
+    async def _invoke(self, lease: Lease) -> tuple[Batch, Outcome]:
         context = self._context
         batch = Batch(
             mapping=context.mapping,
@@ -249,6 +272,11 @@ class QueueMapping:
             self._invocations.discard(scope)
         await self._keeper.drop(lease)
         context.reporter.finished(batch, outcome)
+        return batch, outcome
+
+    async def _finish(self, lease: Lease, batch: Batch, outcome: Outcome) -> None:
+        """Bring a batch to a decision and make it durable."""
+        context = self._context
         report = context.dispatcher.read(batch, outcome)
         decision = decide_queue(len(batch), outcome, report)
         with context.tracing.settle(batch, decision) as span:
@@ -275,6 +303,9 @@ class QueueMapping:
 
     def _failures(self, batch: Batch, decision: Decision, outcome: Outcome) -> list[Operation]:
         """Keep each message that failed, until it succeeds or goes to the dead-letter queue (design, §12)."""
+        if batch.attempt == 1 and all(run.verdict.kind is VerdictKind.SETTLE for run in decision.runs):
+            # No message has failed, now or before.
+            return []
         context = self._context
         operations: list[Operation] = []
         succeeded: list[str] = []
@@ -310,6 +341,28 @@ class QueueMapping:
         if kept:
             remaining_ms = max(0, lease.returns_ms - self._context.clock.now_ms())
             await self._context.source.change_visibility(kept, -(-remaining_ms // 1000))
+
+
+class _Pace:
+    """How many messages to receive ahead: what is handed out within `AHEAD_S`, at least a batch."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._least = self._ahead = batch_size
+        self._counted = 0
+        self._since = anyio.current_time()
+
+    def count(self, messages: int) -> None:
+        """Note that messages were handed out."""
+        self._counted += messages
+
+    def ahead(self) -> int:
+        """Return the number, from what was handed out since it was last asked for."""
+        now = anyio.current_time()
+        elapsed_s = now - self._since
+        if self._counted and elapsed_s > 0:
+            self._ahead = max(self._least, min(int(self._counted / elapsed_s * AHEAD_S), RECEIVE_MAX))
+            self._counted, self._since = 0, now
+        return self._ahead
 
 
 def _receive_count(record: Record) -> int:

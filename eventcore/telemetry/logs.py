@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -202,10 +203,14 @@ def _read_file(path: Path, function: str) -> Iterator[LogLine]:
 
 def _encode(line: LogLine) -> bytes:
     seconds, ms = divmod(line.time_ms, 1000)
-    time = datetime.fromtimestamp(seconds, UTC)
-    prefix = f"{time:%Y-%m-%dT%H:%M:%S}.{ms:03d}Z\t{line.request_id or _NO_REQUEST}\t{line.stream}\t"
+    prefix = f"{_second(seconds)}.{ms:03d}Z\t{line.request_id or _NO_REQUEST}\t{line.stream}\t"
     # A line within the line would be read back as something else: it becomes one of its own.
     return (prefix + line.text.replace("\n", "\n" + prefix) + "\n").encode(errors="replace")
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _decode(data: bytes, function: str) -> LogLine | None:

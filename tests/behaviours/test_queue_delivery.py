@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import anyio
+import pytest
+
+from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, Store
 from eventcore.telemetry.events import BatchInvoked
 from eventcore.testing.harness import Harness
 from tests.behaviours.orders import numbers, play, queue_app, send_numbers
+from tests.behaviours.scripted_source import play_scripted
 
 
 async def _send_one(harness: Harness) -> None:
@@ -151,3 +157,49 @@ def test_retention_holds_for_a_queue_that_nobody_receives_from() -> None:
         assert (depth.visible, depth.hidden, depth.delayed) == (0, 0, 0)
 
     play(queue_app(work), scenario)
+
+
+def test_the_next_batch_does_not_wait_for_the_last_ones_deletion() -> None:
+    """Concurrency bounds what runs; what only waits for the disk runs no more."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if any(isinstance(operation, DeleteMessages) for operation in operations):
+            await anyio.sleep(3)
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 3, source="queue:orders")
+        await harness.run_until_idle()
+        assert await harness.messages("orders") == []
+
+    app = queue_app(work, batch_size=1, maximum_concurrency=2)
+    first, _, third = play_scripted(app, scenario, commit=commit).times(BatchInvoked)
+    assert third - first < 1
+
+
+@pytest.mark.parametrize(("work_s", "least", "most"), [(0.01, 30, 100), (10.0, 1, 3)])
+def test_messages_are_received_ahead_at_the_pace_of_the_function(work_s: float, least: int, most: int) -> None:
+    """A quarter of a second's worth, at least a batch: a slow function leaves messages to others.
+
+    In few receives: at a hundredth of a second a message, 200 are worked off.
+    """
+    asked: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(work_s)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        asked.extend([operation.count_max for operation in operations if isinstance(operation, ReceiveMessages)])
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 300, source="queue:orders")
+        await harness.advance(100 * work_s)
+
+    app = queue_app(work, batch_size=1, maximum_concurrency=2, timeout=30)
+    play_scripted(app, scenario, commit=commit)
+    assert least <= max(asked) <= most
+    assert work_s > 1 or len(asked) < 40
