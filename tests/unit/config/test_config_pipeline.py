@@ -319,11 +319,11 @@ def test_a_pipeline_in_a_package_stands_in_the_packages_parent(write, tmp_path):
 def test_a_handler_from_elsewhere_has_its_own_folder(write, tmp_path, monkeypatch):
     (tmp_path / "lib").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
-    (tmp_path / "lib" / "handlers.py").write_text("def f(event): ...\n")
-    text = "import eventcore, handlers\napp = eventcore.App()\napp.function(handlers.f)\n"
+    (tmp_path / "lib" / "handlers_elsewhere.py").write_text("def f(event): ...\n")
+    text = "import eventcore, handlers_elsewhere\napp = eventcore.App()\napp.function(handlers_elsewhere.f)\n"
     loaded = write(main_pipeline=text)("main_pipeline").app.loaded(environ={})
     assert loaded.config.functions["f"].code == "lib"
-    assert loaded.config.functions["f"].handler == "handlers.f"
+    assert loaded.config.functions["f"].handler == "handlers_elsewhere.f"
 
 
 def test_a_script_is_imported_by_its_files_name(tmp_path):
