@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from eventcore.app import Engine, RunOptions, run_pipeline
+from eventcore.app import Engine, RunOptions, run_pipeline, tune_collector
 from eventcore.cli.output import GuardedWriter, Output, show_count
 from eventcore.cli.place import ReadPipeline
 from eventcore.cli.reach import LOCK_LOOKS, LOCK_PAUSE_S
@@ -142,6 +142,7 @@ class SignalledEngine:
                 await tasks.start(self._watch_signals)
                 with self._starting:
                     async with open_running(pipeline, state, events, logs) as (self._engine, control, code):
+                        tune_collector()
                         self._tell_started(pipeline, state)
                         tasks.start_soon(CodeWatch(self._output, code, pipeline).run, events)
                         await self._engine.run()

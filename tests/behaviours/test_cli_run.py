@@ -216,3 +216,12 @@ def test_a_state_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "can't be written to" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_collector_of_cycles_looks_seldom(tmp_path: Path) -> None:
+    """It would go through all records in flight; a process that is an engine sets it up for them."""
+    handler = "import gc\n\ndef work(event, context):\n    return [*gc.get_threshold(), gc.get_freeze_count() > 0]\n"
+    folder = write_pipeline(tmp_path, handler, STREAM.replace("timeout = 30", 'timeout = 30\nruntime = "inline"'))
+    with running("run", cwd=folder):
+        done = run("invoke", "work", "{}", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "[50000, 20, 50, true]\n")

@@ -7,7 +7,7 @@ own outcome. Nothing here knows SQL.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -150,26 +150,53 @@ class Writer:
 
 def _weigh(operations: Sequence[Operation]) -> tuple[int, int]:
     """Return how many rows a list touches, about, and how many bytes it writes."""
-    rows = size_bytes = 0
-    for operation in operations:
-        match operation:
-            case SendMessages(messages=bodies) | AppendRecords(records=bodies):
-                rows += len(bodies)
-                for body in bodies:
-                    size_bytes += len(body.body)
-            case ReceiveMessages(count_max=count) | MoveMessages(count_max=count) | TrimStream(count_max=count):
-                rows += count
-            case DeleteMessages(receipts=receipts) | ChangeVisibility(receipts=receipts):
-                rows += len(receipts)
-            case PutOutbox(row=row):
-                rows += 1
-                size_bytes += len(row.payload)
-            case KeepFailure(failure=failure):
-                rows += 1
-                size_bytes += len(failure.event) + len(failure.records)
-            case _:
-                rows += 1
-    return rows, size_bytes
+    if len(operations) == 1:
+        return _WEIGHTS.get(type(operations[0]), _weigh_row)(operations[0])
+    weights = [_WEIGHTS.get(type(operation), _weigh_row)(operation) for operation in operations]
+    return sum([rows for rows, _ in weights]), sum([size_bytes for _, size_bytes in weights])
+
+
+def _weigh_row(operation: Operation) -> tuple[int, int]:
+    del operation
+    return 1, 0
+
+
+def _weigh_messages(operation: SendMessages) -> tuple[int, int]:
+    return len(operation.messages), sum([len(message.body) for message in operation.messages])
+
+
+def _weigh_records(operation: AppendRecords) -> tuple[int, int]:
+    return len(operation.records), sum([len(record.body) for record in operation.records])
+
+
+def _weigh_count(operation: ReceiveMessages | MoveMessages | TrimStream) -> tuple[int, int]:
+    return operation.count_max, 0
+
+
+def _weigh_receipts(operation: DeleteMessages | ChangeVisibility) -> tuple[int, int]:
+    return len(operation.receipts), 0
+
+
+def _weigh_outbox(operation: PutOutbox) -> tuple[int, int]:
+    return 1, len(operation.row.payload)
+
+
+def _weigh_failure(operation: KeepFailure) -> tuple[int, int]:
+    return 1, len(operation.failure.event) + len(operation.failure.records)
+
+
+#: By type, as every send and every receive passes here; what is not listed is one row.
+_WEIGHTS: Mapping[type[Operation], Callable[[Any], tuple[int, int]]] = {
+    SendMessages: _weigh_messages,
+    AppendRecords: _weigh_records,
+    ReceiveMessages: _weigh_count,
+    MoveMessages: _weigh_count,
+    TrimStream: _weigh_count,
+    DeleteMessages: _weigh_receipts,
+    ChangeVisibility: _weigh_receipts,
+    PutOutbox: _weigh_outbox,
+    KeepFailure: _weigh_failure,
+}
 
 
 def _again(error: StoreError) -> StoreError:
