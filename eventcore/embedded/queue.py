@@ -68,7 +68,7 @@ class EmbeddedQueue:
         self._pauses: list[anyio.CancelScope] = []
         self._deletes = _DeleteBuffer()
         self._redriven: list[Redrive] = []
-        self._expired_count = 0
+        self._expired: list[str] = []
 
     async def receive(self, records_max: int, *, wait_s: float, visibility_timeout_s: int | None = None) -> Received:
         """Receive up to ``records_max`` messages and hide them; see `QueueSource.receive`.
@@ -110,7 +110,7 @@ class EmbeddedQueue:
         result: ReceiveResult = await self._commit(operation)
         # Kept until a receive returns them: a cancelled one must not lose what happened.
         self._redriven.extend([Redrive(moved.id, moved.receive_count, moved.target) for moved in result.moved])
-        self._expired_count += len(result.expired)
+        self._expired.extend(result.expired)
         return result
 
     def _report(self, messages: Sequence[StoredMessage]) -> Received:
@@ -118,9 +118,9 @@ class EmbeddedQueue:
             records=[self._record(message) for message in messages],
             hidden_until_ms=messages[0].visible_ms if messages else 0,
             redriven=self._redriven,
-            expired_count=self._expired_count,
+            expired=self._expired,
         )
-        self._redriven, self._expired_count = [], 0
+        self._redriven, self._expired = [], []
         return received
 
     def _record(self, message: StoredMessage) -> Record:

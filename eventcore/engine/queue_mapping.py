@@ -175,15 +175,11 @@ class QueueMapping:
 
     async def _note(self, received: Received) -> None:
         context = self._context
-        if received.redriven:
-            ids = [
-                context.recorder.message_failure_id(context.mapping, context.source_reference, moved.id)
-                for moved in received.redriven
-            ]
-            await context.settler.commit(context.recorder.seal(ids, DiscardReason.RECEIVES_EXHAUSTED.value))
-            for moved in received.redriven:
-                context.reporter.redriven("", moved.id, moved.target)
-        context.reporter.expired(received.expired_count)
+        await self._seal([moved.id for moved in received.redriven], DiscardReason.RECEIVES_EXHAUSTED)
+        await self._seal(received.expired, DiscardReason.RECORD_EXPIRED)
+        for moved in received.redriven:
+            context.reporter.redriven("", moved.id, moved.target)
+        context.reporter.expired(len(received.expired))
         if received.records:
             context.reporter.received("", len(received.records))
             sizes = [record.size_bytes for record in received.records]
@@ -193,6 +189,13 @@ class QueueMapping:
             for record in received.records:
                 self._leases[record.receipt] = lease
             self._buffer.put(received.records)
+
+    async def _seal(self, messages: Sequence[str], reason: DiscardReason) -> None:
+        """Make the failures of messages that left the queue final; most messages have none."""
+        if messages:
+            recorder, context = self._context.recorder, self._context
+            ids = [recorder.message_failure_id(context.mapping, context.source_reference, each) for each in messages]
+            await context.settler.commit(recorder.seal(ids, reason.value))
 
     # -- hops 3 to 7, a batch at a time --------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class Recorder(Protocol):
         ...
 
     def seal(self, ids: Sequence[str], reason: str) -> Sequence[Operation]:
-        """Return the writes that make kept failures final: their messages went to a dead-letter queue."""
+        """Return the writes that make kept failures final: their messages left the queue for good."""
         ...
 
     def finish(self, ids: Sequence[str]) -> Sequence[Operation]:

@@ -65,7 +65,7 @@ class Received(msgspec.Struct, frozen=True):
     #: Wall time at which what it hid shows again, unless it is deleted or hidden for longer.
     hidden_until_ms: int = 0
     redriven: Sequence[Redrive] = ()  #: moved to the dead-letter queue by this receive
-    expired_count: int = 0  #: dropped by retention since the last receive
+    expired: Sequence[str] = ()  #: ids of messages that retention has dropped since the last receive
 
 
 class QueueSource(Protocol):

@@ -383,7 +383,7 @@ class KeepFailure(Operation, frozen=True, kw_only=True):
 
 
 class SealFailures(Operation, frozen=True, kw_only=True):
-    """Make kept failures final, with a new reason: their message went to a dead-letter queue. Returns how many."""
+    """Make kept failures final, with a new reason: their message left its queue. Returns how many."""
 
     ids: tuple[str, ...]
     reason: str

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from eventcore.model import DiscardReason
 from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, Store
 from eventcore.telemetry.events import BatchInvoked
 from eventcore.testing.harness import Harness
@@ -106,6 +107,26 @@ def test_a_message_that_succeeds_in_the_end_leaves_no_failure() -> None:
 
     play(queue_app(work), scenario)
     assert kept == [1, 0]
+
+
+def test_the_failure_of_a_message_that_retention_takes_becomes_final() -> None:
+    """It can't be tried again: what is kept of it says so."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        raise ValueError("always")
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1, source="queue:orders")
+        await harness.advance(5)
+        (failure,) = await harness.failures()
+        assert (failure.reason, failure.is_final) == ("Failing", False)
+        await harness.advance(200)
+        (failure,) = await harness.failures()
+        assert (failure.reason, failure.is_final) == ("RecordExpired", True)
+
+    queue = {"visibility_timeout": 50, "message_retention_period": 60}
+    harness = play(queue_app(work, queue=queue), scenario)
+    assert [(lost.reason, lost.count) for lost in harness.lost] == [(DiscardReason.RECORD_EXPIRED, 1)]
 
 
 def test_a_delay_hides_a_new_message() -> None:

@@ -463,7 +463,7 @@ class QueueConformance:
         self.check(scenario)
 
     def test_a_message_past_its_retention_is_dropped_and_counted(self) -> None:
-        """Retention counts from the send, hidden or not; `Received.expired_count` tells of it once."""
+        """Retention counts from the send, hidden or not; `Received.expired` tells of it once."""
 
         async def scenario(queue: QueueUnderTest) -> None:
             await queue.send([b"hidden", b"visible"])
@@ -474,7 +474,7 @@ class QueueConformance:
             seen: list[str] = []
             for _ in range(5):
                 received = await queue.source.receive(10, wait_s=0)
-                counted += received.expired_count
+                counted += len(received.expired)
                 seen += [record.id for record in received.records]
             assert seen == fresh
             assert counted == 2
