@@ -86,7 +86,7 @@ def _convert_section(kind: type[Section], value: Any, path: KeyPath, findings: F
         if field.name not in readable and not findings.is_unreadable((*path, field.name)):
             said = describe(field.type)
             message = f"is missing: {said.description}"
-            findings.add_unreadable((*path, field.name), message, write_example(field.name, said))
+            findings.add_unreadable((*path, field.name), message, write_example(f"{field.name} = ", said))
     if any(field.name not in readable for field in required):
         return None
     return msgspec.convert(readable, kind)
@@ -113,7 +113,8 @@ def _is_readable(annotation: Any, value: Any, path: KeyPath, findings: Findings)
         return _are_readable(get_args(bare)[0], enumerate(value), path, findings)
     if not _is_taken(annotation, bare, value):
         masked = findings.provenance.masked.get(path)
-        findings.add_unreadable(path, *explain_wrong(describe(annotation), value, str(path[-1]), masked=masked))
+        begin = "" if isinstance(path[-1], int) else f"{path[-1]} = "
+        findings.add_unreadable(path, *explain_wrong(describe(annotation), value, begin, masked=masked))
         return False
     return True
 

@@ -53,40 +53,40 @@ def describe(annotation: Any) -> Description:
     )
 
 
-def explain_wrong(expected: Description, value: Any, name: str, *, masked: str | None) -> tuple[str, str]:
+def explain_wrong(expected: Description, value: Any, begin: str, *, masked: str | None) -> tuple[str, str]:
     """Return what is wrong with a value that its setting does not take, and what to write instead.
 
     Args:
         expected: what the setting takes.
         value: what stands there.
-        name: the setting's.
+        begin: what stands before the value, `batch_size = `; nothing before an entry of a list.
         masked: what to show instead of a value that came from the environment; None for any other.
     """
     purpose = f": {expected.description}" if expected.description else ""
     shown = _show(value) if masked is None else f'"{masked}"'
-    hint = _hint(expected, value, name) if masked is None else "change the environment variable"
+    hint = _hint(expected, value, begin) if masked is None else "change the environment variable"
     if masked is not None and not isinstance(expected.type, inspect.StrType | inspect.LiteralType):
         hint = "the environment gives text only: write the value itself"
     return f"{shown} is not {expected.expected}{purpose}", hint
 
 
-def write_example(name: str, expected: Description) -> str:
-    """Return a line that would be right."""
+def write_example(begin: str, expected: Description) -> str:
+    """Return a line that would be right; `begin` is what stands before the value."""
     if expected.examples:
-        return f"write {name} = {_show(expected.examples[0])}"
+        return f"write {begin}{_show(expected.examples[0])}"
     match expected.type:
         case inspect.BoolType():
-            return f"write {name} = true, or false"
+            return f"write {begin}true, or false"
         case inspect.IntType(ge=lowest) | inspect.FloatType(ge=lowest):
-            return f"write {name} = {1 if lowest is None else max(lowest, 0)}, or more"
+            return f"write {begin}{1 if lowest is None else max(lowest, 0)}, or more"
         case inspect.LiteralType(values=values):
-            return f'write {name} = "{values[0]}"'
+            return f'write {begin}"{values[0]}"'
         case inspect.StrType():
-            return f'write {name} = "..."'
+            return f'write {begin}"..."'
         case inspect.VarTupleType():
-            return f'write {name} = ["..."]'
+            return f'write {begin}["..."]'
         case _:
-            return f"write {name} = {{ ... }}"
+            return f"write {begin}{{ ... }}"
 
 
 def _expected(kind: inspect.Type) -> str:
@@ -136,21 +136,21 @@ def _show(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _hint(expected: Description, value: Any, name: str) -> str:
+def _hint(expected: Description, value: Any, begin: str) -> str:
     kind = expected.type
     if isinstance(value, str):
-        return _hint_for_text(expected, value, name) or write_example(name, expected)
+        return _hint_for_text(expected, value, begin) or write_example(begin, expected)
     if isinstance(value, int | float) and isinstance(kind, inspect.StrType):
-        return f'write {name} = "{_show(value)}"'
+        return f'write {begin}"{_show(value)}"'
     if isinstance(value, int | float) and isinstance(kind, inspect.IntType | inspect.FloatType):
         if kind.le is not None and value > kind.le:
-            return f"write {name} = {kind.le}, or less"
+            return f"write {begin}{kind.le}, or less"
         if isinstance(value, float) and value.is_integer():
-            return f"write {name} = {value:.0f}"
-    return write_example(name, expected)
+            return f"write {begin}{value:.0f}"
+    return write_example(begin, expected)
 
 
-def _hint_for_text(expected: Description, value: str, name: str) -> str:
+def _hint_for_text(expected: Description, value: str, begin: str) -> str:
     """Return what a text in the wrong place was probably meant to be; empty where that is unknown."""
     kind = expected.type
     if isinstance(kind, inspect.LiteralType):
@@ -161,9 +161,9 @@ def _hint_for_text(expected: Description, value: str, name: str) -> str:
         close = close or [choice for choice in choices if written and choice.startswith(written)]
         return f"did you mean `{choices[close[0]]}`?" if close else ""
     if isinstance(kind, inspect.VarTupleType):
-        return f"write {name} = [{_show(value)}]"
+        return f"write {begin}[{_show(value)}]"
     # What would be right without its quotes: "10", "true".
-    return f"write {name} = {value.lower()}, without quotes" if _would_fit(value, kind) else ""
+    return f"write {begin}{value.lower()}, without quotes" if _would_fit(value, kind) else ""
 
 
 def _would_fit(text: str, kind: inspect.Type) -> bool:

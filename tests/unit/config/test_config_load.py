@@ -170,6 +170,13 @@ def test_the_text_of_an_error_has_every_mistake_on_a_line_of_its_own(load):
             "is not a table",
             "write redrive_policy = { ... }",
         ),
+        (
+            '[mappings.m]\nsource = "queue:q"\nfunction = "f"\nfunction_response_types = ["X"]\n',
+            "mappings.m.function_response_types[0]",
+            4,
+            '"X" is not `ReportBatchItemFailures`',
+            'write "ReportBatchItemFailures"',
+        ),
         ("[queues.a]\ndelay = true\n", "queues.a.delay", 2, "true is not a whole number", "write delay = 0, or more"),
         ("[queues.a]\ndelay = 1.5\n", "queues.a.delay", 2, "1.5 is not a whole number", "write delay = 0, or more"),
         (
