@@ -1,0 +1,143 @@
+"""How a figure is taken: each contestant in a fresh process, peer and ours in turns, the median of the rounds' ratios.
+
+A contestant is a coroutine or plain function of this folder that returns a dictionary of figures. It runs in a process
+of its own, so that neither the other's memory nor its garbage nor its imports are in the figure.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+ROOT = Path(__file__).parents[2]
+#: One contestant's run, seconds: far above what any takes.
+RUN_TIMEOUT_S = 600
+#: What a process prints before its figures: handlers may print too.
+MARK = "FIGURES "
+
+Figures = dict[str, float]
+
+
+class Contestant(msgspec.Struct, frozen=True):
+    """A function `module:name` of this folder, and its arguments."""
+
+    function: str
+    arguments: Mapping[str, Any] = {}
+
+    def run(self) -> Figures:
+        """Run in a fresh process and return the figures."""
+        command = [sys.executable, "-m", "tests.benchmarks.measure", self.function, json.dumps(dict(self.arguments))]
+        quiet = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=quiet,
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+        if done.returncode or not lines:
+            raise RuntimeError(f"{self.function} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        figures: Figures = json.loads(lines[-1].removeprefix(MARK))
+        return figures
+
+
+class Series(msgspec.Struct, frozen=True):
+    """What the rounds gave."""
+
+    ours: Sequence[Figures]
+    peers: Sequence[Figures]
+
+    def ratios(self, figure: str) -> list[float]:
+        """Return ours by the peer's, round by round; ours alone without a peer."""
+        if not self.peers:
+            return [own[figure] for own in self.ours]
+        return [own[figure] / peer[figure] for own, peer in zip(self.ours, self.peers, strict=True)]
+
+    def median(self, figure: str, *, of_peer: bool = False) -> float | None:
+        """Return the median of a figure; None where it was not taken."""
+        found = [each[figure] for each in (self.peers if of_peer else self.ours) if figure in each]
+        return statistics.median(found) if found else None
+
+
+def take_series(ours: Contestant, peer: Contestant | None, rounds: int) -> Series:
+    """Run both in turns; who begins changes every round, so that a drift of the machine favours neither."""
+    own: list[Figures] = []
+    other: list[Figures] = []
+    for number in range(rounds):
+        pair = [(ours, own)] if peer is None else [(peer, other), (ours, own)]
+        for contestant, figures in pair if number % 2 == 0 else reversed(pair):
+            figures.append(contestant.run())
+    return Series(own, other)
+
+
+# -- in the contestant's process ---------------------------------------------------------------------------------------
+
+
+def cpu_s() -> float:
+    """Return the processor time of this process and of all its descendants so far, seconds."""
+    import psutil
+
+    gone = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + gone.ru_utime + gone.ru_stime
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+class Meter:
+    """Wall and processor time from the first record on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._wall_s = self._cpu_s = 0.0
+
+    def begin(self) -> None:
+        """Note the beginning, once."""
+        if not self._wall_s:
+            self._cpu_s, self._wall_s = cpu_s(), time.perf_counter()
+
+    def figures(self) -> Figures:
+        """Return records a second, and the processor's microseconds a record."""
+        wall_s, used_s = time.perf_counter() - self._wall_s, cpu_s() - self._cpu_s
+        return {"per_s": self.count / wall_s, "cpu_us": used_s / self.count * 1e6, "count": self.count}
+
+
+def main() -> None:
+    """Run the contestant that the arguments name, and print its figures."""
+    module, _, name = sys.argv[1].partition(":")
+    contestant = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)
+    arguments = json.loads(sys.argv[2])
+    if inspect.iscoroutinefunction(contestant):
+
+        async def run() -> Figures:
+            figures: Figures = await contestant(**arguments)
+            return figures
+
+        figures = anyio.run(run)
+    else:
+        figures = contestant(**arguments)
+    print(MARK + json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The benchmarks still run: tiny counts, and no broker. How fast anything is, is not asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import __main__ as bench
+from tests.benchmarks.rows import SMOKE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["send-256", "queue", "invoke-warm", "version"])
+def test_a_comparison_runs_and_is_told(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "figures.json"
+    bench.run(SMOKE, [name], None, report)
+    (row,) = json.loads(report.read_text())
+    assert row["name"] == name
+    assert row["median"] > 0
+    assert len(row["ours"]) == len(row["peers"]) == SMOKE.rounds
+    assert row["what"] in capsys.readouterr().out
