@@ -309,26 +309,18 @@ async def send_messages(
         raise CommandError(f"at most {SEND_MAX} messages can be sent at once, not {len(records)}")
     if delay_s is not None and not 0 <= delay_s <= DELAY_MAX_S:
         raise CommandError(f"a delay is 0-{DELAY_MAX_S} seconds, not {delay_s}")
-    size_bytes_max = await _maximum_message_size(store, queue)
-    messages = tuple([_new_message(record, size_bytes_max, ids.new_id(), delay_s) for record in records])
+    messages = tuple([_new_message(record, ids.new_id(), delay_s) for record in records])
     if messages:
-        await store.commit([SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms())])
+        send = SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms(), is_bounded=True)
+        try:
+            await store.commit([send])
+        except KeyError as error:
+            raise CommandError(f"there is no queue {queue}") from error
+        except ValueError as error:
+            raise CommandError(f"One or more parameters are invalid. Reason: {error}") from error
     return [message.id for message in messages]
 
 
-async def _maximum_message_size(store: Store, queue: str) -> int:
-    for depth in await store.queue_depths():
-        if depth.queue == queue:
-            return depth.settings.maximum_message_size
-    raise CommandError(f"there is no queue {queue}")
-
-
-def _new_message(record: OutgoingRecord, size_bytes_max: int, message_id: str, delay_s: int | None) -> NewMessage:
-    # Attributes count with name and value (SQS developer guide, "Message quotas").
-    size_bytes = len(record.body) + sum([len(name.encode()) + len(value) for name, value in record.headers])
-    if size_bytes > size_bytes_max:
-        raise CommandError(
-            f"One or more parameters are invalid. Reason: Message must be shorter than {size_bytes_max} bytes."
-        )
+def _new_message(record: OutgoingRecord, message_id: str, delay_s: int | None) -> NewMessage:
     group = record.key.decode(errors="backslashreplace") if record.key else ""
     return NewMessage(id=message_id, body=record.body, headers=record.headers, group=group, delay_s=delay_s)

@@ -69,11 +69,15 @@ class SendMessages(Operation, frozen=True, kw_only=True):
 
     Raises:
         KeyError: the queue is not defined.
+        ValueError: a message is longer than `BODY_BYTES_MAX`, or than the queue allows its senders.
     """
 
     queue: str
     messages: tuple[NewMessage, ...]
     now_ms: int
+    #: Refuse what is longer, headers included, than the queue's `maximum_message_size`: asked of those who send, and
+    #: not of what mappings give up.
+    is_bounded: bool = False
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):

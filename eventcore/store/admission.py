@@ -119,8 +119,11 @@ class Admission:
         self._queue(operation.queue)
 
     def _send(self, operation: port.SendMessages) -> None:
-        self._queue(operation.queue)
+        settings = self._queue(operation.queue)
+        size_bytes_max = settings.maximum_message_size if operation.is_bounded else BODY_BYTES_MAX
         for message in operation.messages:
+            if operation.is_bounded and _size_bytes(message) > size_bytes_max:
+                raise ValueError(f"Message must be shorter than {size_bytes_max} bytes.")
             if len(message.body) > BODY_BYTES_MAX:
                 raise ValueError(f"message {message.id} is {len(message.body)} bytes long; at most {BODY_BYTES_MAX}")
 
@@ -177,3 +180,11 @@ class Admission:
     def _seek(self, operation: port.SeekCheckpoint) -> None:
         epoch, _ = self._checkpoint(operation.mapping, operation.shard)
         self._progress[operation.mapping, operation.shard] = (epoch + 1, operation.position)
+
+
+def _size_bytes(message: port.NewMessage) -> int:
+    """Return what a message counts: attributes with name and value (SQS developer guide, "Message quotas")."""
+    size_bytes = len(message.body)
+    for name, value in message.headers:
+        size_bytes += len(name.encode()) + len(value)
+    return size_bytes
