@@ -109,6 +109,7 @@ async def send(senders: int, count: int) -> Figures:
         async with open_sqlite_store(Path(folder) / "state.db") as store:
             await store.commit([DefineQueue(queue=QUEUE, settings=QueueSettings())])
             await work(store, 1)
+            tune_collector()  # as the command does
             meter.begin()
             async with anyio.create_task_group() as tasks:
                 for _ in range(senders):
