@@ -16,6 +16,7 @@ def test_ids_are_random_uuids(ids: IdFactory) -> None:
     made = [ids.new_id() for _ in range(1_000)]
     assert len(set(made)) == 1_000
     assert {uuid.UUID(each).version for each in made} == {4}
+    assert {uuid.UUID(each).variant for each in made} == {uuid.RFC_4122}
     assert made[0] == str(uuid.UUID(made[0]))
 
 
