@@ -43,7 +43,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.required:
         return "required"
     value: Any = field.default
-    if value is msgspec.NODEFAULT or value in (None, ()):
+    if value is msgspec.NODEFAULT or value in (None, (), ""):
         return ""
     return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
 

@@ -89,6 +89,17 @@ class KafkaKeywords(TypedDict, total=False):
     fetch_max_bytes: int
     max_partition_fetch_bytes: int
     isolation_level: Literal["read_uncommitted", "read_committed"]
+    group_instance_id: str
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None
+    sasl_plain_username: str
+    sasl_plain_password: str
+    sasl_oauth_token_file: str
+    ssl_cafile: str
+    ssl_certfile: str
+    ssl_keyfile: str
+    ssl_password: str
+    ssl_check_hostname: bool
 
 
 class HttpKeywords(TypedDict, total=False):

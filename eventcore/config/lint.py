@@ -41,6 +41,8 @@ CODES: Mapping[str, str] = {
     "EC123": "a folder that is not there",
     "EC124": "a batching window and a function's timeout together outlast the queue's visibility timeout",
     "EC125": "a handler that is not there, or whose file is not Python (`validate` alone looks)",
+    "EC126": "Kafka's security settings contradict each other, or one is missing",
+    "EC127": "a file that is not there",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
     "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",

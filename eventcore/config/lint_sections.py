@@ -12,6 +12,7 @@ from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
 from eventcore.config.lint_mappings import RETENTION_MAX_S
 from eventcore.config.lint_references import check_name
+from eventcore.config.lint_security import lint_security
 from eventcore.config.provenance import KeyPath
 from eventcore.config.reference import TABLE_OF_KIND, BadReference, parse_reference
 from eventcore.config.structs import PROCESS_SETTINGS, TABLES, FunctionConfig, KafkaConfig, QueueConfig, Section
@@ -53,6 +54,7 @@ def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
     _lint_circles(draft, findings)
     for name, connection in draft.config.kafka.items():
         _lint_connection(name, connection, findings)
+        lint_security(name, connection, findings, folder)
     for path, text in _texts(draft):
         if match := _SHELL_VARIABLE.search(text):
             message = f"`{match.group()}` is not replaced and stays as it is"

@@ -7,12 +7,14 @@ a struct enters through `config.load` or ``msgspec.convert`` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
 
 from eventcore.config.reference import DISCARDS_QUEUE
+from eventcore.config.substitute import MASK
 
 #: Letters, digits, `-` and `_`: what Lambda, SQS and Kafka all allow.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
@@ -27,6 +29,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     so that sections compare equal by their settings alone; ``msgspec.structs.replace`` loses them.
     """
 
+    #: Settings whose value is never shown, wherever it came from.
+    SECRETS: ClassVar[frozenset[str]] = frozenset()
+
     def hide(self, masks: Mapping[str, Any]) -> None:
         """Show ``masks`` instead of the settings that they name; called once, by `config.load`."""
         self.__dict__[_MASKS] = dict(masks)
@@ -34,7 +39,10 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def shown(self, setting: str) -> Any:
         """Return a setting as people may see it."""
         masks: Mapping[str, Any] = self.__dict__.get(_MASKS, {})
-        return masks[setting] if setting in masks else getattr(self, setting)
+        if setting in masks:
+            return masks[setting]
+        value = getattr(self, setting)
+        return MASK if value and setting in self.SECRETS else value
 
     def masked(self) -> Self:
         """Return a copy that holds the masks in the values' place, in all that it contains."""
@@ -243,6 +251,51 @@ class KafkaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
         Literal["read_uncommitted", "read_committed"],
         Meta(description="read_committed: records of aborted transactions are never seen"),
     ] = "read_committed"
+    group_instance_id: Annotated[
+        str,
+        Meta(
+            max_length=249,
+            description="static membership: a restart within the session moves no shard; another one for each engine",
+            examples=["${env:HOSTNAME}"],
+        ),
+    ] = ""
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Meta(description="what the brokers' port speaks")
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None,
+        Meta(description="how this client says who it is; with a SASL_ protocol"),
+    ] = None
+    sasl_plain_username: Annotated[str, Meta(description="for PLAIN and SCRAM", examples=["eventcore"])] = ""
+    sasl_plain_password: Annotated[
+        str, Meta(description="for PLAIN and SCRAM; never shown", examples=["${env:KAFKA_PASSWORD}"])
+    ] = ""
+    sasl_oauth_token_file: Annotated[
+        str, Meta(description="for OAUTHBEARER: holds the token, read anew for each connection", examples=["token.jwt"])
+    ] = ""
+    ssl_cafile: Annotated[
+        str,
+        Meta(description="PEM certificates to trust; without it the machine's authorities", examples=["ca.pem"]),
+    ] = ""
+    ssl_certfile: Annotated[str, Meta(description="PEM certificate of this client", examples=["client.pem"])] = ""
+    ssl_keyfile: Annotated[
+        str, Meta(description="its PEM key, where the certificate's file does not hold it", examples=["client.key"])
+    ] = ""
+    ssl_password: Annotated[
+        str, Meta(description="of an encrypted key; never shown", examples=["${env:KEY_PASSWORD}"])
+    ] = ""
+    ssl_check_hostname: Annotated[bool, Meta(description="the certificate must be for the broker's name")] = True
+
+    SECRETS: ClassVar[frozenset[str]] = frozenset({"sasl_plain_password", "ssl_password"})
+    #: Paths; relative ones lead from the pipeline's folder.
+    FILES: ClassVar[tuple[str, ...]] = ("sasl_oauth_token_file", "ssl_cafile", "ssl_certfile", "ssl_keyfile")
+
+    def below(self, folder: Path) -> Self:
+        """Return the connection with its relative paths leading from ``folder``."""
+        files = {name: str(folder / written) for name in self.FILES if (written := getattr(self, name))}
+        placed = msgspec.structs.replace(self, **files)
+        placed.hide(self.__dict__.get(_MASKS, {}))
+        return placed
 
 
 class HttpConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -82,9 +82,9 @@ def stream_settings(pipeline: EffectivePipeline) -> dict[str, StreamSettings]:
 
 
 def pipeline_connections(loaded: LoadedConfig) -> dict[tuple[str, str], Any]:
-    """Return the pipeline's connections by kind and name."""
+    """Return the pipeline's connections by kind and name, their files found from the pipeline's folder."""
     config = loaded.config
     return {
-        **{("kafka", name): connection for name, connection in config.kafka.items()},
+        **{("kafka", name): connection.below(loaded.folder) for name, connection in config.kafka.items()},
         **{("http", name): connection for name, connection in config.http.items()},
     }

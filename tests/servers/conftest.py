@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -46,10 +47,11 @@ def kafka_server(request: pytest.FixtureRequest) -> Iterator[KafkaServer | Compo
             request.config.stash[_kafka] = server
             yield server
     except ServerUnavailable as error:
-        _do_without("Kafka", str(error))
+        do_without("Kafka", str(error))
 
 
-def _do_without(server: str, reason: str) -> None:
+def do_without(server: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it where no server may be missing."""
     message = f"{server}{_MISSING}{reason}"
     if os.environ.get(REQUIRE_VARIABLE):
         pytest.fail(f"{message} ({REQUIRE_VARIABLE} is set)", pytrace=False)

@@ -13,8 +13,9 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 from aiokafka.admin import AIOKafkaAdminClient
@@ -113,7 +114,7 @@ def _download(folder: Path) -> None:
 # -- the broker --------------------------------------------------------------------------------------------------------
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -121,7 +122,7 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _properties(port: int, controller_port: int, folder: Path) -> str:
+def _properties(port: int, controller_port: int, folder: Path, more: Mapping[str, str]) -> str:
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -142,16 +143,35 @@ def _properties(port: int, controller_port: int, folder: Path) -> str:
         # As brokers come: a client that asks for a missing topic makes it, unless it says that it must not.
         "auto.create.topics.enable": "true",
     }
+    for name, value in more.items():
+        # Lists grow, everything else is replaced.
+        settings[name] = f"{settings[name]},{value}" if name in {"listeners", "advertised.listeners"} else value
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 class KafkaServer:
-    """A running broker."""
+    """A running broker.
 
-    def __init__(self, jars: Path, folder: Path) -> None:
+    Args:
+        jars: Kafka's.
+        folder: for its data, configuration and log.
+        settings: of the broker, beside the usual ones; listeners are added to the usual ones.
+        format_arguments: for `kafka-storage format`.
+    """
+
+    def __init__(
+        self,
+        jars: Path,
+        folder: Path,
+        *,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        format_arguments: Sequence[str] = (),
+    ) -> None:
+        self._settings = settings
+        self._format_arguments = format_arguments
         self._folder = folder
         self._class_path = f"{jars}/*"
-        self.port, self._controller_port = _free_ports(2)
+        self.port, self._controller_port = free_ports(2)
         self.address = f"127.0.0.1:{self.port}"
         self.log = folder / "broker.log"
         self._configuration = folder / "server.properties"
@@ -159,8 +179,9 @@ class KafkaServer:
 
     def format(self) -> None:
         """Prepare the data folder."""
-        self._configuration.write_text(_properties(self.port, self._controller_port, self._folder))
+        self._configuration.write_text(_properties(self.port, self._controller_port, self._folder, self._settings))
         arguments = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._configuration)]
+        arguments += self._format_arguments
         subprocess.run(self._java(*arguments), check=True, capture_output=True, timeout=READY_TIMEOUT_S)
 
     def start(self) -> None:
@@ -224,7 +245,7 @@ class ComposedKafkaServer:
     """A broker from `compose/kafka.yaml`."""
 
     def __init__(self) -> None:
-        (self.port,) = _free_ports(1)
+        (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
         self._environment = {**os.environ, "EVENTCORE_KAFKA_PORT": str(self.port)}
         self._project = f"eventcore-tests-{self.port}"

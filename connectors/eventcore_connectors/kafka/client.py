@@ -18,6 +18,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from eventcore.config.reference import Reference
 from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
+from eventcore_connectors.kafka.security import UnusableSecurity, explain_refusal, security_settings
 
 #: A wrong address or a missing topic is reported by then, seconds: a person waits for it.
 OPEN_TIMEOUT_S = 5.0
@@ -36,12 +37,24 @@ class Unreachable(Exception):
 
 
 def connection_settings(config: KafkaConfig) -> dict[str, Any]:
-    """Return what every kind of aiokafka client takes."""
+    """Return what every kind of aiokafka client takes.
+
+    Raises:
+        Unreachable: a certificate or a key can't be loaded.
+    """
     return {
         "bootstrap_servers": config.bootstrap_servers,
         "client_id": config.client_id,
         "request_timeout_ms": config.request_timeout_ms,
+        **_security(config),
     }
+
+
+def _security(config: KafkaConfig) -> dict[str, Any]:
+    try:
+        return security_settings(config)
+    except UnusableSecurity as error:
+        raise Unreachable(f"{error}: no connection to {config.bootstrap_servers}") from error
 
 
 async def connect(start: Callable[[], Awaitable[None]], client: Any, config: KafkaConfig, topic: str) -> int:
@@ -57,10 +70,13 @@ async def connect(start: Callable[[], Awaitable[None]], client: Any, config: Kaf
             await start()
             return await _count_partitions(client, topic, where)
     except TimeoutError as error:
+        if why := await explain_refusal(config):
+            raise Unreachable(f"Kafka can't be reached: {where} ({why})") from error
         raise Unreachable(f"Kafka does not answer within {OPEN_TIMEOUT_S:g} s: {where}") from error
     except (errors.KafkaError, OSError, ValueError) as error:
         # aiokafka's own sentence names internal structures; a port that is no number is a ValueError.
-        raise Unreachable(f"Kafka can't be reached: {where} ({describe(error)})") from error
+        why = await explain_refusal(config) or describe(error)
+        raise Unreachable(f"Kafka can't be reached: {where} ({why})") from error
 
 
 async def check(reference: Reference, config: KafkaConfig) -> str:
@@ -69,16 +85,19 @@ async def check(reference: Reference, config: KafkaConfig) -> str:
     Raises:
         SourceUnavailable: no broker answers, or the topic does not exist.
     """
-    client: Any = AIOKafkaClient(  # type: ignore[no-untyped-call]
-        **connection_settings(config)
-    )
+    closing: list[Callable[[], Awaitable[Any]]] = []
     try:
+        client: Any = AIOKafkaClient(  # type: ignore[no-untyped-call]
+            **connection_settings(config)
+        )
+        closing.append(client.close)
         partitions = await connect(client.bootstrap, client, config, reference.part)
         brokers = len(client.cluster.brokers())
     except Unreachable as error:
         raise SourceUnavailable(str(error), source=str(reference)) from error
     finally:
-        await stop(client.close)
+        if closing:
+            await stop(*closing)
     return f"Kafka at {config.bootstrap_servers}: brokers {brokers}, topic `{reference.part}`, partitions {partitions}"
 
 

@@ -81,16 +81,17 @@ def _letter(row: OutboxRow) -> Letter:
 
 
 async def _open(config: KafkaConfig, topic: str, reference: str) -> Sender:
-    sender = Sender(config, topic)
+    sender: Sender | None = None
     is_open = False
     try:
+        sender = Sender(config, topic)
         await sender.open()
         is_open = True
     except Unreachable as error:
         raise DestinationUnavailable(str(error), destination=reference) from error
     finally:
         # Also when it is cancelled half-way: what is connected by then is closed.
-        if not is_open:
+        if sender is not None and not is_open:
             await sender.close()
     return sender
 

@@ -73,12 +73,18 @@ class GroupMember:
     """One member: `join`, then anything, then `leave`. Not reusable."""
 
     def __init__(self, config: KafkaConfig, topic: str, group: str) -> None:
+        """Connect nothing yet.
+
+        Raises:
+            Unreachable: a certificate or a key can't be loaded.
+        """
         self._config = config
         self._topic = topic
         self._group = group
         self._kafka: Any = AIOKafkaConsumer(  # type: ignore[no-untyped-call]
             **client.connection_settings(config),
             group_id=group,
+            group_instance_id=config.group_instance_id or None,
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=config.heartbeat_interval_ms,
             max_poll_interval_ms=config.max_poll_interval_ms,

@@ -39,6 +39,11 @@ class Sender:
     """One producer for one topic: `open`, `send` again and again, `close`. Not reusable."""
 
     def __init__(self, config: KafkaConfig, topic: str) -> None:
+        """Connect nothing yet.
+
+        Raises:
+            Unreachable: a certificate or a key can't be loaded.
+        """
         self._config = config
         self._topic = topic
         self._where = f"topic `{topic}` at {config.bootstrap_servers}"

@@ -72,9 +72,9 @@ class KafkaSource:
             SourceUnavailable: no broker answers, or the topic does not exist; within `client.OPEN_TIMEOUT_S`.
         """
         self._listener = listener
-        member = GroupMember(self._config, self._topic, self._request.consumer_group_id)
-        self._progress = Progress(member, self._unavailable, self._lose)
         try:
+            member = GroupMember(self._config, self._topic, self._request.consumer_group_id)
+            self._progress = Progress(member, self._unavailable, self._lose)
             await member.join(self._on_revoked, self._on_assigned)
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._request.reference)) from error
