@@ -134,38 +134,38 @@ async def _create_topic(address: str, topic: str) -> None:
 
 @asynccontextmanager
 async def _bare(address: str, topic: str, start: str) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
+    client = AIOKafkaConsumer(
         topic, bootstrap_servers=address, group_id=_group(), auto_offset_reset=start, enable_auto_commit=False
     )
-    await consumer.start()
+    await client.start()
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_commit_in_background, consumer)
-            yield consumer
+            tasks.start_soon(_commit_in_background, client)
+            yield client
             tasks.cancel_scope.cancel()
     finally:
-        await consumer.stop()
+        await client.stop()
 
 
-async def _commit_in_background(consumer: AIOKafkaConsumer) -> None:
+async def _commit_in_background(client: AIOKafkaConsumer) -> None:
     while True:
         await anyio.sleep(COMMIT_EVERY_S)
-        if consumer.assignment():
-            await consumer.commit()
+        if client.assignment():
+            await client.commit()
 
 
 async def loop(address: str, topic: str, count: int) -> Figures:
     """Read a topic with `getmany`, decoding nothing."""
     meter = Meter()
-    async with _bare(address, topic, "earliest") as consumer:
+    async with _bare(address, topic, "earliest") as client:
         while meter.count < count * MEASURED:
-            arrived = await consumer.getmany(timeout_ms=1000, max_records=None)
+            arrived = await client.getmany(timeout_ms=1000, max_records=None)
             if arrived:
                 meter.begin()
             for records in arrived.values():
                 meter.count += len(records)
         figures = meter.figures()
-        await consumer.commit()
+        await client.commit()
     return figures
 
 
@@ -265,14 +265,14 @@ async def loop_latency(address: str, topic: str, count: int, per_s: int) -> Figu
     topic = f"{topic}-{_group()}"
     await _create_topic(address, topic)
     taken: list[int] = []
-    async with _bare(address, topic, "latest") as consumer:
-        while not consumer.assignment():  # noqa: ASYNC110 - it has no other way to tell
+    async with _bare(address, topic, "latest") as client:
+        while not client.assignment():  # noqa: ASYNC110 - it has no other way to tell
             await anyio.sleep(0.05)
-        await consumer.seek_to_end()
+        await client.seek_to_end()
         async with await anyio.open_process(_sender(address, topic, count, per_s)):
             with anyio.fail_after(PATIENCE_S):
                 while len(taken) < count:
-                    arrived = await consumer.getmany(timeout_ms=1000, max_records=None)
+                    arrived = await client.getmany(timeout_ms=1000, max_records=None)
                     now = time.perf_counter_ns()
                     for records in arrived.values():
                         taken.extend([now - int(record.value[:20]) for record in records])
