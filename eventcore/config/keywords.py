@@ -86,6 +86,7 @@ class KafkaKeywords(TypedDict, total=False):
     max_poll_interval_ms: int
     rebalance_timeout_ms: int
     request_timeout_ms: int
+    metadata_max_age_ms: int
     fetch_max_bytes: int
     max_partition_fetch_bytes: int
     isolation_level: Literal["read_uncommitted", "read_committed"]

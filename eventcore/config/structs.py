@@ -243,6 +243,9 @@ class KafkaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     request_timeout_ms: Annotated[
         int, Meta(ge=1000, le=3_600_000, description="how long the broker may take to answer one request")
     ] = 40_000
+    metadata_max_age_ms: Annotated[
+        int, Meta(ge=100, le=3_600_000, description="pause between two looks for new partitions and moved leaders")
+    ] = 300_000
     fetch_max_bytes: Annotated[int, Meta(ge=1024, description="bytes of one fetch")] = 52_428_800
     max_partition_fetch_bytes: Annotated[int, Meta(ge=1024, description="bytes of one partition in a fetch")] = (
         1_048_576

@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from aiokafka.admin import NewPartitions
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.errors import ShardLost
@@ -259,3 +260,20 @@ async def test_members_are_known_by_their_client_id(kafka: KafkaCluster) -> None
         await reader.until(lambda: shard in reader.taken)
         assert [client for _, client in await kafka.members("seen")] == ["orders-engine"]
     assert await kafka.members("seen") == [], "closing leaves the group"
+
+
+async def test_a_partition_that_is_added_is_read(kafka: KafkaCluster) -> None:
+    """Found at the next look for metadata; the others go on where they were, and nothing comes twice."""
+    topic = await kafka.create_topic()
+    async with reading(kafka.source(topic, f"{topic}-g", metadata_max_age_ms=200)) as reader:
+        await kafka.send(topic, [b"0"])
+        await reader.until(lambda: reader.bodies(f"{topic}-0") == [b"0"])
+        await reader.settle(f"{topic}-0", 1, is_urgent=True)
+        await kafka.admin.create_partitions({topic: NewPartitions(2)})
+        await reader.until(lambda: f"{topic}-1" in reader.taken)
+        await kafka.producer.client.force_metadata_update()
+        await kafka.send(topic, [b"1"])
+        await kafka.send(topic, [b"new"], partition=1)
+        await reader.until(lambda: len(reader.bodies(f"{topic}-0")) == 2 and bool(reader.bodies(f"{topic}-1")))
+        assert reader.bodies(f"{topic}-0") == [b"0", b"1"]
+        assert reader.bodies(f"{topic}-1") == [b"new"]

@@ -7,6 +7,7 @@ import base64
 import anyio
 import anyio.lowlevel
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from eventcore.delivery.ordering import EMPTY
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
@@ -222,3 +223,18 @@ async def test_a_record_larger_than_a_fetch_arrives(kafka: KafkaCluster) -> None
     async with reading(kafka.source(topic, "g", max_partition_fetch_bytes=1024, fetch_max_bytes=1024)) as reader:
         await reader.until(lambda: len(reader.bodies(shard)) == 2)
         assert [len(body or b"") for body in reader.bodies(shard)] == [200_000, 5]
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_every_compression_is_read(kafka: KafkaCluster, codec: str) -> None:
+    """All codecs come with the base install: what a producer chose is no business of a pipeline."""
+    topic = await kafka.create_topic()
+    shard, bodies = f"{topic}-0", [b"%03d " % number * 50 for number in range(100)]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.address, compression_type=codec, linger_ms=20) as producer:
+        pending = [await producer.send(topic, value=body, partition=0) for body in bodies]
+        for each in pending:
+            await each
+    async with reading(kafka.source(topic, "g")) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == len(bodies))
+        assert reader.bodies(shard) == bodies
+        assert reader.positions(shard) == list(range(len(bodies)))

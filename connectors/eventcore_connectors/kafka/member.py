@@ -16,12 +16,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition, errors
 from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.commit import OffsetCommitRequest
 
 from eventcore.config.structs import KafkaConfig
+from eventcore.model import Record
 from eventcore_connectors.kafka import client
+from eventcore_connectors.kafka.records import read_directly
 from eventcore_connectors.kafka.shards import Mark
 
 #: `getmany` returns by itself after its timeout; past that much more it is waiting for a rebalance, seconds.
@@ -108,6 +110,7 @@ class GroupMember:
             Unreachable: no broker answers, or the topic does not exist.
         """
         await client.connect(self._kafka.start, self._kafka._client, self._config, self._topic)  # noqa: SLF001
+        read_directly(self._kafka)
         self._kafka.subscribe([self._topic], listener=_Rebalance(on_revoked, on_assigned))
 
     async def leave(self) -> None:
@@ -147,9 +150,7 @@ class GroupMember:
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    async def poll(
-        self, partitions: Sequence[int], wait_s: float, *, count_max: int
-    ) -> Mapping[int, Sequence[ConsumerRecord[bytes, bytes]]]:
+    async def poll(self, partitions: Sequence[int], wait_s: float, *, count_max: int) -> Mapping[int, Sequence[Record]]:
         """Return records of the partitions, each partition's in order, or nothing after ``wait_s`` or `interrupt`.
 
         Records of other partitions stay where they are: aiokafka's own pause would drop what it has fetched. With no

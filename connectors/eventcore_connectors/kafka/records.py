@@ -1,18 +1,19 @@
-"""From aiokafka's records to ours, a whole batch at a time.
+"""From Kafka's records to ours, in one step.
 
-This runs for every record: what it costs comes on top of what aiokafka's own objects cost. One list comprehension with
-one struct a record takes 0.18 µs; a function call for each would double that.
+This runs for every record, and aiokafka's own object for each costs more than all that we do with it: 0.6 µs of
+processor time. So its fetcher is made to build ours instead (`read_directly`): a third less for each record, all told.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
+
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
 
 from eventcore.model import Record, TimestampKind
-
-if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
 
 #: Shared by all records: a struct's own default would make a dictionary for each.
 _NO_ATTRIBUTES: Mapping[str, str] = {}
@@ -21,28 +22,53 @@ _HEADER_VALUE_FACTOR = 4
 #: Braces, quotes and brackets of one header.
 _HEADER_OVERHEAD_BYTES = 8
 
-_KINDS = {0: TimestampKind.CREATE_TIME, 1: TimestampKind.LOG_APPEND_TIME}
+_CREATE_TIME = TimestampKind.CREATE_TIME
+_KINDS = {0: _CREATE_TIME, 1: TimestampKind.LOG_APPEND_TIME}
 
 
-def read_records(received: Sequence[ConsumerRecord[bytes, bytes]]) -> list[Record]:
-    """Return the records of one partition, in order."""
-    create_time = TimestampKind.CREATE_TIME
-    return [
-        Record(
-            position=raw.offset,
-            body=raw.value,
-            key=raw.key,
-            # Records of the oldest format have no timestamp.
-            arrived_ms=raw.timestamp or 0,
-            headers=_read_headers(raw.headers) if raw.headers else (),
-            size_bytes=(raw.serialized_value_size if raw.value else 0)
-            + (raw.serialized_key_size if raw.key else 0)
-            + (_header_bytes(raw.headers) if raw.headers else 0),
-            timestamp_kind=_KINDS[raw.timestamp_type] if raw.timestamp_type else create_time,
-            attributes=_NO_ATTRIBUTES,
-        )
-        for raw in received
-    ]
+class RawRecord(Protocol):
+    """What aiokafka's parser, and its `ConsumerRecord` too, say of a record."""
+
+    offset: int
+    timestamp: int | None  #: records of the oldest format have none
+    timestamp_type: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+def read_record(_partition: TopicPartition, raw: RawRecord) -> Record:
+    """Return a record as the engine knows it."""
+    # Each is read once: the parser makes a new object for each look.
+    key, body, headers, timestamp_type = raw.key, raw.value, raw.headers, raw.timestamp_type
+    size_bytes = (len(body) if body else 0) + (len(key) if key else 0)
+    if headers:
+        size_bytes += _header_bytes(headers)
+    return Record(
+        position=raw.offset,
+        body=body,
+        key=key,
+        arrived_ms=raw.timestamp or 0,
+        headers=_read_headers(headers) if headers else (),
+        size_bytes=size_bytes,
+        timestamp_kind=_KINDS[timestamp_type] if timestamp_type else _CREATE_TIME,
+        attributes=_NO_ATTRIBUTES,
+    )
+
+
+class _Fetched(OrderedDict[TopicPartition, Any]):
+    """What a fetcher has fetched and nobody has taken, by partition: answers of brokers and errors."""
+
+    def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
+        if isinstance(fetched, FetchResult):
+            # Unpacked when somebody takes it, by this method of its own.
+            fetched._partition_records._consumer_record = read_record  # noqa: SLF001
+        super().__setitem__(partition, fetched)
+
+
+def read_directly(consumer: Any) -> None:
+    """Let a consumer's `getmany` return our records in place of aiokafka's. Called between its start and first fetch."""
+    consumer._fetcher._records = _Fetched()  # noqa: SLF001
 
 
 def _read_headers(headers: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:

@@ -29,7 +29,6 @@ from eventcore.ports.sources import (
 from eventcore_connectors.kafka.client import Unreachable, describe
 from eventcore_connectors.kafka.member import GroupMember, OutOfRange
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
-from eventcore_connectors.kafka.records import read_records
 from eventcore_connectors.kafka.shape import KafkaShape, shard_name
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 
@@ -144,11 +143,11 @@ class KafkaSource:
             await self._check_contact(progress, min(anyio.current_time() - began, wait_s))
             return ()
         received = []
-        for partition, raw in polled.items():
+        for partition, records in polled.items():
             shard = progress.shards.get(shard_name(self._topic, partition))
             if shard is not None and not self._is_revoking:
-                shard.deliver(raw[-1].offset)
-                received.append(ShardRecords(shard.name, read_records(raw)))
+                shard.deliver(records[-1].position)
+                received.append(ShardRecords(shard.name, records))
         return received
 
     async def _skip_lost(self, progress: Progress, error: OutOfRange) -> None:

@@ -30,6 +30,7 @@ SETTINGS: Mapping[str, Any] = {
     "max_poll_interval_ms": 8001,
     "rebalance_timeout_ms": 9001,
     "request_timeout_ms": 7001,
+    "metadata_max_age_ms": 60_001,
     "fetch_max_bytes": 2_000_000,
     "max_partition_fetch_bytes": 300_000,
     "isolation_level": "read_uncommitted",

@@ -6,10 +6,10 @@ import gc
 from typing import Any
 
 import pytest
-from aiokafka import ConsumerRecord
+from aiokafka import ConsumerRecord, TopicPartition
 
 from eventcore.model import Record, TimestampKind
-from eventcore_connectors.kafka.records import read_records
+from eventcore_connectors.kafka.records import read_record
 from eventcore_connectors.kafka.shape import KafkaShape
 
 
@@ -30,6 +30,11 @@ def make_raw(**changes: Any) -> ConsumerRecord[bytes, bytes]:
         "headers": (),
     }
     return ConsumerRecord(**{**fields, **changes})
+
+
+def read_records(received: list[ConsumerRecord[bytes, bytes]]) -> list[Record]:
+    """Read records as a fetcher does, one after another."""
+    return [read_record(TopicPartition("orders", 0), raw) for raw in received]
 
 
 def test_a_record_keeps_what_kafka_has() -> None:
