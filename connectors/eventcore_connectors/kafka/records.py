@@ -67,7 +67,7 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
 
 
 def read_directly(consumer: Any) -> None:
-    """Let a consumer's `getmany` return our records in place of aiokafka's. Called between its start and first fetch."""
+    """Let a consumer's `getmany` return our records; called between its start and its first fetch."""
     consumer._fetcher._records = _Fetched()  # noqa: SLF001
 
 
