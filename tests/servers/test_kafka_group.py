@@ -18,6 +18,7 @@ from aiokafka.admin import NewPartitions
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.errors import ShardLost
+from eventcore.ports.connectors import StartingPosition
 from eventcore.ports.sources import StreamSource
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from eventcore_connectors.kafka.member import Fenced, GroupMember
@@ -260,6 +261,20 @@ async def test_members_are_known_by_their_client_id(kafka: KafkaCluster) -> None
         await reader.until(lambda: shard in reader.taken)
         assert [client for _, client in await kafka.members("seen")] == ["orders-engine"]
     assert await kafka.members("seen") == [], "closing leaves the group"
+
+
+async def test_latest_begins_with_the_first_record_of_an_added_partition(kafka: KafkaCluster) -> None:
+    """Whatever it got before the next look for metadata is new as well."""
+    topic, latest = await kafka.create_topic(), StartingPosition("LATEST")
+    await kafka.send(topic, [b"old"])
+    source = kafka.source(topic, f"{topic}-g", starting_position=latest, metadata_max_age_ms=1_000)
+    async with reading(source) as reader:
+        await reader.until(lambda: f"{topic}-0" in reader.taken)
+        await kafka.admin.create_partitions({topic: NewPartitions(2)})
+        await kafka.producer.client.force_metadata_update()
+        await kafka.send(topic, [b"new"], partition=1)
+        await reader.until(lambda: reader.bodies(f"{topic}-1") == [b"new"])
+        assert reader.bodies(f"{topic}-0") == []
 
 
 async def test_a_partition_that_is_added_is_read(kafka: KafkaCluster) -> None:

@@ -103,15 +103,19 @@ class GroupMember:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def join(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> None:
+    async def join(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> int:
         """Connect, find the topic, and begin to join the group; partitions come later, through the hooks.
+
+        Returns how many partitions the topic has.
 
         Raises:
             Unreachable: no broker answers, or the topic does not exist.
         """
-        await client.connect(self._kafka.start, self._kafka._client, self._config, self._topic)  # noqa: SLF001
+        start, connection = self._kafka.start, self._kafka._client  # noqa: SLF001
+        count = await client.connect(start, connection, self._config, self._topic)
         read_directly(self._kafka)
         self._kafka.subscribe([self._topic], listener=_Rebalance(on_revoked, on_assigned))
+        return count
 
     async def leave(self) -> None:
         """Leave the group and disconnect, in bounded time."""

@@ -54,6 +54,7 @@ class KafkaSource:
         self._progress: Progress | None = None
         self._readable: tuple[int, ...] = ()  #: partitions that are owned, not paused and not being revoked
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
+        self._partitions_at_open = 0
         self._failure: SourceUnavailable | None = None
         self._is_revoking = False
         self._is_closed = False
@@ -74,7 +75,7 @@ class KafkaSource:
         try:
             member = GroupMember(self._config, self._topic, self._request.consumer_group_id)
             self._progress = Progress(member, self._unavailable, self._lose)
-            await member.join(self._on_revoked, self._on_assigned)
+            self._partitions_at_open = await member.join(self._on_revoked, self._on_assigned)
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._request.reference)) from error
 
@@ -312,7 +313,10 @@ class KafkaSource:
             case "TRIM_HORIZON":
                 return await member.first_positions(partitions)
             case "LATEST":
-                return await member.end_positions(partitions)
+                # One that was added since has nothing old: what it got before it was found must not be missed.
+                added = [each for each in partitions if each >= self._partitions_at_open]
+                there = [each for each in partitions if each < self._partitions_at_open]
+                return {**await member.end_positions(there), **await member.first_positions(added)}
             case _:
                 return await member.positions_at(partitions, position.at_ms)
 
