@@ -1,7 +1,8 @@
 """From Kafka's records to ours, in one step.
 
-This runs for every record, and aiokafka's own object for each costs more than all that we do with it: 0.6 µs of
-processor time. So its fetcher is made to build ours instead (`read_directly`): a third less for each record, all told.
+This runs for every record. aiokafka makes an object of its own for each, which we would only read and drop: so its
+fetcher is made to build ours instead (`read_directly`), which takes 1.6 µs of processor time a record, all told, where
+both together took 2.0.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _HEADER_VALUE_FACTOR = 4
 #: Braces, quotes and brackets of one header.
 _HEADER_OVERHEAD_BYTES = 8
 
+#: The method by which aiokafka makes its object of a parsed record.
+_MAKER = "_consumer_record"
+
 _CREATE_TIME = TimestampKind.CREATE_TIME
 _KINDS = {0: _CREATE_TIME, 1: TimestampKind.LOG_APPEND_TIME}
 
@@ -39,7 +43,7 @@ class RawRecord(Protocol):
 
 def read_record(_partition: TopicPartition, raw: RawRecord) -> Record:
     """Return a record as the engine knows it."""
-    # Each is read once: the parser makes a new object for each look.
+    # Each is read once: they are properties of the parser's.
     key, body, headers, timestamp_type = raw.key, raw.value, raw.headers, raw.timestamp_type
     size_bytes = (len(body) if body else 0) + (len(key) if key else 0)
     if headers:
@@ -62,13 +66,13 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
     def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
         if isinstance(fetched, FetchResult):
             # Unpacked when somebody takes it, by this method of its own.
-            fetched._partition_records._consumer_record = read_record  # noqa: SLF001
+            setattr(fetched._partition_records, _MAKER, read_record)  # noqa: SLF001
         super().__setitem__(partition, fetched)
 
 
-def read_directly(consumer: Any) -> None:
-    """Let a consumer's `getmany` return our records; called between its start and its first fetch."""
-    consumer._fetcher._records = _Fetched()  # noqa: SLF001
+def read_directly(kafka: Any) -> None:
+    """Let the `getmany` of aiokafka's object return our records; called between its start and its first fetch."""
+    kafka._fetcher._records = _Fetched()  # noqa: SLF001
 
 
 def _read_headers(headers: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
