@@ -152,6 +152,8 @@ def _properties(port: int, controller_port: int, folder: Path, more: Mapping[str
 class KafkaServer:
     """A running broker.
 
+    A second listener says that it is at `front_port`, and is at `behind_port`: a network of the test's may lie between.
+
     Args:
         jars: Kafka's.
         folder: for its data, configuration and log.
@@ -171,7 +173,7 @@ class KafkaServer:
         self._format_arguments = format_arguments
         self._folder = folder
         self._class_path = f"{jars}/*"
-        self.port, self._controller_port = free_ports(2)
+        self.port, self._controller_port, self.behind_port, self.front_port = free_ports(4)
         self.address = f"127.0.0.1:{self.port}"
         self.log = folder / "broker.log"
         self._configuration = folder / "server.properties"
@@ -179,10 +181,20 @@ class KafkaServer:
 
     def format(self) -> None:
         """Prepare the data folder."""
-        self._configuration.write_text(_properties(self.port, self._controller_port, self._folder, self._settings))
+        self._configuration.write_text(_properties(self.port, self._controller_port, self._folder, self._more()))
         arguments = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._configuration)]
         arguments += self._format_arguments
         subprocess.run(self._java(*arguments), check=True, capture_output=True, timeout=READY_TIMEOUT_S)
+
+    def _more(self) -> Mapping[str, str]:
+        """Return the settings beside the usual ones, with the second listener among them."""
+        mine = {
+            "listeners": f"FRONT://127.0.0.1:{self.behind_port}",
+            "advertised.listeners": f"FRONT://127.0.0.1:{self.front_port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,FRONT:PLAINTEXT",
+        }
+        lists = {name: ",".join(filter(None, (text, self._settings.get(name)))) for name, text in mine.items()}
+        return {**self._settings, **lists}
 
     def start(self) -> None:
         """Start the broker and wait until it answers, and until groups can be joined."""
@@ -215,6 +227,8 @@ class KafkaServer:
 
     def tail(self) -> str:
         """Return the last lines of the broker's log."""
+        if not self.log.exists():
+            return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
 
     def _java(self, *arguments: str) -> list[str]:

@@ -118,7 +118,6 @@ class SecuredKafka:
 
 def _settings(ports: dict[str, int], certificates: Certificates) -> dict[str, str]:
     listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
-    protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **LISTENERS}
     logins = {
         f"listener.name.{listener}.{mechanism}.sasl.jaas.config": login
         for listener in ("sasl", "sasltls")
@@ -127,7 +126,7 @@ def _settings(ports: dict[str, int], certificates: Certificates) -> dict[str, st
     return {
         "listeners": listeners,
         "advertised.listeners": listeners,
-        "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+        "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in LISTENERS.items()),
         "sasl.enabled.mechanisms": ",".join(MECHANISMS),
         "listener.name.sasltls.sasl.enabled.mechanisms": ",".join(MECHANISMS[1:]),
         "ssl.keystore.type": "PEM",
