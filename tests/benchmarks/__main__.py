@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.benchmarks.rows import HEADINGS, SMOKE, Comparison, Scale, comparison
 from tests.servers.kafka_server import ServerUnavailable, running_kafka
 
 TOPIC = "orders"
+
+# aiokafka reports every try to reach a broker that is still starting.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def main() -> int:
