@@ -158,6 +158,22 @@ class QueuePromises(StoreKit):
 
         self.check(scenario)
 
+    def test_a_bounded_send_keeps_to_the_queues_own_limit(self) -> None:
+        """Attributes count with name and value; what mappings give up passes all the same."""
+
+        async def scenario(store: Store) -> None:
+            await define_queue(store, maximum_message_size=1024)
+            fits = NewMessage(id="a", body=b"x" * 1020, headers=(("ab", b"cd"),))
+            longer = NewMessage(id="b", body=b"x" * 1020, headers=(("ab", b"cde"),))
+            await store.commit([SendMessages(queue="orders", messages=(fits,), now_ms=NOW_MS, is_bounded=True)])
+            with pytest.raises(ValueError, match="shorter than 1024 bytes"):
+                await store.commit([SendMessages(queue="orders", messages=(longer,), now_ms=NOW_MS, is_bounded=True)])
+            assert await received_ids(store) == ["a"]
+            await store.commit([SendMessages(queue="orders", messages=(longer,), now_ms=NOW_MS)])
+            assert await received_ids(store) == ["b"]
+
+        self.check(scenario)
+
     # -- leases --------------------------------------------------------------------------------------------------------
 
     def test_a_message_is_hidden_until_exactly_its_visibility_timeout(self) -> None:
