@@ -51,6 +51,8 @@ def invoke_command(
     for line in invoked.lines:
         print_line(line)
     output = options.output
+    if invoked.stale_pid:
+        output.note(f"the running engine (pid {invoked.stale_pid}) ran the code it started with: restart it")
     if output.is_table:
         output.text(bytes(invoked.response).decode())
     else:

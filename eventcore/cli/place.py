@@ -17,7 +17,7 @@ from eventcore.errors import CommandError
 from eventcore.http.refusals import ExitCode
 
 if TYPE_CHECKING:
-    from eventcore.config.load import LoadedConfig
+    from eventcore.config.load import Check, LoadedConfig
 
 STATE_FOLDER = ".eventcore"
 #: As `eventcore.config.load` has it, whose import costs more than asking a running engine.
@@ -57,8 +57,8 @@ def is_python(config: str) -> bool:
     return _IN_PYTHON.fullmatch(config) is not None and not Path(config).exists()
 
 
-def read_pipeline(place: PipelinePlace) -> ReadPipeline:
-    """Read and check a pipeline.
+def read_pipeline(place: PipelinePlace, *, also: Check | None = None) -> ReadPipeline:
+    """Read and check a pipeline; ``also`` is one more check, of what could be read.
 
     Raises:
         ConfigError: it has mistakes; all of them at once.
@@ -68,9 +68,9 @@ def read_pipeline(place: PipelinePlace) -> ReadPipeline:
         _refuse_module(place.config)
         from eventcore.config.load import load_config
 
-        return ReadPipeline(load_config(place.config))
+        return ReadPipeline(load_config(place.config, also=also))
     app = _import_app(place.config)
-    return ReadPipeline(app.loaded(), app.targets)
+    return ReadPipeline(app.loaded(also=also), app.targets)
 
 
 def _refuse_module(config: str) -> None:

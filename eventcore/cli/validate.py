@@ -39,15 +39,13 @@ def validate_command(options: Options, explain: bool, schema: bool, config: str)
     from eventcore.config.lint_handlers import lint_handlers
 
     try:
-        loaded = read_pipeline(find_place(options)).loaded
-        handlers = lint_handlers(loaded)
-        handlers.raise_mistakes()
+        loaded = read_pipeline(find_place(options), also=lint_handlers).loaded
     except ConfigError as error:
         if output.is_table:
             raise
         output.data({"mistakes": error.mistakes})
         return ExitCode.CONFIG_INVALID
-    for warning in (*loaded.warnings, *handlers.warnings_in_order()):
+    for warning in loaded.warnings:
         output.warn(str(warning))
     if explain:
         _explain(output, loaded)

@@ -95,6 +95,10 @@ class Findings:
             path[:depth] in self._unreadable for depth in range(1, len(path) + 1)
         )
 
+    def has_mistake(self, path: KeyPath) -> bool:
+        """Tell whether something wrong with the setting has been noted."""
+        return any(mistake.path == dotted(path) for mistake in self.mistakes)
+
     def raise_mistakes(self) -> None:
         """Raise every mistake at once, in the order of the lines they stand on.
 

@@ -1,6 +1,7 @@
 """Whether the functions' handlers are there, told without running a line of the user's code.
 
-Not among the checks of `lint`: a function that does not import must not keep the others from running. `validate` asks.
+Not among the checks of `lint`: a function that does not import must not keep the others from running. `validate` asks,
+with `load_config(..., also=lint_handlers)`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from eventcore.config.findings import Findings
-from eventcore.config.load import LoadedConfig
+from eventcore.config.structs import PipelineConfig
 
 #: A module of this size is no source that people wrote, bytes.
 SOURCE_BYTES_MAX = 4 * 1024 * 1024
@@ -28,14 +29,17 @@ class _Names(msgspec.Struct):
     is_open: bool = False  #: more may be there: a star import, `__getattr__`, names that are made at run time
 
 
-def lint_handlers(loaded: LoadedConfig) -> Findings:
-    """Return what is wrong with the handlers of a pipeline's functions, and what can't be told about them."""
-    findings = Findings(loaded.provenance.file)
-    findings.provenance = loaded.provenance
-    for name, function in loaded.config.functions.items():
+def lint_handlers(config: PipelineConfig, findings: Findings, folder: Path) -> None:
+    """Add what is wrong with the handlers of a pipeline's functions, and what can't be told about them.
+
+    What is badly written has been told before, and so has a folder that is not there.
+    """
+    for name, function in config.functions.items():
+        code = folder / function.code
+        if findings.has_mistake(("functions", name, "handler")) or not code.is_dir():
+            continue
         module, _, attribute = function.handler.replace("/", ".").rpartition(".")
-        _check(findings, name, module, attribute, loaded.folder / function.code)
-    return findings
+        _check(findings, name, module, attribute, code)
 
 
 def _check(findings: Findings, name: str, module: str, attribute: str, code: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ FILE_BYTES_MAX = 2 * 1024 * 1024
 #: Where tomllib says in its message that it stopped.
 _STOPPED_AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
 
+#: A check beside those of `lint`: of what could be read, where to note what it finds, and the pipeline's folder.
+Check = Callable[[PipelineConfig, Findings, Path], None]
+
 
 class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A pipeline without mistakes."""
@@ -48,12 +51,15 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"LoadedConfig(file={self.provenance.file!r}, config={self.config!r})"
 
 
-def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+def load_config(
+    path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None, also: Check | None = None
+) -> LoadedConfig:
     """Read and check a pipeline file.
 
     Args:
         path: the file, or the folder that holds an `eventcore.toml`.
         environ: what `${env:NAME}` means; the process's own environment when None.
+        also: one more check, of what could be read.
 
     Raises:
         ConfigError: the file has mistakes, or can't be read; all of them at once, in the order of their lines.
@@ -66,7 +72,7 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
     text = _read(where, file)
     document = _parse(text, file)
     places = {key: Place(file, line) for key, line in find_lines(text).items()}
-    return assemble(document, file=file, places=places, folder=where.absolute().parent, environ=environ)
+    return assemble(document, file=file, places=places, folder=where.absolute().parent, environ=environ, also=also)
 
 
 def assemble(
@@ -77,6 +83,7 @@ def assemble(
     folder: Path,
     environ: Mapping[str, str] | None = None,
     mistakes: tuple[Mistake, ...] = (),
+    also: Check | None = None,
 ) -> LoadedConfig:
     """Check a pipeline that was read from a file or declared in Python: the same road for both forms.
 
@@ -87,6 +94,7 @@ def assemble(
         folder: what `code` is relative to.
         environ: what `${env:NAME}` means; the process's own environment when None.
         mistakes: what has been found wrong before.
+        also: one more check, of what could be read.
 
     Raises:
         ConfigError: there are mistakes; all of them at once.
@@ -104,6 +112,8 @@ def assemble(
             _hide(section, (table, name), substituted.masked)
     _hide(draft.config.settings, ("settings",), substituted.masked)
     lint(draft, findings, folder=folder)
+    if also is not None:
+        also(draft.config, findings, folder)
     findings.raise_mistakes()
     return LoadedConfig(
         config=draft.config, folder=folder, provenance=findings.provenance, warnings=findings.warnings_in_order()

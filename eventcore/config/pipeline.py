@@ -20,7 +20,7 @@ from eventcore.config.keywords import (
     SettingsKeywords,
     StreamKeywords,
 )
-from eventcore.config.load import LoadedConfig, assemble
+from eventcore.config.load import Check, LoadedConfig, assemble
 from eventcore.config.origin import find_caller, find_importable, place_of, root_of
 from eventcore.config.provenance import KeyPath, Place, dotted
 from eventcore.errors import Mistake
@@ -135,11 +135,12 @@ class Pipeline:
         """Declare an HTTP endpoint: `[http.NAME]`."""
         self._declare(("http", name), {"url": url, **settings}, place_of(find_caller()))
 
-    def loaded(self, *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+    def loaded(self, *, environ: Mapping[str, str] | None = None, also: Check | None = None) -> LoadedConfig:
         """Check everything declared so far and return it.
 
         Args:
             environ: what `${env:NAME}` means; the process's own environment when None.
+            also: one more check, of what could be read.
 
         Raises:
             ConfigError: there are mistakes; all of them at once, each with the line of its call.
@@ -151,6 +152,7 @@ class Pipeline:
             folder=self._folder,
             environ=environ,
             mistakes=tuple(self._mistakes),
+            also=also,
         )
 
     def _name_of(self, handler: Callable[..., Any]) -> str:

@@ -112,7 +112,9 @@ class Reporter:
         """Tell that an invocation came back."""
         if outcome.kind in {OutcomeKind.RELEASED, OutcomeKind.THROTTLED}:
             return
-        self.last_result = "PROBLEM: Function call failed" if outcome.kind is OutcomeKind.FAILURE else "OK"
+        # A handler of typed records succeeds as a call, and its fault tells of the record that did not.
+        has_failed = outcome.kind is OutcomeKind.FAILURE or outcome.fault is not None
+        self.last_result = "PROBLEM: Function call failed" if has_failed else "OK"
         self._emit(
             InvocationFinished(
                 mapping=self.mapping,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import anyio.to_thread
 
 from eventcore.archive.failures import code_hash
 
@@ -24,6 +27,10 @@ class StartedCode:
     def has_changed(self, function: str) -> bool:
         """Tell whether a function's folder holds other code now; reads it, so call it off the loop."""
         return function in self._folders and _read(self._folders[function]) != self._started[function]
+
+    async def find_stale(self, function: str) -> int:
+        """Return the id of this process where its environments run other code than stands in the folder; else 0."""
+        return os.getpid() if await anyio.to_thread.run_sync(self.has_changed, function) else 0
 
 
 def _read(folder: Path) -> str:

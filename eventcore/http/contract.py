@@ -138,6 +138,7 @@ class Invoked(msgspec.Struct, frozen=True, kw_only=True):
     failed_count: int = 0  #: records that a handler of records reported failed
     usage: Usage = Usage()
     lines: Sequence[LogLine] = ()  #: what the function wrote, and the platform about it
+    stale_pid: int = 0  #: of the running engine, where it ran other code than stands in the folder now; else 0
 
 
 class Invoke(Request[Invoked], frozen=True, kw_only=True):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import anyio.to_thread
 import msgspec
 
 from eventcore.config.effective import EffectiveMapping
@@ -141,10 +139,7 @@ class FailureOperations:
         return ()
 
     async def _find_stale(self, function: str) -> int:
-        code = self._started_code
-        if code is None or not await anyio.to_thread.run_sync(code.has_changed, function):
-            return 0
-        return os.getpid()
+        return 0 if self._started_code is None else await self._started_code.find_stale(function)
 
     async def drop(self, request: DropFailures) -> Dropped:
         """Forget failures.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from eventcore.app import Engine
 from eventcore.clock import Clock
 from eventcore.config.effective import resolve
@@ -128,7 +130,10 @@ class Operations:
         return cast("Result", await perform(request))
 
     async def _invoke(self, request: Invoke) -> Invoked:
-        return await invoke(self._runner, request, self._ids)
+        invoked = await invoke(self._runner, request, self._ids)
+        if self._started_code is None:
+            return invoked
+        return msgspec.structs.replace(invoked, stale_pid=await self._started_code.find_stale(request.function))
 
     async def _send(self, request: Send) -> Sequence[Place]:
         places = await send(

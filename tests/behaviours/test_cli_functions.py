@@ -58,6 +58,7 @@ def test_the_response_is_data_and_the_logs_are_not(tmp_path: Path, has_engine: b
     assert (done.returncode, done.stdout) == (0, '{"records": 2}\n')
     assert "work | got {'Records': [1, 2]}" in done.stderr
     assert "REPORT RequestId:" in done.stderr
+    assert "restart it" not in done.stderr
 
 
 def test_an_event_can_be_typed(tmp_path: Path) -> None:
@@ -224,6 +225,8 @@ def test_a_failure_is_forgotten_once_it_succeeds_and_never_before(tmp_path: Path
         # Enabled: its environment has imported the old code.
         with running("run", cwd=folder, until="state=Enabled") as engine:
             retry()
+            invoked = run("invoke", "work", "--sample", "kinesis", cwd=folder)
+            assert "ran the code it started with: restart it" in invoked.stderr
             mended = run("send", "stream:orders", "poison", cwd=folder)
             assert mended.returncode == 0
             engine.wait_line("code of work has changed: restart to use it")

@@ -131,3 +131,22 @@ def test_each_message_of_a_queue_has_its_own_fault() -> None:
     assert errors["Failing"] == "first time"
     assert "first time" not in errors["Undecodable"]
     assert [entry.reason for entry in harness.discarded] == ["Undecodable"]
+
+
+def test_the_last_result_of_a_typed_handler_that_failed_is_a_problem() -> None:
+    """The call as such succeeds: what counts for people is its record."""
+    results: list[str] = []
+
+    async def work(order: Order) -> None:
+        if order.poison:
+            raise ValueError("poison")
+
+    async def scenario(harness: Harness) -> None:
+        for order in ({"id": 1, "poison": True}, {"id": 2}):
+            await harness.send("stream:orders", [order], key="k")
+            await harness.run_until_idle()
+            (mapping,) = (await harness.status()).mappings
+            results.append(mapping.last_result)
+
+    play(stream_app(work, maximum_retry_attempts=0), scenario)
+    assert results == ["PROBLEM: Function call failed", "OK"]

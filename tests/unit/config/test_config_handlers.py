@@ -4,6 +4,7 @@ import pytest
 
 from eventcore.config.lint_handlers import lint_handlers
 from eventcore.config.load import load_config
+from eventcore.errors import ConfigError
 
 
 @pytest.fixture
@@ -16,8 +17,15 @@ def find(tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         (tmp_path / "eventcore.toml").write_text(f'[functions.f]\nhandler = "{handler}"\n')
-        found = lint_handlers(load_config(tmp_path))
-        return [(finding.code, f"{finding.message} ({finding.hint})") for finding in (*found.mistakes, *found.warnings)]
+        try:
+            found = load_config(tmp_path, also=lint_handlers).warnings
+        except ConfigError as error:
+            found = error.mistakes
+        return [
+            (finding.code, f"{finding.message} ({finding.hint})")
+            for finding in found
+            if finding.code in {"EC125", "EC162"}
+        ]
 
     return find
 
@@ -77,3 +85,21 @@ def test_what_is_installed_is_there_too(find):
 @pytest.mark.parametrize("text", ["from a import *", "def __getattr__(name): ...", "globals()['x'] = 1", "exec('x')"])
 def test_what_a_file_does_not_tell_is_a_warning(find, text):
     assert [code for code, _ in find("orders.price", orders=text)] == ["EC162"]
+
+
+def test_handlers_are_looked_for_beside_other_mistakes(tmp_path):
+    """All at once; what is badly written, or lies in a folder that is not there, is told once."""
+    (tmp_path / "orders.py").write_text("def price(event): ...\n")
+    (tmp_path / "eventcore.toml").write_text(
+        '[functions.a]\nhandler = "orders.prize"\ntimeout = "10"\n'
+        '[functions.b]\nhandler = "orders:price"\n'
+        '[functions.c]\nhandler = "orders.price"\ncode = "lib"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path, also=lint_handlers)
+    assert [mistake.path for mistake in caught.value.mistakes] == [
+        "functions.a.handler",
+        "functions.a.timeout",
+        "functions.b.handler",
+        "functions.c.code",
+    ]
