@@ -293,7 +293,7 @@ class QueueMapping:
         entries = await context.settler.discard(
             batch, decision, outcome, invocations=1, first_failure_ms=0, traceparent=traceparent
         )
-        context.reporter.discarded(batch, entries, outcome)
+        context.reporter.discarded(batch, entries)
         await context.settler.commit(self._failures(batch, decision, outcome))
         await signals.reach("settler.before_ack")
         with anyio.move_on_after(SETTLE_GRACE_S, shield=True):

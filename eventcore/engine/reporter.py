@@ -125,9 +125,8 @@ class Reporter:
             )
         )
 
-    def discarded(self, batch: Batch, entries: list[Discarded], outcome: Outcome | None) -> None:
+    def discarded(self, batch: Batch, entries: list[Discarded]) -> None:
         """Tell what was given up, now that it is durable."""
-        fault = outcome.fault if outcome is not None else None
         for entry in entries:
             self._emit(
                 RecordsDiscarded(
@@ -139,8 +138,8 @@ class Reporter:
                     reason=entry.reason,
                     failure_id=entry.failure_id,
                     destination=entry.destination,
-                    error=fault_text(fault),
-                    location=fault.location if fault else "",
+                    error=fault_text(entry.fault),
+                    location=entry.fault.location if entry.fault else "",
                 )
             )
 

@@ -29,7 +29,7 @@ from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
 from eventcore.errors import StoreUnavailable
-from eventcore.model import Batch, DiscardReason, Outcome, VerdictKind
+from eventcore.model import Batch, DiscardReason, Fault, Outcome, VerdictKind
 from eventcore.ports.destinations import Dispatch
 from eventcore.ports.recorder import FailedBatch, Recorder
 from eventcore.ports.sources import EventShape, LostRange
@@ -57,6 +57,7 @@ class Discarded(msgspec.Struct, frozen=True, kw_only=True):
     reason: DiscardReason
     failure_id: str
     destination: str
+    fault: Fault | None = None  #: of these records; another one of the batch may have failed otherwise
 
 
 class SettlerContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +198,7 @@ class Settler:
             reason=reason,
             failure_id=failure_id,
             destination=self.destination,
+            fault=outcome.fault if outcome is not None else None,
         )
         return discarded, [
             *context.recorder.keep(failed),

@@ -309,7 +309,7 @@ class ShardWorker:
                 covered=self._covered,
             )
             self._open_count -= sum(entry.count for entry in discarded)
-            self._context.reporter.discarded(batch, discarded, outcome)
+            self._context.reporter.discarded(batch, discarded)
         checkpoint = batch.records[done - 1].position + 1 if done else batch.records[0].position
         # A checkpoint outside the store passes a discard only once the destination has it, also one of an engine
         # before, which this batch is covered by (design §3).

@@ -131,6 +131,7 @@ def test_each_message_of_a_queue_has_its_own_fault() -> None:
     assert errors["Failing"] == "first time"
     assert "first time" not in errors["Undecodable"]
     assert [entry.reason for entry in harness.discarded] == ["Undecodable"]
+    assert "first time" not in harness.discarded[0].error, "what is told live is the record's own, too"
 
 
 def test_the_last_result_of_a_typed_handler_that_failed_is_a_problem() -> None:
