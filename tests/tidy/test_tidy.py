@@ -156,7 +156,7 @@ def test_no_text_names_a_place_on_somebodys_machine() -> None:
         if place.search(line)
     ]
     assert_none(found)
-    assert place.search('open("/work/main/x")')
+    assert place.search('open("/home/ada/x")')
 
 
 def test_nothing_is_left_for_later() -> None:
