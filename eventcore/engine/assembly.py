@@ -16,13 +16,13 @@ from eventcore.embedded.queue import EmbeddedQueue
 from eventcore.embedded.stream import EmbeddedStream
 from eventcore.engine.batcher import records_ahead_max
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.lane import ShardContext
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.queue_mapping import QueueContext, QueueMapping
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.router import Router
 from eventcore.engine.settler import Settler, SettlerContext
-from eventcore.engine.shard import ShardContext
 from eventcore.engine.stream_mapping import StreamMapping
 from eventcore.ids import IdFactory
 from eventcore.model import PAYLOAD_BYTES_MAX

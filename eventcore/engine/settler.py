@@ -25,6 +25,7 @@ from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
+from eventcore.engine.covered import Covered
 from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
@@ -33,19 +34,12 @@ from eventcore.model import Batch, DiscardReason, Fault, Outcome, VerdictKind
 from eventcore.ports.destinations import Dispatch
 from eventcore.ports.recorder import FailedBatch, Recorder
 from eventcore.ports.sources import EventShape, LostRange
-from eventcore.ports.store import Operation, PutNote, Store
+from eventcore.ports.store import Operation, Store
 from eventcore.telemetry.propagation import hand_on
 
 #: The settling step may take this long when the engine is being cancelled around it, seconds; past it the batch is
 #: redelivered.
 SETTLE_GRACE_S = 10.0
-#: Ranges of given-up records that a shard's note may hold; the checkpoint passes them long before.
-COVERED_MAX = 1000
-
-#: First and last position of a run of records that was given up, both inclusive.
-Range = tuple[int, int]
-
-_ranges = msgspec.json.Decoder(list[Range])
 
 
 class Discarded(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,21 +78,9 @@ class Settler:
         #: Reference of where results go.
         self.destination = str(context.on_failure)
 
-    # -- what was given up earlier -------------------------------------------------------------------------------------
-
-    async def covered(self, shard: str, checkpoint: int) -> list[Range]:
-        """Return the ranges at or past a checkpoint that an earlier engine on this store gave up without an ack."""
-        note = await self._context.store.note(self._note_name(shard))
-        if note is None:
-            return []
-        return [covered for covered in _ranges.decode(note) if covered[1] >= checkpoint]
-
-    async def uncover(self, shard: str) -> None:
-        """Forget what a shard gave up, now that its source knows."""
-        await self._context.store.commit([PutNote(name=self._note_name(shard), value=b"[]")])
-
-    def _note_name(self, shard: str) -> str:
-        return f"covered/{self._context.mapping}/{self._context.source}/{shard}"
+    def covered(self, shard: str) -> Covered:
+        """Return what was given up of a shard and its source may not know yet; nothing is read before it is loaded."""
+        return Covered(self._context.store, f"covered/{self._context.mapping}/{self._context.source}/{shard}")
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -111,7 +93,7 @@ class Settler:
         invocations: int,
         first_failure_ms: int,
         traceparent: str,
-        covered: list[Range] | None = None,
+        covered: Covered | None = None,
     ) -> list[Discarded]:
         """Write what a decision gives up: its destination's rows, its failures, the note that covers it.
 
@@ -124,7 +106,7 @@ class Settler:
             invocations: of exactly this batch, this one included.
             first_failure_ms: wall time; 0 when it never failed before.
             traceparent: the context that is handed on to the destination; empty without a trace.
-            covered: the shard's ranges, extended in place; None for a queue.
+            covered: of the shard, extended in place; None for a queue.
 
         Raises:
             StoreUnavailable: nothing was written.
@@ -141,10 +123,7 @@ class Settler:
             discarded.append(entry)
             operations.extend(writes)
             if covered is not None:
-                covered.append((part.first.position, part.last.position))
-        if covered is not None:
-            del covered[:-COVERED_MAX]
-            operations.append(PutNote(name=self._note_name(batch.shard), value=msgspec.json.encode(covered)))
+                operations.append(covered.add(part.records))
         await self._commit(operations)
         return discarded
 

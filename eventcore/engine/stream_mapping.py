@@ -15,7 +15,8 @@ import anyio.abc
 
 from eventcore import signals
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
-from eventcore.engine.shard import ShardContext, ShardWorker
+from eventcore.engine.lane import ShardContext
+from eventcore.engine.shard import ShardWorker
 from eventcore.engine.status import ShardStatus
 from eventcore.errors import SourceError
 from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
@@ -131,14 +132,14 @@ class StreamMapping:
     def _share_buffers(self) -> None:
         share = max(BUFFER_BYTES_MAX // max(len(self._workers), 1), SHARD_BYTES_MIN)
         for worker in self._workers.values():
-            worker.intake.limit(share)
+            worker.limit(share)
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> int:
         """How many batches are being worked on."""
-        return sum(worker.is_invoking for worker in self._workers.values())
+        return sum(worker.running for worker in self._workers.values())
 
     async def shards(self) -> Sequence[ShardStatus]:
         """Return the owned shards."""
@@ -147,12 +148,5 @@ class StreamMapping:
         with suppress(SourceError):
             lags = {lag.shard: lag for lag in await self._source.lag()}
         return [
-            ShardStatus(
-                shard=shard,
-                checkpoint=worker.checkpoint.position,
-                lag=lags[shard].lag if shard in lags else -1,
-                buffered=len(worker.intake),
-                blocked=worker.blocked,
-            )
-            for shard, worker in sorted(self._workers.items())
+            worker.status(lags[shard].lag if shard in lags else -1) for shard, worker in sorted(self._workers.items())
         ]

@@ -1,0 +1,380 @@
+"""One lane: batches in order, one at a time, each retried until it is settled or given up; hops 3 to 7.
+
+A shard is one lane, or many (`engine/laned_shard.py`): a failing batch blocks its own lane and no other. What a lane
+keeps of it (`delivery.ordering`) is written when it changes, so that whoever takes the shard next goes on with the
+same attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import anyio
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.decide import (
+    RELEASE,
+    SETTLE,
+    Decision,
+    Run,
+    decide_before_stream,
+    decide_stream,
+    find_mark,
+)
+from eventcore.delivery.ordering import Part, ShardState
+from eventcore.delivery.retry import StreamRetry
+from eventcore.engine.checkpoint import ShardCheckpoint
+from eventcore.engine.covered import Covered
+from eventcore.engine.dispatcher import RELEASED, Dispatcher
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.settler import Settler
+from eventcore.engine.status import Blocked
+from eventcore.ids import IdFactory
+from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
+from eventcore.ports.sources import LostRange, StreamSource
+from eventcore.telemetry.tracing import Tracing
+
+
+class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the shards of one mapping share."""
+
+    mapping: str
+    source_reference: str
+    source: StreamSource
+    dispatcher: Dispatcher
+    settler: Settler
+    retry: StreamRetry
+    batching: BatchPolicy
+    record_bytes_max: int  #: data that one record may have; 0: no limit
+    suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
+    clock: Clock
+    ids: IdFactory
+    reporter: Reporter
+    tracing: Tracing
+
+
+class Intake(Protocol):
+    """Where a lane's batches come from."""
+
+    async def take(self, state: ShardState) -> Sequence[Record] | None:
+        """Wait for what is tried next and take it: the first part of the state, or a new batch.
+
+        Empty when closed, and when a barrier has to be passed first; None when every record of the part is gone.
+        """
+        ...
+
+    def give_back(self, records: Sequence[Record]) -> None:
+        """Put records that were taken back in front."""
+        ...
+
+    def close(self) -> None:
+        """Let every `take` return nothing, now and later."""
+        ...
+
+    @property
+    def barrier(self) -> LostRange | None:
+        """The lost range that is to be told now: nothing in front of it waits any more."""
+        ...
+
+    def pass_barrier(self) -> None:
+        """Hand out what came behind the barrier."""
+        ...
+
+
+class Books:
+    """How many records of a shard were taken and are neither settled nor discarded."""
+
+    def __init__(self, reporter: Reporter, shard: str) -> None:
+        self._reporter = reporter
+        self._shard = shard
+        self._open_count = 0
+
+    def open(self, count: int) -> None:
+        """Count records that were taken."""
+        self._open_count += count
+
+    def done(self, count: int) -> None:
+        """Count records that were settled or discarded."""
+        self._open_count -= count
+
+    def close(self) -> None:
+        """Tell what goes back to the source, once."""
+        count, self._open_count = self._open_count, 0
+        self._reporter.returned(self._shard, count, "the shard was given up")
+
+
+class Lane:
+    """Works through the batches of its intake. `run` ends after `stop`, `abort` or a lost shard; not reusable."""
+
+    def __init__(
+        self,
+        context: ShardContext,
+        shard: str,
+        *,
+        intake: Intake,
+        checkpoint: ShardCheckpoint,
+        covered: Covered,
+        books: Books,
+        stopping: anyio.Event,
+        is_first: bool,
+    ) -> None:
+        """Make a lane of a shard.
+
+        Args:
+            context: of the shard.
+            shard: its name.
+            intake: where batches come from.
+            checkpoint: where progress and failing work are written.
+            covered: what was given up before.
+            books: of the shard.
+            stopping: set when the lane is to end.
+            is_first: nothing was invoked yet since the shard was taken.
+        """
+        self._context = context
+        self._shard = shard
+        self._intake = intake
+        self._checkpoint = checkpoint
+        self._covered = covered
+        self._books = books
+        self._stopping = stopping
+        self._is_first = is_first
+        self._invocation: anyio.CancelScope | None = None
+        self.blocked: Blocked | None = None
+
+    @property
+    def is_invoking(self) -> bool:
+        """Whether the function is running for this lane."""
+        return self._invocation is not None
+
+    def stop(self) -> None:
+        """End after the batch that is being invoked; pending retries stay for the next owner."""
+        self._stopping.set()
+        self._intake.close()
+
+    def abort(self) -> None:
+        """End now: the running invocation's environment is killed, its batch released."""
+        self.stop()
+        if self._invocation is not None:
+            self._invocation.cancel()
+
+    async def run(self) -> None:
+        """Work until stopped.
+
+        Raises:
+            ShardLost: another owner has the shard.
+            StoreUnavailable, SourceUnavailable: what had to be written could not be.
+        """
+        state = find_mark(self._checkpoint.kept)
+        while not self._stopping.is_set():
+            if (lost := self._intake.barrier) is not None:
+                state = await self._discard_lost(lost, state)
+                continue
+            records = await self._intake.take(state)
+            if records is None:
+                # Compaction or retention took all of this part: nothing is left to try.
+                state = ShardState(parts=state.parts[1:])
+                continue
+            if not records:
+                continue
+            if not state.parts:
+                part = Part(last=records[-1].position, request_id=self._context.ids.new_id())
+                state = ShardState(parts=(part,))
+            state, pause_ms = await self._handle(records, state)
+            if pause_ms:
+                with anyio.move_on_after(pause_ms / 1000):
+                    await self._stopping.wait()
+
+    async def _handle(self, records: Sequence[Record], state: ShardState) -> tuple[ShardState, int]:
+        """Bring one batch to a decision and make it durable; return what is tried next, and the pause before it."""
+        context = self._context
+        part = state.parts[0]
+        if not part.request_id:
+            part = msgspec.structs.replace(part, request_id=context.ids.new_id())
+            state = ShardState(parts=(part, *state.parts[1:]))
+        outcome: Outcome | None = None
+        decision = self._decide_before(records, state)
+        batch = Batch(
+            mapping=context.mapping,
+            source=context.source_reference,
+            shard=self._shard,
+            records=records,
+            attempt=part.attempt + 1,
+            request_id=part.request_id,
+        )
+        if decision is None:
+            outcome = await self._try(batch, state)
+            report = context.dispatcher.read(batch, outcome)
+            decision = decide_stream(
+                records,
+                state.parts,
+                outcome,
+                report,
+                context.retry,
+                now_ms=context.clock.now_ms(),
+                jitter=context.ids.jitter(),
+            )
+        with context.tracing.settle(batch, decision) as span:
+            is_settled = await self._settle(batch, part, decision, outcome, span.traceparent)
+        if is_settled:
+            self._tell(batch, decision, outcome)
+        return decision.state, decision.delay_ms
+
+    async def _try(self, batch: Batch, state: ShardState) -> Outcome:
+        """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
+
+        Else the record that kills engines would have its neighbours of other shards marked each time, and they would
+        be given up with it.
+        """
+        part = state.parts[0]
+        is_marked = self._is_first or part.attempt > 0 or part.marks > 0
+        if not part.marks:
+            return await self._invoke(batch, state if is_marked else None)
+        if not await self._unless_stopped(self._context.suspects.acquire):
+            return RELEASED
+        try:
+            return await self._invoke(batch, state)
+        finally:
+            self._context.suspects.release()
+
+    def _decide_before(self, records: Sequence[Record], state: ShardState) -> Decision | None:
+        covered = self._covered.count_leading(records)
+        if covered:
+            runs = [Run(0, covered, SETTLE)]
+            if covered == len(records):
+                return Decision(tuple(runs), ShardState(parts=state.parts[1:]))
+            runs.append(Run(covered, len(records), Verdict(VerdictKind.RETRY)))
+            return Decision(tuple(runs), ShardState(parts=(Part(last=records[-1].position), *state.parts[1:])))
+        return decide_before_stream(
+            records,
+            state.parts,
+            self._context.retry,
+            now_ms=self._context.clock.now_ms(),
+            event_bytes_max=self._context.record_bytes_max,
+        )
+
+    async def _invoke(self, batch: Batch, state: ShardState | None) -> Outcome:
+        """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
+
+        Args:
+            batch: what to invoke it with.
+            state: marked before the invocation begins; None when no mark is needed.
+        """
+        context = self._context
+        function = context.dispatcher.function
+        try:
+            function.slots.acquire_nowait()
+        except anyio.WouldBlock:
+            if not await self._unless_stopped(function.slots.acquire):
+                return RELEASED
+        outcome = RELEASED
+        try:
+            if state is not None:
+                await self._checkpoint.mark(batch.first.position, state)
+            self._is_first = False
+            if self._stopping.is_set():
+                return RELEASED
+            context.reporter.invoked(batch)
+            with anyio.CancelScope() as self._invocation:
+                outcome = await context.dispatcher.invoke(batch)
+        finally:
+            self._invocation = None
+            function.slots.release()
+        context.reporter.finished(batch, outcome)
+        return outcome
+
+    async def _unless_stopped(self, wait: Callable[[], Awaitable[object]]) -> bool:
+        """Await something, or until the shard is stopped; tell whether it came to its end."""
+        is_done = False
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up() -> None:
+                await self._stopping.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up)
+            await wait()
+            is_done = True
+            tasks.cancel_scope.cancel()
+        return is_done
+
+    # -- settling ------------------------------------------------------------------------------------------------------
+
+    async def _settle(
+        self, batch: Batch, part: Part, decision: Decision, outcome: Outcome | None, traceparent: str
+    ) -> bool:
+        """Make a decision durable; False when the shard was stopped first, and all of it will come again."""
+        settler = self._context.settler
+        done = decision.settled_count
+        gives_up = any(run.verdict.kind is VerdictKind.DISCARD for run in decision.runs)
+        if gives_up and settler.is_blocked:
+            self._context.reporter.outbox_blocked(settler.destination)
+            if not await self._unless_stopped(settler.wait_room):
+                return False
+        if gives_up:
+            discarded = await settler.discard(
+                batch,
+                decision,
+                outcome,
+                invocations=part.attempt + (outcome is not None),
+                first_failure_ms=part.first_failure_ms,
+                traceparent=traceparent,
+                covered=self._covered,
+            )
+            self._books.done(sum(entry.count for entry in discarded))
+            self._context.reporter.discarded(batch, discarded)
+        checkpoint = batch.records[done - 1].position + 1 if done else batch.records[0].position
+        # A checkpoint outside the store passes a discard only once the destination has it, also one of an engine
+        # before, which this batch is covered by (design §3).
+        is_outside = not self._context.source.capabilities.is_settle_durable
+        passes_discard = gives_up or (done and self._covered.reaches_below(checkpoint))
+        if is_outside and passes_discard and not await self._unless_stopped(lambda: settler.wait_taken(self._shard)):
+            return False
+        self._intake.give_back(batch.records[done:])
+        is_released = any(run.verdict == RELEASE for run in decision.runs)
+        state = decision.state
+        if is_released and state.parts and not state.parts[0].attempt and not state.parts[0].marks:
+            # Never tried: nothing is worth keeping, and the next owner may cut its own batches.
+            state = ShardState() if len(state.parts) == 1 else state
+        if done or state != self._checkpoint.kept:
+            # A mark that outlived its batch would blame it for the death that the next one brings.
+            is_urgent = gives_up or bool(state.parts) or self._checkpoint.kept.marked
+            await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)
+        await self._covered.settle(checkpoint)
+        return True
+
+    async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
+        """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""
+        entry = await self._context.settler.discard_lost(lost)
+        self._context.reporter.lost(self._shard, entry)
+        left = ShardState(parts=tuple(part for part in state.parts if part.last > lost.last))
+        await self._checkpoint.write(lost.last + 1, left, is_urgent=True)
+        self._intake.pass_barrier()
+        return left
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, batch: Batch, decision: Decision, outcome: Outcome | None) -> None:
+        """Tell people what was decided; a shard that will try again is shown as blocked."""
+        self._books.done(sum(run.stop - run.start for run in decision.runs if run.verdict is SETTLE))
+        self._context.reporter.decided(batch, decision, outcome)
+        self.blocked = _blocked(batch, decision, outcome, self._context.clock.now_ms())
+
+
+def _blocked(batch: Batch, decision: Decision, outcome: Outcome | None, now_ms: int) -> Blocked | None:
+    """Return what keeps the shard, or None when it goes on."""
+    head = decision.state.parts[0] if decision.state.parts else None
+    if head is None or not head.attempt or outcome is None:
+        return None
+    fault: Fault | None = outcome.fault
+    return Blocked(
+        position=batch.records[decision.settled_count].position,
+        since_ms=head.first_failure_ms,
+        attempt=head.attempt,
+        error_type=fault.error_type if fault else "",
+        error_message=fault.message if fault else "the response reports failed records",
+        location=fault.location if fault else "",
+        next_try_ms=now_ms + decision.delay_ms,
+    )
