@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from eventcore.engine.outside import (
 )
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.router import Router
-from eventcore.engine.status import EngineStatus
+from eventcore.engine.status import EngineStatus, ParkedRedriven
 from eventcore.errors import CommandError
 from eventcore.ids import IdFactory, SystemIds
 from eventcore.model import Outcome
@@ -154,6 +154,18 @@ class Engine:
             mappings=[await supervisor.status() for supervisor in self._supervisors.values()],
             destinations=self._outbox.statistics(),
         )
+
+    async def redrive(self, mapping: str, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+        """Give parked records of a mapping's shard back to its function; one bounded step.
+
+        Raises:
+            CommandError: there is no such mapping, it does not run, has no lanes, or has not the shard.
+            SourceError, StoreError: progress could not be written; what ran may run again.
+        """
+        supervisor = self._supervisors.get(mapping)
+        if supervisor is None:
+            raise CommandError(f"there is no mapping `{mapping}` in this pipeline")
+        return await supervisor.redrive(shard, count_max=count_max, besides=besides)
 
     async def invoke(self, function: str, event: Any) -> Outcome:
         """Run a function once with an event.

@@ -24,6 +24,7 @@ from eventcore.errors import (
     SourceUnavailable,
 )
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 from eventcore.ports.store import OutboxRow
 
@@ -137,6 +138,11 @@ class HttpConnector:
     def open_stream(self, request: StreamRequest) -> StreamSource:
         """Refuse: an endpoint can't be read."""
         raise ProgrammingError(f"{request.reference} is no source: an HTTP endpoint only takes results")
+
+    def open_range(self, reference: Reference, connection: object) -> RangeSource:
+        """Refuse, as `open_stream` does."""
+        del connection
+        raise ProgrammingError(f"{reference} is no source: an HTTP endpoint only takes results")
 
     def open_destination(
         self, reference: Reference, connection: HttpConfig, context: ConnectorContext

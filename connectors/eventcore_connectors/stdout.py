@@ -14,6 +14,7 @@ import msgspec
 from eventcore.config.reference import Reference
 from eventcore.errors import DestinationUnavailable, ProgrammingError
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 from eventcore.ports.store import OutboxRow
 
@@ -83,6 +84,11 @@ class StdoutConnector:
     def open_stream(self, request: StreamRequest) -> StreamSource:
         """Refuse: standard output can't be read."""
         raise ProgrammingError(f"{request.reference} is no source: standard output only takes results")
+
+    def open_range(self, reference: Reference, connection: object) -> RangeSource:
+        """Refuse, as `open_stream` does."""
+        del connection
+        raise ProgrammingError(f"{reference} is no source: standard output only takes results")
 
     def open_destination(self, reference: Reference, connection: None, context: ConnectorContext) -> StdoutDestination:
         """Return the destination."""

@@ -21,6 +21,7 @@ from eventcore.telemetry.events import (
     RecordsDiscarded,
     RecordsFiltered,
     RecordsLost,
+    RecordsParked,
     RecordsReceived,
     RecordsReturned,
     RecordsSent,
@@ -95,6 +96,11 @@ def _text(event: EngineEvent) -> str:
             return click.style(f"[{event.first}] {_moved(event)}", fg="yellow")
         case RecordsDiscarded() | RecordsLost() | OutboxBlocked():
             return click.style(_given_up(event), fg="red")
+        case RecordsParked():
+            waiting = f"{show_count(event.count, 'record')} parked in {event.destination}"
+            return click.style(
+                f"{waiting}: their key keeps failing; eventcore mapping redrive {event.mapping}", fg="yellow"
+            )
         case RecordsReturned():
             return f"{show_count(event.count, 'record')} returned to the source: {show_line(event.why)}"
         case MappingStateChanged():

@@ -16,6 +16,7 @@ _COMMANDS = [
     ("invoke", "run a function once"),
     ("send", "send records to a queue, stream or topic"),
     ("logs", "what functions wrote"),
+    ("mapping", "what to do with a mapping while it runs"),
     ("queue", "look into queues, redrive and purge them"),
     ("failures", "look at what failed and why; run it again"),
     ("completion", "complete commands in bash, zsh or fish"),

@@ -149,10 +149,16 @@ def _details(output: Output, report: StatusReport) -> Iterator[str]:
 def _shard_line(shard: ShardStatus, now_ms: int) -> str:
     name = show_shard(shard.shard)
     if shard.blocked is not None:
-        return click.style(f"{name}  BLOCKED {_blocked(shard.blocked, now_ms)}, lag {_show_lag(shard.lag)}", fg="red")
+        return click.style(
+            f"{name}  BLOCKED {_blocked(shard.blocked, now_ms)}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="red"
+        )
     position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
     buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
-    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}"
+    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}{_parked(shard)}"
+
+
+def _parked(shard: ShardStatus) -> str:
+    return f", {show_count(shard.parked, 'key')} parked: eventcore mapping redrive" if shard.parked else ""
 
 
 def _blocked(blocked: Blocked, now_ms: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from eventcore.config.reference import DISCARDS_QUEUE, Reference
+from eventcore.config.reference import DISCARDS_QUEUE, PARKED_QUEUE, Reference
 from eventcore.config.structs import MappingConfig
 from eventcore.delivery.retry import KAFKA_ATTEMPTS_WITH_DESTINATION, StreamRetry
 
@@ -17,6 +17,9 @@ KAFKA_WINDOW_S = 0.5
 QUEUE_CONCURRENCY = 5
 #: What is given up without a destination of its own (design §5).
 ON_FAILURE = Reference("queue", DISCARDS_QUEUE)
+
+#: Where the records of a key wait that is parked, where the mapping does not say.
+PARKING = Reference("queue", PARKED_QUEUE)
 
 #: Where a default is not Lambda's, by table and setting, and why (design §5).
 DIFFERENCES: Mapping[tuple[str, str], str] = {
@@ -32,9 +35,9 @@ def default_batch_size(source: Reference) -> int:
     return STREAM_BATCH_SIZE if source.is_stream else QUEUE_BATCH_SIZE
 
 
-def default_window_s(source: Reference) -> float:
-    """Return how long a first record waits for others, seconds."""
-    return KAFKA_WINDOW_S if source.kind == "kafka" else 0.0
+def default_window_s(source: Reference, lanes: int | None) -> float:
+    """Return how long a first record waits for others, seconds; with lanes, whose batches hold one key, it does not."""
+    return KAFKA_WINDOW_S if source.kind == "kafka" and lanes in {None, 1} else 0.0
 
 
 def default_group(mapping: str) -> str:

@@ -42,9 +42,16 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     retry: StreamRetry  #: streams only
     on_failure: Reference
     is_on_failure_default: bool  #: the built-in queue, since the mapping names none
+    lanes: int  #: streams only: keys of a shard at a time
+    parking: Reference  #: with lanes
     starting_position: StartingPosition  #: streams only
     consumer_group_id: str  #: Kafka only
     maximum_concurrency: int  #: batches at the same time; queues only: a stream runs one a shard
+
+    @property
+    def destinations(self) -> tuple[Reference, ...]:
+        """Where the mapping's records may go besides its function."""
+        return (self.on_failure, self.parking) if self.lanes > 1 else (self.on_failure,)
 
 
 class EffectivePipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,11 +103,13 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         kind="stream" if source.is_stream else "queue",
         enabled=mapping.enabled,
         batch_size=mapping.batch_size or defaults.default_batch_size(source),
-        window_s=defaults.default_window_s(source) if window_s is None else window_s,
+        window_s=defaults.default_window_s(source, mapping.lanes) if window_s is None else window_s,
         reports_failures="ReportBatchItemFailures" in mapping.function_response_types,
         retry=defaults.effective_retry(source, mapping),
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),
         is_on_failure_default=mapping.on_failure is None,
+        lanes=mapping.lanes or 1,
+        parking=defaults.PARKING if mapping.parking is None else parse_reference(mapping.parking),
         starting_position=StartingPosition(mapping.starting_position or "TRIM_HORIZON", round(timestamp_s * 1000)),
         consumer_group_id=mapping.consumer_group_id or defaults.default_group(name),
         maximum_concurrency=mapping.maximum_concurrency or defaults.QUEUE_CONCURRENCY,
@@ -153,7 +162,10 @@ def _mapping_defaults(mapping: EffectiveMapping) -> dict[str, Any]:
     if mapping.kind == "queue":
         return {**always, "maximum_concurrency": mapping.maximum_concurrency}
     group = {"consumer_group_id": mapping.consumer_group_id} if mapping.source.kind == "kafka" else {}
-    return {**always, **msgspec.structs.asdict(mapping.retry), "on_failure": str(mapping.on_failure), **group}
+    lanes: dict[str, Any] = {"lanes": mapping.lanes}
+    if mapping.lanes > 1:
+        lanes["parking"] = str(mapping.parking)
+    return {**always, **msgspec.structs.asdict(mapping.retry), "on_failure": str(mapping.on_failure), **lanes, **group}
 
 
 def _origin(pipeline: EffectivePipeline, path: KeyPath) -> str:

@@ -48,6 +48,8 @@ class MappingKeywords(TypedDict, total=False):
     maximum_record_age_in_seconds: int | None
     bisect_batch_on_function_error: bool | None
     on_failure: str | None
+    lanes: int | None
+    parking: str | None
     maximum_concurrency: int | None
     consumer_group_id: str | None
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from eventcore.config.convert import Draft
 from eventcore.config.defaults import ON_FAILURE, default_group, has_default_attempts
 from eventcore.config.findings import Findings
+from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes
 from eventcore.config.lint_references import check_name, read_reference
+from eventcore.config.lint_subject import Subject
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import DESTINATION_KINDS, SOURCE_KINDS, Reference
-from eventcore.config.structs import BUILT_IN_QUEUES, FunctionConfig, MappingConfig, PipelineConfig, QueueConfig
+from eventcore.config.reference import DESTINATION_KINDS, PARKING_KINDS, SOURCE_KINDS, Reference
+from eventcore.config.structs import BUILT_IN_QUEUES, MappingConfig, QueueConfig
 from eventcore.delivery.retry import KAFKA_ATTEMPTS_WITH_DESTINATION
 
 #: More messages than this in a batch need a window to gather them in (Lambda semantics §3.1).
@@ -34,34 +34,10 @@ STREAM_SETTINGS = (
     "maximum_record_age_in_seconds",
     "bisect_batch_on_function_error",
     "on_failure",
+    "lanes",
+    "parking",
 )
 QUEUE_SETTINGS = ("maximum_concurrency",)
-
-
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """A mapping under examination, with what it refers to."""
-
-    name: str
-    mapping: MappingConfig
-    pipeline: PipelineConfig
-    source: Reference
-    function: FunctionConfig | None  #: None when there is none, or it could not be read
-    on_failure: Reference | None  #: None without one, or when it could not be read
-
-    def path(self, setting: str) -> KeyPath:
-        """Return the path of one of the mapping's settings."""
-        return ("mappings", self.name, setting)
-
-    @property
-    def timeout_path(self) -> KeyPath:
-        """The path of the function's timeout."""
-        return ("functions", self.mapping.function, "timeout")
-
-    def address(self, reference: Reference) -> tuple[Any, ...]:
-        """Return what a reference means outside: two connections to the same brokers are one place."""
-        if reference.kind == "kafka" and reference.name in self.pipeline.kafka:
-            return "kafka", self.pipeline.kafka[reference.name].bootstrap_servers, reference.part
-        return reference.kind, reference.name, reference.part
 
 
 def lint_mappings(draft: Draft, findings: Findings) -> None:
@@ -90,9 +66,11 @@ def _examine(name: str, mapping: MappingConfig, draft: Draft, findings: Findings
     path: KeyPath = ("mappings", name)
     check_name(draft, findings, mapping, (*path, "function"), "functions")
     source = read_reference(draft, findings, mapping, (*path, "source"), SOURCE_KINDS)
-    on_failure = None
+    on_failure = parking = None
     if mapping.on_failure is not None and (source is None or source.is_stream):
         on_failure = read_reference(draft, findings, mapping, (*path, "on_failure"), DESTINATION_KINDS)
+    if mapping.parking is not None and (source is None or source.is_stream):
+        parking = read_reference(draft, findings, mapping, (*path, "parking"), PARKING_KINDS)
     if source is None:
         return None
     return Subject(
@@ -102,6 +80,7 @@ def _examine(name: str, mapping: MappingConfig, draft: Draft, findings: Findings
         source=source,
         function=draft.config.functions.get(mapping.function),
         on_failure=on_failure,
+        parking=parking,
     )
 
 
@@ -135,6 +114,8 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
         return "a queue has no positions to start from", "take it out"
     if setting == "bisect_batch_on_function_error":
         return "a queue's batch is not split: its messages come back one by one", "take it out"
+    if setting in {"lanes", "parking"}:
+        return "a queue has no order that lanes would keep: maximum_concurrency runs its batches", "take it out"
     if setting == "maximum_record_age_in_seconds":
         return "a queue's messages end with its retention", f"write [queues.{queue}] message_retention_period"
     return "a queue's mapping gives up no messages: the queue does, by its redrive policy", f"write {redrive}"
@@ -199,6 +180,7 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
         )
     if subject.on_failure is not None:
         _lint_destination(subject, subject.on_failure, findings)
+    lint_lanes(subject, findings)
     _lint_limits(subject, findings)
 
 
@@ -268,6 +250,7 @@ def _lint_kafka(subject: Subject, findings: Findings) -> None:
         )
         hint = f'with several engines, discard to a topic: on_failure = "kafka:{subject.source.name}/failed"'
         findings.warn("EC154", subject.path("on_failure"), message, hint)
+    lint_kafka_lanes(subject, findings)
 
 
 # -- mappings against each other ---------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import difflib
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import DISCARDS_QUEUE, TABLE_OF_KIND, BadReference, Reference, parse_reference
-from eventcore.config.structs import Section
+from eventcore.config.reference import TABLE_OF_KIND, BadReference, Reference, parse_reference
+from eventcore.config.structs import BUILT_IN_QUEUES, Section
 
 
 def read_reference(
@@ -61,8 +61,8 @@ def check_name(draft: Draft, findings: Findings, section: Section, path: KeyPath
 
 
 def is_declared(draft: Draft, table: str, name: str) -> bool:
-    """Tell whether a table has the name; `discards` is a queue that always is there."""
-    return name in draft.names[table] or (table == "queues" and name == DISCARDS_QUEUE)
+    """Tell whether a table has the name; `discards` and `parked` are queues that always are there."""
+    return name in draft.names[table] or (table == "queues" and name in BUILT_IN_QUEUES)
 
 
 def _suggest(draft: Draft, name: str, kinds: tuple[str, ...]) -> str:

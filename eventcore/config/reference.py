@@ -8,11 +8,14 @@ import msgspec
 
 #: The built-in queue for what is given up by mappings without `on_failure`.
 DISCARDS_QUEUE = "discards"
+#: The built-in queue for the records of keys that are parked by mappings without `parking`.
+PARKED_QUEUE = "parked"
 
 #: Kinds that have a `/part`, and what it is.
 PARTS = {"kafka": "topic"}
 SOURCE_KINDS = ("queue", "stream", "kafka")
 DESTINATION_KINDS = ("queue", "stream", "kafka", "function", "http", "stdout")
+PARKING_KINDS = ("queue", "kafka")
 #: Kinds whose name stands in the pipeline file, and in which table.
 TABLE_OF_KIND: Mapping[str, str] = {
     "queue": "queues",

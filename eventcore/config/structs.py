@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import msgspec
 from msgspec import Meta
 
-from eventcore.config.reference import DISCARDS_QUEUE
+from eventcore.config.reference import DISCARDS_QUEUE, PARKED_QUEUE
 from eventcore.config.substitute import MASK
 
 #: Letters, digits, `-` and `_`: what Lambda, SQS and Kafka all allow.
@@ -171,6 +171,23 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[
             str,
             Meta(description="destination for what is given up", examples=["queue:failed", "kafka:local/failed"]),
+        ]
+        | None
+    ) = None
+    lanes: (
+        Annotated[
+            int,
+            Meta(ge=1, le=1000, description="keys of one shard that are worked on at the same time, each in order"),
+        ]
+        | None
+    ) = None
+    parking: (
+        Annotated[
+            str,
+            Meta(
+                description="with lanes: where the records of a key wait that holds the others up",
+                examples=["queue:parked-orders", "kafka:local/parked-orders"],
+            ),
         ]
         | None
     ) = None
@@ -338,8 +355,9 @@ TABLES: Mapping[str, type[Section]] = {
     "http": HttpConfig,
 }
 
-#: Queues that are there without being declared; a declaration of the same name replaces them. What was given up is
-#: kept for as long as a queue can keep anything.
+#: Queues that are there without being declared; a declaration of the same name replaces them. What was given up, or
+#: parked, is kept for as long as a queue can keep anything.
 BUILT_IN_QUEUES: Mapping[str, QueueConfig] = {
-    DISCARDS_QUEUE: msgspec.convert({"message_retention_period": 1_209_600}, QueueConfig)
+    name: msgspec.convert({"message_retention_period": 1_209_600}, QueueConfig)
+    for name in (DISCARDS_QUEUE, PARKED_QUEUE)
 }

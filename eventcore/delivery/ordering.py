@@ -27,6 +27,14 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     marks: int = 0
 
 
+class LaneState(msgspec.Struct, frozen=True, array_like=True):
+    """The same for one key of a shard that has lanes."""
+
+    name: str  #: of the key, see `delivery.lanes.lane_name`
+    parts: tuple[Part, ...]
+    marked: bool = False
+
+
 class ShardState(msgspec.Struct, frozen=True, array_like=True):
     """The parts of one shard that have been tried and are not settled; empty when nothing fails."""
 
@@ -34,6 +42,9 @@ class ShardState(msgspec.Struct, frozen=True, array_like=True):
     parts: tuple[Part, ...] = ()
     #: The first part is being invoked right now; found by the next owner, it means that the engine died there.
     marked: bool = False
+    lanes: tuple[LaneState, ...] = ()  #: of a shard with lanes: failing keys
+    #: Of a shard with lanes: keys whose records wait elsewhere, each with the position of the first that does.
+    parked: tuple[tuple[str, int], ...] = ()
 
 
 EMPTY = ShardState()
@@ -46,16 +57,31 @@ def encode_state(state: ShardState) -> str:
     """Return the state as ASCII text of at most `STATE_BYTES_MAX` bytes; empty text for an empty state.
 
     Pending parts beyond what fits are joined into the last one that does: they lose their own attempts, never a
-    record.
+    record. So do the last of the lanes; parked keys always fit.
     """
-    if not state.parts and not state.marked:
+    if state == EMPTY:
         return ""
     text = _encoder.encode(state)
-    parts = state.parts
-    while len(text) > STATE_BYTES_MAX and len(parts) > 1:
-        parts = (*parts[:-2], Part(last=parts[-1].last))
-        text = _encoder.encode(msgspec.structs.replace(state, parts=parts))
+    while len(text) > STATE_BYTES_MAX and (shorter := _shorten(state)) is not None:
+        state = shorter
+        text = _encoder.encode(state)
     return text.decode()
+
+
+def _shorten(state: ShardState) -> ShardState | None:
+    """Return a state with one attempt less to remember; None when there is none to leave out."""
+    if len(state.parts) > 1:
+        return msgspec.structs.replace(state, parts=_join_last(state.parts))
+    if not state.lanes:
+        return None
+    *lanes, last = state.lanes
+    if len(last.parts) > 1:
+        lanes.append(msgspec.structs.replace(last, parts=_join_last(last.parts)))
+    return msgspec.structs.replace(state, lanes=tuple(lanes))
+
+
+def _join_last(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    return (*parts[:-2], Part(last=parts[-1].last))
 
 
 def decode_state(text: str | None) -> ShardState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -19,6 +20,8 @@ from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.lane import ShardContext
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
+from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
+from eventcore.engine.parking import ParkingContext
 from eventcore.engine.queue_mapping import QueueContext, QueueMapping
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.router import Router
@@ -107,22 +110,43 @@ def _stream_mapping(
     source = _open_stream(settings, around)
     batching = _batching(settings, form, source.shape)
     record_bytes_max = PAYLOAD_BYTES_MAX - batching.record_overhead_bytes
+    settler = _settler(settings, function, source.shape, around)
     context = ShardContext(
         mapping=settings.name,
         source_reference=str(settings.source),
         source=source,
         dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
-        settler=_settler(settings, function, source.shape, around),
+        settler=settler,
         retry=settings.retry,
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
+        lanes=settings.lanes,
         suspects=around.suspects,
         clock=around.clock,
         ids=around.ids,
         reporter=reporter,
         tracing=around.tracing,
     )
-    return StreamMapping(source, context, revoke_budget_s=_revoke_budget_s(settings.source, around))
+    parking = ParkingContext(
+        mapping=settings.name,
+        source=str(settings.source),
+        place=settings.parking,
+        batch_size=settings.batch_size,
+        router=around.router,
+        outbox=around.outbox,
+        settler=settler,
+        reader=_parked_reader(settings, around),
+        clock=around.clock,
+    )
+    return StreamMapping(source, context, parking, revoke_budget_s=_revoke_budget_s(settings.source, around))
+
+
+def _parked_reader(settings: EffectiveMapping, around: Surroundings) -> ParkedReader:
+    place = settings.parking
+    if place.kind == "queue":
+        return ParkedQueue(around.store, place.name, mapping=settings.name)
+    connector, connection = around.connectors[place.kind], around.connections[place.kind, place.name]
+    return ParkedTopic(partial(connector.open_range, place, connection), mapping=settings.name)
 
 
 def _open_stream(settings: EffectiveMapping, around: Surroundings) -> StreamSource:

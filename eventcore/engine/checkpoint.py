@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Protocol
 
 import anyio
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from eventcore import signals
 from eventcore.delivery.ordering import ShardState
 from eventcore.errors import SourceError, SourceUnavailable
-from eventcore.ports.sources import StreamSource, TakenShard
+from eventcore.ports.sources import StreamCapabilities, TakenShard
 
 #: The pause before a checkpoint is written again to a source that was away, seconds.
 WRITE_RETRY_S = 1.0
@@ -21,10 +22,20 @@ WRITE_PATIENCE_S = 30.0
 UNMARK_GRACE_S = 5.0
 
 
-class ShardCheckpoint:
-    """Writes one shard's progress and failing work to its source."""
+class Keeper(Protocol):
+    """What keeps a checkpoint: a source, or a shard that has many lanes."""
 
-    def __init__(self, source: StreamSource, taken: TakenShard, stopping: anyio.Event) -> None:
+    capabilities: StreamCapabilities
+
+    async def settle(self, shard: str, epoch: int, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
+        """Move the checkpoint and keep the failing work; see `StreamSource.settle`."""
+        ...
+
+
+class ShardCheckpoint:
+    """Writes the progress and failing work of a shard, or of one lane of it, to what keeps it."""
+
+    def __init__(self, source: Keeper, taken: TakenShard, stopping: anyio.Event) -> None:
         self._source = source
         self._shard = taken.shard
         self._epoch = taken.epoch

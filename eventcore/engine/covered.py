@@ -5,7 +5,9 @@ Kept in a note of the store, which is written with the discard itself, until the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -21,8 +23,32 @@ Range = tuple[int, int]
 _ranges = msgspec.json.Decoder(list[Range])
 
 
+class GivenUp(Protocol):
+    """What a lane has given up, as its settling step sees it."""
+
+    def add(self, records: Sequence[Record]) -> PutNote:
+        """Note that records of one batch, without a gap in it, are given up; return the write that keeps the note."""
+        ...
+
+    def count_leading(self, records: Sequence[Record]) -> int:
+        """Return how many leading records were given up; ranges in front of them are forgotten."""
+        ...
+
+    def reaches_below(self, checkpoint: int) -> bool:
+        """Tell whether a checkpoint would pass something that was given up."""
+        ...
+
+    async def settle(self, checkpoint: int) -> None:
+        """Forget everything once the source's checkpoint is past it: the note must not hide it from a later rewind.
+
+        Raises:
+            StoreUnavailable: the note can't be written.
+        """
+        ...
+
+
 class Covered:
-    """What one shard has given up and its source may not know yet."""
+    """What one shard has given up and its source may not know yet; see `GivenUp`."""
 
     def __init__(self, store: Store, name: str) -> None:
         """Know of nothing yet.
@@ -34,6 +60,7 @@ class Covered:
         self._store = store
         self._name = name
         self._ranges: list[Range] = []
+        self._loaded: deque[Range] = deque()  #: by position, those that are not passed
 
     async def load(self, checkpoint: int) -> None:
         """Read what an earlier engine on this store gave up at or past a checkpoint.
@@ -44,9 +71,21 @@ class Covered:
         note = await self._store.note(self._name)
         if note is not None:
             self._ranges = [covered for covered in _ranges.decode(note) if covered[1] >= checkpoint]
+            self._loaded = deque(sorted(self._ranges))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether an earlier engine gave something up that has not come again."""
+        return bool(self._loaded)
+
+    def pass_by(self, position: int) -> bool:
+        """Tell whether an earlier engine gave a record up; to be asked in the order of positions."""
+        while self._loaded and self._loaded[0][1] < position:
+            self._loaded.popleft()
+        return bool(self._loaded) and self._loaded[0][0] <= position
 
     def add(self, records: Sequence[Record]) -> PutNote:
-        """Note that adjoining records are given up; return the write that makes it durable."""
+        """Note that records are given up, and all between the first and the last; return the write that keeps it."""
         self._ranges.append((records[0].position, records[-1].position))
         del self._ranges[:-COVERED_MAX]
         return PutNote(name=self._name, value=msgspec.json.encode(self._ranges))
@@ -70,11 +109,34 @@ class Covered:
         return bool(self._ranges) and self._ranges[0][0] < checkpoint
 
     async def settle(self, checkpoint: int) -> None:
-        """Forget everything once the source's checkpoint is past it: the note must not hide it from a later rewind.
-
-        Raises:
-            StoreUnavailable: the note can't be written.
-        """
-        if self._ranges and self._ranges[-1][1] < checkpoint:
+        """Forget everything once the source's checkpoint is past it."""
+        if self._ranges and max(last for _, last in self._ranges) < checkpoint:
             self._ranges.clear()
             await self._store.commit([PutNote(name=self._name, value=b"[]")])
+
+
+class LaneCovered:
+    """What one lane of a shard gives up: records with others' between them. The shard looks after the rest."""
+
+    def __init__(self, shard: Covered) -> None:
+        """Share the shard's note."""
+        self._shard = shard
+
+    def add(self, records: Sequence[Record]) -> PutNote:
+        """Note that records are given up, each by itself."""
+        for record in records[:-1]:
+            self._shard.add((record,))
+        return self._shard.add(records[-1:])
+
+    def count_leading(self, records: Sequence[Record]) -> int:
+        """Return 0: the shard does not hand out what was given up."""
+        del records
+        return 0
+
+    def reaches_below(self, checkpoint: int) -> bool:
+        """Return False: the shard's checkpoint passes no other lane's discard."""
+        del checkpoint
+        return False
+
+    async def settle(self, checkpoint: int) -> None:
+        """Do nothing: the shard forgets what its own checkpoint has passed."""

@@ -27,7 +27,7 @@ from eventcore.delivery.decide import (
 from eventcore.delivery.ordering import Part, ShardState
 from eventcore.delivery.retry import StreamRetry
 from eventcore.engine.checkpoint import ShardCheckpoint
-from eventcore.engine.covered import Covered
+from eventcore.engine.covered import GivenUp
 from eventcore.engine.dispatcher import RELEASED, Dispatcher
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import Settler
@@ -49,6 +49,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     retry: StreamRetry
     batching: BatchPolicy
     record_bytes_max: int  #: data that one record may have; 0: no limit
+    lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
     clock: Clock
     ids: IdFactory
@@ -58,6 +59,15 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
 
 class Intake(Protocol):
     """Where a lane's batches come from."""
+
+    @property
+    def barrier(self) -> LostRange | None:
+        """The lost range that is to be told now: nothing in front of it waits any more."""
+        ...
+
+    def pass_barrier(self) -> None:
+        """Hand out what came behind the barrier."""
+        ...
 
     async def take(self, state: ShardState) -> Sequence[Record] | None:
         """Wait for what is tried next and take it: the first part of the state, or a new batch.
@@ -72,15 +82,6 @@ class Intake(Protocol):
 
     def close(self) -> None:
         """Let every `take` return nothing, now and later."""
-        ...
-
-    @property
-    def barrier(self) -> LostRange | None:
-        """The lost range that is to be told now: nothing in front of it waits any more."""
-        ...
-
-    def pass_barrier(self) -> None:
-        """Hand out what came behind the barrier."""
         ...
 
 
@@ -116,7 +117,7 @@ class Lane:
         *,
         intake: Intake,
         checkpoint: ShardCheckpoint,
-        covered: Covered,
+        covered: GivenUp,
         books: Books,
         stopping: anyio.Event,
         is_first: bool,
@@ -143,6 +144,8 @@ class Lane:
         self._is_first = is_first
         self._invocation: anyio.CancelScope | None = None
         self.blocked: Blocked | None = None
+        #: The batch that failed last and what came back, while it is tried again.
+        self.failed: tuple[Batch, Outcome] | None = None
 
     @property
     def is_invoking(self) -> bool:
@@ -361,6 +364,7 @@ class Lane:
         self._books.done(sum(run.stop - run.start for run in decision.runs if run.verdict is SETTLE))
         self._context.reporter.decided(batch, decision, outcome)
         self.blocked = _blocked(batch, decision, outcome, self._context.clock.now_ms())
+        self.failed = (batch, outcome) if self.blocked is not None and outcome is not None else None
 
 
 def _blocked(batch: Batch, decision: Decision, outcome: Outcome | None, now_ms: int) -> Blocked | None:

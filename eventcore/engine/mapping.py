@@ -17,9 +17,9 @@ import anyio.abc
 
 from eventcore.delivery.retry import backoff_ms
 from eventcore.engine.reporter import Reporter
-from eventcore.engine.status import MappingState, MappingStatus, ShardStatus
+from eventcore.engine.status import MappingState, MappingStatus, ParkedRedriven, ShardStatus
 from eventcore.engine.supervision import attempt, explain
-from eventcore.errors import SourceClosed, SourceUnavailable
+from eventcore.errors import CommandError, SourceClosed, SourceUnavailable
 from eventcore.ids import IdFactory
 
 #: The first pause before a failed mapping starts anew, and the longest, seconds.
@@ -46,6 +46,10 @@ class RunningMapping(Protocol):
 
     async def shards(self) -> Sequence[ShardStatus]:
         """Return the owned shards; none for a queue."""
+        ...
+
+    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+        """Give parked records of a shard back to the function."""
         ...
 
     @property
@@ -134,6 +138,25 @@ class MappingSupervisor:
             return
         self.state, self.reason = state, reason
         self._reporter.state(state.value, reason)
+
+    # -- what people ask of it -----------------------------------------------------------------------------------------
+
+    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+        """Give parked records of a shard back to the function; one bounded step.
+
+        Args:
+            shard: its name.
+            count_max: records at most.
+            besides: names of keys to leave out.
+
+        Raises:
+            CommandError: the mapping does not run, has no lanes, or has not the shard.
+            SourceError, StoreError: progress could not be written; what ran may run again.
+        """
+        current = self._current
+        if current is None or self.state is not MappingState.ENABLED:
+            raise CommandError(f"the mapping `{self._reporter.mapping}` does not run: it is {self.state.value}")
+        return await current.redrive(shard, count_max=count_max, besides=besides)
 
     # -- snapshot ------------------------------------------------------------------------------------------------------
 

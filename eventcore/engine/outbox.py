@@ -92,7 +92,7 @@ class Outbox:
                 destination=depth.destination,
                 rows=depth.rows,
                 size_bytes=depth.size_bytes,
-                last_error="no mapping of this pipeline writes there any more: name it as on_failure, and it is served",
+                last_error="no mapping of this pipeline writes there any more: name it again, and it is served",
             )
             for depth in await self._store.outbox_depths()
             if depth.rows and depth.destination not in self._pending

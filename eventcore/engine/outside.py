@@ -41,7 +41,7 @@ def find_connectors(pipeline: EffectivePipeline, given: Mapping[str, Connector])
         ConnectorUnavailable: nothing installed provides one of them.
     """
     kinds = {mapping.source.kind for mapping in pipeline.mappings.values()}
-    kinds |= {mapping.on_failure.kind for mapping in pipeline.mappings.values()}
+    kinds |= {reference.kind for mapping in pipeline.mappings.values() for reference in mapping.destinations}
     outside = kinds - {"queue", "stream", "function"}
     return {kind: given[kind] if kind in given else load_connector(kind) for kind in sorted(outside)}
 
@@ -64,7 +64,7 @@ def outside_references(
     pipeline: EffectivePipeline, transactional: Mapping[str, TransactionalDestination]
 ) -> list[Reference]:
     """Return the destinations of a pipeline that the outbox serves."""
-    wanted = {str(mapping.on_failure): mapping.on_failure for mapping in pipeline.mappings.values()}
+    wanted = {str(reference): reference for mapping in pipeline.mappings.values() for reference in mapping.destinations}
     return [reference for text, reference in sorted(wanted.items()) if text not in transactional]
 
 

@@ -21,7 +21,8 @@ from eventcore.engine.dispatcher import RELEASED, Dispatcher
 from eventcore.engine.lease_keeper import Lease, LeaseKeeper
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import SETTLE_GRACE_S, Settler
-from eventcore.engine.status import ShardStatus
+from eventcore.engine.status import ParkedRedriven, ShardStatus
+from eventcore.errors import CommandError
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.ports.recorder import FailedBatch, Recorder
@@ -90,6 +91,14 @@ class QueueMapping:
     def running(self) -> int:
         """How many batches are being worked on."""
         return self._running
+
+    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+        """Refuse: a queue parks nothing."""
+        del shard, count_max, besides
+        raise CommandError(
+            f"nothing is parked of a queue, as `{self._context.mapping}` reads one",
+            hint="its failing messages come back by themselves, or stand in its dead-letter queue: eventcore queue ls",
+        )
 
     async def shards(self) -> Sequence[ShardStatus]:
         """Return none: a queue has no shards."""

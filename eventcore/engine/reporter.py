@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import anyio
 
 from eventcore.delivery.decide import Decision
 from eventcore.engine.settler import Discarded
-from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, VerdictKind
+from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.telemetry.counters import MappingCounters
 from eventcore.telemetry.events import (
     BatchBisected,
@@ -22,6 +23,7 @@ from eventcore.telemetry.events import (
     OutboxBlocked,
     RecordsDiscarded,
     RecordsLost,
+    RecordsParked,
     RecordsReceived,
     RecordsReturned,
     ShardReleased,
@@ -142,6 +144,20 @@ class Reporter:
                     location=entry.fault.location if entry.fault else "",
                 )
             )
+
+    def parked(self, shard: str, records: Sequence[Record], destination: str) -> None:
+        """Tell what was parked, now that it is durable."""
+        first, last = records[0].position, records[-1].position
+        self._emit(
+            RecordsParked(
+                mapping=self.mapping,
+                shard=shard,
+                first=first,
+                last=last,
+                count=len(records),
+                destination=destination,
+            )
+        )
 
     def decided(self, batch: Batch, decision: Decision, outcome: Outcome | None, *, is_returned: bool = False) -> None:
         """Tell what was settled, what is retried and what was split, now that it is durable."""

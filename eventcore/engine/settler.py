@@ -25,7 +25,7 @@ from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
-from eventcore.engine.covered import Covered
+from eventcore.engine.covered import Covered, GivenUp
 from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
@@ -40,6 +40,10 @@ from eventcore.telemetry.propagation import hand_on
 #: The settling step may take this long when the engine is being cancelled around it, seconds; past it the batch is
 #: redelivered.
 SETTLE_GRACE_S = 10.0
+
+
+#: The reason of a failure whose key was parked: it was not given up.
+PARKED = "Parked"
 
 
 class Discarded(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +97,7 @@ class Settler:
         invocations: int,
         first_failure_ms: int,
         traceparent: str,
-        covered: Covered | None = None,
+        covered: GivenUp | None = None,
     ) -> list[Discarded]:
         """Write what a decision gives up: its destination's rows, its failures, the note that covers it.
 
@@ -209,6 +213,28 @@ class Settler:
         return Discarded(
             first=first, last=last, count=count, reason=reason, failure_id=failure_id, destination=self.destination
         )
+
+    def keep_parked(self, batch: Batch, outcome: Outcome, *, attempts: int, first_failure_ms: int) -> list[Operation]:
+        """Return the writes that keep a failing batch whose key is being parked, for looking at.
+
+        Args:
+            batch: the batch.
+            outcome: of its last invocation.
+            attempts: invocations of it that failed.
+            first_failure_ms: wall time.
+        """
+        context = self._context
+        failed = FailedBatch(
+            batch=batch,
+            function=context.function,
+            shape=context.shape,
+            reason=PARKED,
+            attempts=attempts,
+            outcome=outcome,
+            first_failure_ms=first_failure_ms,
+            now_ms=context.clock.now_ms(),
+        )
+        return list(context.recorder.keep(failed))
 
     async def commit(self, operations: Sequence[Operation]) -> None:
         """Write operations of the recorder that belong to a settling step; nothing for none."""

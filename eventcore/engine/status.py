@@ -40,6 +40,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     lag: int  #: records behind the end, as far as known; -1 unknown
     buffered: int
     blocked: Blocked | None = None
+    parked: int = 0  #: keys whose records wait elsewhere, with lanes
 
 
 class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +56,17 @@ class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_result: str = ""  #: "OK", "PROBLEM: ..." or empty before the first
     shards: Sequence[ShardStatus] = ()
     running: int = 0  #: batches being worked on
+
+
+class ParkedRedriven(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of a redrive, or the whole of it, did with the parked records of a shard."""
+
+    shard: str
+    redriven: int  #: records that succeeded
+    failed: Sequence[str] = ()  #: names of keys that failed again: they stay parked
+    keys: int = 0  #: keys that are still parked
+    error: str = ""  #: of the first key that failed
+    location: str = ""  #: `file:line` in the user's code
 
 
 class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True):

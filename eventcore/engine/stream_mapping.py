@@ -16,9 +16,11 @@ import anyio.abc
 from eventcore import signals
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
 from eventcore.engine.lane import ShardContext
+from eventcore.engine.laned_shard import LanedShard
+from eventcore.engine.parking import ParkingContext
 from eventcore.engine.shard import ShardWorker
-from eventcore.engine.status import ShardStatus
-from eventcore.errors import SourceError
+from eventcore.engine.status import ParkedRedriven, ShardStatus
+from eventcore.errors import CommandError, SourceError
 from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
 
 #: One receive waits this long for a first record, seconds; a stop does not wait for it.
@@ -30,11 +32,14 @@ CLOSE_GRACE_S = 10.0
 class StreamMapping:
     """Runs one stream mapping; also the source's `ShardListener`. Not reusable."""
 
-    def __init__(self, source: StreamSource, context: ShardContext, *, revoke_budget_s: float) -> None:
+    def __init__(
+        self, source: StreamSource, context: ShardContext, parking: ParkingContext, *, revoke_budget_s: float
+    ) -> None:
         self._source = source
         self._context = context
+        self._parking = parking
         self._revoke_budget_s = revoke_budget_s
-        self._workers: dict[str, ShardWorker] = {}
+        self._workers: dict[str, ShardWorker | LanedShard] = {}
         self._ending: dict[str, anyio.Event] = {}  #: by shard: set when its worker before has ended
         self._tasks: anyio.abc.TaskGroup | None = None
         self._polling = anyio.CancelScope()
@@ -94,7 +99,7 @@ class StreamMapping:
         assert self._tasks is not None, "the source is opened inside the task group"
         for taken in shards:
             before = self._ending.pop(taken.shard, None)
-            worker = ShardWorker(self._context, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
+            worker = self._make_worker(taken)
             self._workers[taken.shard] = worker
             self._context.reporter.taken(taken.shard, taken.epoch, taken.checkpoint)
             if self._is_stopping:
@@ -103,6 +108,12 @@ class StreamMapping:
             run = partial(worker.run, after=before)
             self._tasks.start_soon(run, name=f"shard {self._context.mapping}/{taken.shard}")
         self._share_buffers()
+
+    def _make_worker(self, taken: TakenShard) -> ShardWorker | LanedShard:
+        # Keys that were parked under other settings keep their order.
+        if self._context.lanes > 1 or taken.state.parked:
+            return LanedShard(self._context, self._parking, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
+        return ShardWorker(self._context, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
 
     async def on_revoked(self, shards: Sequence[str]) -> None:
         """Stop work on shards: settled or handed back when this returns, within the budget."""
@@ -133,6 +144,22 @@ class StreamMapping:
         share = max(BUFFER_BYTES_MAX // max(len(self._workers), 1), SHARD_BYTES_MIN)
         for worker in self._workers.values():
             worker.limit(share)
+
+    # -- what people ask of it -----------------------------------------------------------------------------------------
+
+    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+        """Give parked records of a shard back to the function; see `LanedShard.redrive`.
+
+        Raises:
+            CommandError: the shard is not ours, or nothing of it can be parked.
+        """
+        worker = self._workers.get(shard)
+        if worker is None:
+            owned = ", ".join(sorted(self._workers)) or "none"
+            raise CommandError(f"this engine does not have the shard {shard}", hint=f"it has: {owned}")
+        if not isinstance(worker, LanedShard):
+            raise CommandError(f"nothing is parked of {shard}: `{self._context.mapping}` has no lanes")
+        return await worker.redrive(count_max=count_max, besides=besides)
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from eventcore.engine.status import DestinationStatus, MappingStatus
+from eventcore.engine.status import DestinationStatus, MappingStatus, ParkedRedriven
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.runtime import LogLine
@@ -28,6 +28,8 @@ PEEK_MESSAGES_MAX = 1000
 PEEK_BYTES_MAX = 4 * 1024 * 1024
 #: Messages that one `RedriveQueue` moves: a short turn of the store's writer.
 REDRIVE_STEP = 500
+#: Parked records that one `RedriveParked` gives back: a few batches of each key.
+PARKED_REDRIVE_STEP = 500
 #: The reason of a failure whose message was deleted with the rest of its queue.
 PURGED = "Purged"
 #: Failures that one `ListFailures` returns.
@@ -252,6 +254,22 @@ class PurgeQueue(Request[Purged], frozen=True, kw_only=True):
     queue: str
 
 
+# -- mappings ----------------------------------------------------------------------------------------------------------
+
+
+class RedriveParked(Request[ParkedRedriven], frozen=True, kw_only=True):
+    """Give parked records of one shard back to their function, in order per key; one bounded step."""
+
+    PATH = "mapping/redrive"
+    RESULT = ParkedRedriven
+    TIMEOUT_S = INVOKE_TIMEOUT_S
+
+    mapping: str
+    shard: str
+    besides: tuple[str, ...] = ()  #: keys to leave out: those that an earlier step found failing
+    count_max: int = PARKED_REDRIVE_STEP
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +389,7 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         PlanRedrive,
         RedriveQueue,
         PurgeQueue,
+        RedriveParked,
         ListFailures,
         ShowFailure,
         RetryFailure,

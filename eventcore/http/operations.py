@@ -16,9 +16,11 @@ from eventcore.config.effective import resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.engine.definitions import pipeline_connections
 from eventcore.engine.outside import load_connector
+from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError
 from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
+    PARKED_REDRIVE_STEP,
     DropFailures,
     GetStatus,
     Invoke,
@@ -29,6 +31,7 @@ from eventcore.http.contract import (
     Place,
     PlanRedrive,
     PurgeQueue,
+    RedriveParked,
     RedriveQueue,
     Request,
     Result,
@@ -87,7 +90,11 @@ class Operations:
         self._engine = engine
         self._started_code = started_code
         self._load_connector = load_connector
-        self._performers: dict[type[Request[Any]], Perform] = {Send: self._send, Invoke: self._invoke}
+        self._performers: dict[type[Request[Any]], Perform] = {
+            Send: self._send,
+            Invoke: self._invoke,
+            RedriveParked: self._redrive_parked,
+        }
         if store is not None:
             self._performers |= self._on_store(store)
 
@@ -134,6 +141,15 @@ class Operations:
         if self._started_code is None:
             return invoked
         return msgspec.structs.replace(invoked, stale_pid=await self._started_code.find_stale(request.function))
+
+    async def _redrive_parked(self, request: RedriveParked) -> ParkedRedriven:
+        if self._engine is None:
+            raise CommandError(
+                "parked records are given back by the engine that has their shard, and none runs here",
+                hint="start it: eventcore run",
+            )
+        count_max = min(request.count_max, PARKED_REDRIVE_STEP)
+        return await self._engine.redrive(request.mapping, request.shard, count_max=count_max, besides=request.besides)
 
     async def _send(self, request: Send) -> Sequence[Place]:
         places = await send(

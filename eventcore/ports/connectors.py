@@ -15,6 +15,7 @@ from eventcore.clock import Clock
 from eventcore.config.reference import Reference, StartingPosition
 from eventcore.ids import IdFactory
 from eventcore.ports.destinations import Destination
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 
 __all__ = [
@@ -67,6 +68,10 @@ class Connector(Protocol):
 
     def open_stream(self, request: StreamRequest) -> StreamSource:
         """Return a source that is not connected yet: `StreamSource.open` connects."""
+        ...
+
+    def open_range(self, reference: Reference, connection: Any) -> RangeSource:
+        """Return what reads a stream without owning it, not connected yet: `RangeSource.open` connects."""
         ...
 
     def open_destination(self, reference: Reference, connection: Any, context: ConnectorContext) -> Destination:

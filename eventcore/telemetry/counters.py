@@ -17,6 +17,7 @@ from eventcore.telemetry.events import (
     RecordsDiscarded,
     RecordsFiltered,
     RecordsLost,
+    RecordsParked,
     RecordsReceived,
     RecordsReturned,
     ShardReleased,
@@ -27,8 +28,8 @@ from eventcore.telemetry.events import (
 class CountersSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The counters at one moment.
 
-    The books balance: ``received`` is the sum of ``settled``, ``filtered``, ``returned``, ``discarded``, ``in_flight``
-    and ``retrying``.
+    The books balance: ``received`` is the sum of ``settled``, ``filtered``, ``returned``, ``discarded``, ``parked``,
+    ``in_flight`` and ``retrying``.
     """
 
     mapping: str
@@ -38,6 +39,7 @@ class CountersSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     returned: int  #: records that went back to their source: failed messages of a queue, drain, a lost shard
     in_flight: int  #: records that wait for their first invocation or are in it
     retrying: int  #: records of streams that have failed and are held for another invocation
+    parked: int = 0  #: records that wait elsewhere until they are redriven; those are received again
     discarded: Mapping[DiscardReason, int]  #: received records that were given up
     lost: Mapping[DiscardReason, int]  #: records that the source gave up unreceived; outside the balance
     invoked: int  #: invocations begun
@@ -53,7 +55,7 @@ class CountersSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_balanced(self) -> bool:
         """Whether every received record is accounted for."""
-        done = self.settled + self.filtered + self.returned + sum(self.discarded.values())
+        done = self.settled + self.filtered + self.returned + self.parked + sum(self.discarded.values())
         return min(self.in_flight, self.retrying) >= 0 and self.received == done + self.in_flight + self.retrying
 
 
@@ -71,6 +73,7 @@ class MappingCounters:
         self.settled = 0
         self.filtered = 0
         self.returned = 0
+        self.parked = 0
         self.invoked = 0
         self.failed_invocations = 0
         self.retried = 0
@@ -104,6 +107,9 @@ class MappingCounters:
             case RecordsDiscarded():
                 self.discarded[event.reason] = self.discarded.get(event.reason, 0) + event.count
                 self._take(event.shard, event.count)
+            case RecordsParked():
+                self.parked += event.count
+                self._take(event.shard, event.count)
             case RecordsFiltered():
                 # At the tail of what is held, unlike everything else that leaves.
                 self.filtered += event.count
@@ -129,6 +135,7 @@ class MappingCounters:
             settled=self.settled,
             filtered=self.filtered,
             returned=self.returned,
+            parked=self.parked,
             in_flight=sum(self._held.values()) - retrying,
             retrying=retrying,
             discarded=dict(self.discarded),

@@ -148,6 +148,18 @@ class RecordsDiscarded(EngineEvent, frozen=True, kw_only=True):
     location: str = ""
 
 
+class RecordsParked(EngineEvent, frozen=True, kw_only=True):
+    """Received records of a key that keeps failing wait elsewhere, and that is durable."""
+
+    NAME: ClassVar[str] = "records.parked"
+    mapping: str
+    shard: str
+    first: int  #: position
+    last: int
+    count: int
+    destination: str  #: reference of where they wait
+
+
 class RecordsReturned(EngineEvent, frozen=True, kw_only=True):
     """Received records went back to their source as they were: drain, a throttled queue."""
 

@@ -20,6 +20,7 @@ from eventcore.errors import ProgrammingError
 from eventcore.model import Record
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
 from eventcore.ports.destinations import Destination
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import LostRange, ShardLag, ShardListener, ShardRecords, StreamCapabilities, TakenShard
 from eventcore.ports.store import Operation, Store
 from eventcore.store.memory import open_memory_store
@@ -92,6 +93,9 @@ class ScriptedStream:
         self.opened_count += 1
         self.source = ScriptedSource(self)
         return self.source
+
+    def open_range(self, reference: Reference, connection: Any) -> RangeSource:
+        raise ProgrammingError("a scripted stream is read by its mapping alone")
 
     def open_destination(self, reference: Reference, connection: Any, context: ConnectorContext) -> Destination:
         raise ProgrammingError("a scripted stream is no destination")

@@ -56,7 +56,7 @@ def test_status_is_the_same_document_with_an_engine_and_without(tmp_path: Path) 
     assert mapping["last_result"] == "OK"
     (shard,) = mapping["shards"]
     assert (shard["checkpoint"], shard["lag"]) == (2, 0)
-    assert {depth["queue"] for depth in report["queues"]} == {"discards", "failed"}
+    assert {depth["queue"] for depth in report["queues"]} == {"discards", "failed", "parked"}
 
 
 def test_watch_looks_again_until_it_is_interrupted(tmp_path: Path) -> None:

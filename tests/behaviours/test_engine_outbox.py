@@ -139,7 +139,7 @@ def test_rows_of_a_destination_that_left_the_pipeline_are_shown() -> None:
                 await harness.advance(30)
                 (left,) = (await harness.status()).destinations
                 assert (left.destination, left.rows) == ("http:sink", 2)
-                assert "on_failure" in left.last_error
+                assert "name it again" in left.last_error
 
     run_virtual(run)
 

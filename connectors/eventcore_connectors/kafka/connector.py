@@ -10,6 +10,7 @@ from eventcore.config.reference import Reference
 from eventcore.errors import ConnectorUnavailable
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
 from eventcore.ports.destinations import Destination
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 
 #: What to install where the client library is missing.
@@ -34,6 +35,12 @@ class KafkaConnector:
         with _client_library():
             from eventcore_connectors.kafka.source import KafkaSource
         return KafkaSource(request)
+
+    def open_range(self, reference: Reference, connection: Any) -> RangeSource:
+        """Return what reads a topic by offsets, not connected yet."""
+        with _client_library():
+            from eventcore_connectors.kafka.ranges import KafkaRange
+        return KafkaRange(reference, connection)
 
     def open_destination(self, reference: Reference, connection: Any, context: ConnectorContext) -> Destination:
         """Return a destination for a topic, not connected yet."""

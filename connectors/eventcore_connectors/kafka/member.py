@@ -1,12 +1,10 @@
-"""A member of a consumer group that reads one topic: aiokafka's consumer behind plain calls with partition numbers.
+"""A member of a consumer group that reads one topic.
 
 What aiokafka does not do, and this does:
 
 - commits are fenced: a commit carries the generation in which its partitions were taken, so that the broker refuses it
   once another member may own them (aiokafka sends whatever generation it has by then);
-- metadata of committed offsets is read (`committed()` drops it);
-- a cancelled or failed `getmany` leaves aiokafka's count of pending fetches too high: it is put right;
-- what a wait for records may take is bounded, also while the group rebalances.
+- metadata of committed offsets is read (`committed()` drops it).
 """
 
 from __future__ import annotations
@@ -16,22 +14,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition, errors
+from aiokafka import ConsumerRebalanceListener, TopicPartition, errors
 from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.commit import OffsetCommitRequest
 
 from eventcore.config.structs import KafkaConfig
-from eventcore.model import Record
 from eventcore_connectors.kafka import client
-from eventcore_connectors.kafka.records import read_directly
+from eventcore_connectors.kafka.reader import TopicReader
 from eventcore_connectors.kafka.shards import Mark
 
-#: `getmany` returns by itself after its timeout; past that much more it is waiting for a rebalance, seconds.
-_POLL_GRACE_S = 0.05
 #: Pause before a commit that a moving coordinator refused is sent again, seconds.
 _COMMIT_RETRY_S = 0.1
-#: No partition has this number: a fetch for it alone waits, and returns nothing.
-_NOBODY = -1
 
 #: The broker's ways of saying that the generation of a commit is over.
 _FENCED = (errors.UnknownMemberIdError, errors.IllegalGenerationError, errors.RebalanceInProgressError)
@@ -50,15 +43,6 @@ class Fenced(Exception):
     """The generation is over: another member may own the partitions."""
 
 
-class OutOfRange(Exception):
-    """A partition has no record at the position, nor after it without a gap."""
-
-    def __init__(self, partition: int, position: int) -> None:
-        self.partition = partition
-        self.position = position
-        super().__init__(partition, position)
-
-
 class _Rebalance(ConsumerRebalanceListener):
     def __init__(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> None:
         self._on_revoked = on_revoked
@@ -71,7 +55,7 @@ class _Rebalance(ConsumerRebalanceListener):
         await self._on_assigned(sorted(each.partition for each in assigned))
 
 
-class GroupMember:
+class GroupMember(TopicReader):
     """One member: `join`, then anything, then `leave`. Not reusable."""
 
     def __init__(self, config: KafkaConfig, topic: str, group: str) -> None:
@@ -80,25 +64,17 @@ class GroupMember:
         Raises:
             Unreachable: a certificate or a key can't be loaded.
         """
-        self._config = config
-        self._topic = topic
-        self._group = group
-        self._kafka: Any = AIOKafkaConsumer(  # type: ignore[no-untyped-call]
-            **client.connection_settings(config),
+        super().__init__(
+            config,
+            topic,
             group_id=group,
             group_instance_id=config.group_instance_id or None,
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=config.heartbeat_interval_ms,
             max_poll_interval_ms=config.max_poll_interval_ms,
             rebalance_timeout_ms=config.rebalance_timeout_ms,
-            fetch_max_bytes=config.fetch_max_bytes,
-            max_partition_fetch_bytes=config.max_partition_fetch_bytes,
-            isolation_level=config.isolation_level,
-            enable_auto_commit=False,
-            # Positions are set by the source; one that the log has passed is an error, never a jump.
-            auto_offset_reset="none",
         )
-        self._polling: anyio.CancelScope | None = None
+        self._group = group
         self._activity: AbstractContextManager[None] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -111,9 +87,7 @@ class GroupMember:
         Raises:
             Unreachable: no broker answers, or the topic does not exist.
         """
-        start, connection = self._kafka.start, self._kafka._client  # noqa: SLF001
-        count = await client.connect(start, connection, self._config, self._topic)
-        read_directly(self._kafka)
+        count = await self.connect()
         self._kafka.subscribe([self._topic], listener=_Rebalance(on_revoked, on_assigned))
         return count
 
@@ -152,66 +126,7 @@ class GroupMember:
             self._activity.__exit__(None, None, None)
             self._activity = None
 
-    # -- records -------------------------------------------------------------------------------------------------------
-
-    async def poll(self, partitions: Sequence[int], wait_s: float, *, count_max: int) -> Mapping[int, Sequence[Record]]:
-        """Return records of the partitions, each partition's in order, or nothing after ``wait_s`` or `interrupt`.
-
-        Records of other partitions stay where they are: aiokafka's own pause would drop what it has fetched. With no
-        partitions it waits all the same, so that the member counts as alive. Cancelling it loses nothing.
-
-        Raises:
-            OutOfRange: the log has passed a position; it stays there until `seek`.
-            KafkaError: something that does not go away by itself.
-        """
-        wanted = [TopicPartition(self._topic, partition) for partition in partitions or (_NOBODY,)]
-        subscription = self._kafka._subscription  # noqa: SLF001
-        pending = subscription._fetch_count  # noqa: SLF001
-        try:
-            with anyio.CancelScope(deadline=anyio.current_time() + wait_s + _POLL_GRACE_S) as self._polling:
-                received = await self._kafka.getmany(*wanted, timeout_ms=wait_s * 1000, max_records=count_max)
-                return {each.partition: records for each, records in received.items()}
-        except errors.OffsetOutOfRangeError as error:
-            ((each, position),) = error.args[0].items()
-            raise OutOfRange(each.partition, position) from error
-        except errors.NoOffsetForPartitionError:
-            # A partition that was assigned a moment ago; the source is about to give it its position.
-            pass
-        finally:
-            self._polling = None
-            subscription._fetch_count = pending  # noqa: SLF001
-        return {}
-
-    def interrupt(self) -> None:
-        """End a pending `poll`: what it waits for has changed."""
-        if self._polling is not None:
-            self._polling.cancel()
-
-    def position(self, partition: int) -> int | None:
-        """Return the offset at which the next fetch begins; None while it is not known."""
-        state = self._state(partition)
-        return state.position if state is not None and state.has_valid_position else None
-
-    def end(self, partition: int) -> int | None:
-        """Return the offset that the next record gets, as of the last answer; None before the first."""
-        state = self._state(partition)
-        return None if state is None else state.highwater
-
-    def answered_ms(self, partition: int) -> int | None:
-        """Return when the broker last answered a fetch for a partition; None before the first."""
-        state = self._state(partition)
-        return None if state is None else state.timestamp
-
-    def _state(self, partition: int) -> Any:
-        subscription = self._kafka._subscription.subscription  # noqa: SLF001
-        assignment = subscription.assignment if subscription is not None else None
-        return None if assignment is None else assignment.state_value(TopicPartition(self._topic, partition))
-
-    # -- positions -----------------------------------------------------------------------------------------------------
-
-    def seek(self, partition: int, position: int) -> None:
-        """Fetch a partition from a position on; what was fetched before is dropped."""
-        self._kafka.seek(TopicPartition(self._topic, partition), position)
+    # -- commits -------------------------------------------------------------------------------------------------------
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Mark]:
         """Return what is committed, with its metadata; partitions without a commit are missing."""
@@ -219,30 +134,6 @@ class GroupMember:
             [TopicPartition(self._topic, partition) for partition in partitions]
         )
         return {each.partition: Mark(mark.offset, mark.metadata or "") for each, mark in found.items()}
-
-    async def first_positions(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Return where each partition's oldest record is."""
-        return self._by_partition(await self._kafka.beginning_offsets(self._all(partitions)))
-
-    async def end_positions(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Return the offset that each partition's next record gets."""
-        return self._by_partition(await self._kafka.end_offsets(self._all(partitions)))
-
-    async def positions_at(self, partitions: Sequence[int], at_ms: int) -> dict[int, int]:
-        """Return where each partition's first record with that timestamp or a later one is; its end without one."""
-        found = await self._kafka.offsets_for_times(dict.fromkeys(self._all(partitions), at_ms))
-        positions = {each.partition: mark.offset for each, mark in found.items() if mark is not None}
-        missing = [partition for partition in partitions if partition not in positions]
-        return positions | (await self.end_positions(missing) if missing else {})
-
-    def _all(self, partitions: Sequence[int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, partition) for partition in partitions]
-
-    @staticmethod
-    def _by_partition(found: Mapping[TopicPartition, int]) -> dict[int, int]:
-        return {each.partition: offset for each, offset in found.items()}
-
-    # -- commits -------------------------------------------------------------------------------------------------------
 
     async def commit(self, generation: int, marks: Mapping[int, Mark]) -> None:
         """Commit offsets with their metadata as a member of that generation. The caller bounds and shields it.

@@ -27,8 +27,9 @@ from eventcore.ports.sources import (
     TakenShard,
 )
 from eventcore_connectors.kafka.client import Unreachable, describe
-from eventcore_connectors.kafka.member import GroupMember, OutOfRange
+from eventcore_connectors.kafka.member import GroupMember
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
+from eventcore_connectors.kafka.reader import OutOfRange
 from eventcore_connectors.kafka.shape import KafkaShape, shard_name
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 

@@ -18,6 +18,10 @@ FAULT = Fault(cause=FaultCause.HANDLER, error_type="ValueError", message="bad", 
 LINES: list[tuple[EngineEvent, str]] = [
     (told.RecordsSent(source="stream:orders", count=1), "1 record sent to stream:orders"),
     (told.RecordsReceived(mapping="m", shard="", count=2), "m  2 records received"),
+    (
+        told.RecordsParked(mapping="m", shard="orders-3", first=3, last=9, count=2, destination="queue:parked"),
+        "m orders-3  2 records parked in queue:parked: their key keeps failing; eventcore mapping redrive m",
+    ),
     (told.RecordsFiltered(mapping="m", shard="", count=2), "m  2 records filtered out"),
     (
         told.RecordsLost(mapping="m", shard="orders-3", count=2, reason=DiscardReason.RECORD_EXPIRED),

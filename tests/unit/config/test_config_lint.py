@@ -138,6 +138,20 @@ CASES = [
         {"kafka__l": SERVERS, "mappings__l": KAFKA.replace(":k", ":l") + 'maximum_retry_attempts = 1\non_failure = "stdout"'},
         "EC113", "mappings.l.source", 'function ("f") already exists: mappings.k', "existing mapping",
     ),
+    (
+        {"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "stdout"\nlanes = 2'},
+        "EC154", "mappings.k.parking", "`queue:parked` lies in this state folder", "kafka:k/parked",
+    ),
+    ({"mappings__s": STREAM + "lanes = 11"}, "EC128", "mappings.s.lanes", "may have 10 invocations", "[functions.f] concurrency = 11"),
+    ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
+    ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
+    ({"mappings__s": STREAM + 'parking = "queue:dead"'}, "EC118", "mappings.s.parking", "without lanes", "lanes = 10"),
+    ({"mappings__s": STREAM + 'lanes = 2\nparking = "stream:s"'}, "EC101", "mappings.s.parking", "can't be a parking", "queue:, kafka:"),
+    ({"mappings__k": KAFKA + 'lanes = 2\nparking = "kafka:k/t"'}, "EC114", "mappings.k.parking", "own source", "another place"),
+    (
+        {"mappings__s": STREAM + 'lanes = 2\nparking = "queue:dead"\non_failure = "queue:dead"'},
+        "EC114", "mappings.s.parking", "on_failure as well", "another place",
+    ),
     ({"mappings__s": STREAM + 'on_failure = "stream:s"'}, "EC114", "mappings.s.on_failure", "own source", "another destination"),
     (
         {"kafka__l": SERVERS, "mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "kafka:l/t"'},

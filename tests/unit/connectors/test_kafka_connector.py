@@ -17,7 +17,7 @@ from eventcore.config.structs import KafkaConfig
 from eventcore.errors import ConnectorUnavailable, ProgrammingError
 from eventcore.ids import SeededIds
 from eventcore.ports.connectors import ConnectorContext, StartingPosition, StreamRequest
-from eventcore_connectors.kafka import connector, member, sender
+from eventcore_connectors.kafka import connector, member, reader, sender
 
 REFERENCE = Reference("kafka", "local", "orders")
 CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
@@ -90,7 +90,7 @@ def test_every_setting_reaches_the_client_under_its_own_name(monkeypatch: pytest
         asked.update(settings)
         raise _Asked
 
-    monkeypatch.setattr(member, "AIOKafkaConsumer", client)
+    monkeypatch.setattr(reader, "AIOKafkaConsumer", client)
     with pytest.raises(_Asked):
         member.GroupMember(msgspec.convert(SETTINGS, KafkaConfig), "orders", "a-group")
     assert set(SETTINGS) | IN_FILES == set(KafkaConfig.__struct_fields__), "a new setting needs a place in the client"

@@ -68,7 +68,7 @@ async def test_a_refusal_arrives_as_it_was_raised(tmp_path: Path) -> None:
         with pytest.raises(CommandError) as caught:
             await ask(tmp_path, PeekQueue(queue="nix"))
     assert caught.value.message == "there is no queue `nix`"
-    assert caught.value.hint == "known: dead, discards, orders"
+    assert caught.value.hint == "known: dead, discards, orders, parked"
     assert caught.value.exit_code == 1
 
 

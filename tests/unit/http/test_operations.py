@@ -117,7 +117,7 @@ async def test_status_without_an_engine_tells_where_each_mapping_stands() -> Non
         assert shard.blocked is not None
         assert (shard.blocked.position, shard.blocked.attempt, shard.blocked.since_ms) == (1, 2, 500)
         assert len(mappings["reports"].shards) == 0
-        assert {depth.queue for depth in report.queues} == {"orders", "dead", "discards"}
+        assert {depth.queue for depth in report.queues} == {"orders", "dead", "discards", "parked"}
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ async def test_a_dead_letter_queue_is_redriven_to_its_source() -> None:
         assert (await operations.perform(RedriveQueue(queue="dead", target="orders"))).moved == 200
         assert (await operations.perform(PurgeQueue(queue="dead"))).deleted == 1
         depths = {depth.queue: depth.visible for depth in await operations.perform(ListQueues())}
-        assert depths == {"dead": 0, "discards": 0, "orders": 700}
+        assert depths == {"dead": 0, "discards": 0, "orders": 700, "parked": 0}
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""Checks of a stream's lanes, and of where their records are parked."""
+
+from __future__ import annotations
+
+from eventcore.config.defaults import PARKING
+from eventcore.config.findings import Findings
+from eventcore.config.lint_subject import Subject
+
+
+def lint_lanes(subject: Subject, findings: Findings) -> None:
+    """Add what is wrong with a mapping's lanes."""
+    lanes = subject.mapping.lanes or 1
+    if lanes == 1 and subject.mapping.parking is not None:
+        message = "nothing is parked without lanes: a failing batch blocks its shard"
+        findings.add(
+            "EC118",
+            subject.path("parking"),
+            message,
+            "write lanes = 10, or take it out",
+            depends_on=(subject.path("lanes"),),
+        )
+    concurrency = ("functions", subject.mapping.function, "concurrency")
+    if subject.function is not None and lanes > subject.function.concurrency:
+        message = (
+            f"{lanes} lanes, and {subject.mapping.shown('function')} may have {subject.function.concurrency} "
+            f"invocations at the same time: the others would only wait"
+        )
+        hint = f"write [functions.{subject.mapping.shown('function')}] concurrency = {lanes}, or fewer lanes"
+        findings.add("EC128", subject.path("lanes"), message, hint, depends_on=(concurrency,))
+    if subject.parking is None:
+        return
+    if subject.address(subject.parking) == subject.address(subject.source):
+        message = "what is parked would come back at once: this is the mapping's own source"
+        findings.add(
+            "EC114", subject.path("parking"), message, "write another place", depends_on=(subject.path("source"),)
+        )
+    elif subject.on_failure is not None and subject.address(subject.parking) == subject.address(subject.on_failure):
+        message = "what is given up and what is to be given back would stand in one place: this is on_failure as well"
+        findings.add(
+            "EC114",
+            subject.path("parking"),
+            message,
+            "write another place",
+            depends_on=(subject.path("on_failure"),),
+        )
+
+
+def lint_kafka_lanes(subject: Subject, findings: Findings) -> None:
+    """Add what is seldom meant with a Kafka mapping's lanes."""
+    place = subject.parking or (PARKING if subject.mapping.parking is None else None)
+    if (subject.mapping.lanes or 1) > 1 and place is not None and place.kind == "queue":
+        message = (
+            f"`{place}` lies in this state folder: another engine that takes a shard over can't give back what is "
+            f"parked there"
+        )
+        hint = f'with several engines, park in a topic: parking = "kafka:{subject.source.name}/parked"'
+        findings.warn("EC154", subject.path("parking"), message, hint)

@@ -1,0 +1,160 @@
+"""Lanes: records of one shard that are worked on side by side, in order per key.
+
+A shard's checkpoint is contiguous, so with lanes some records behind it are settled already: after a crash those come
+again. How far it may fall behind what was taken is therefore bounded (`skew_max`), and at the bound a key that keeps
+failing is *parked*: its records, and later ones of it, wait elsewhere until they are redriven, and the others go on.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from eventcore.delivery.ordering import EMPTY, LaneState, ShardState
+from eventcore.model import Record
+
+#: The least number of records that may lie between a shard's checkpoint and the last one that was taken.
+SKEW_RECORDS_MIN = 10_000
+#: Records of that skew for each lane: a key that waits for its turn must not starve the others.
+SKEW_RECORDS_PER_LANE = 50
+#: Lanes of a shard that may fail at a time: their attempts travel in the checkpoint's state (design §12).
+FAILING_LANES_MAX = 16
+#: Keys of a shard that may be parked: their names travel there too, and none may be forgotten.
+PARKED_KEYS_MAX = 24
+#: Bytes of the hash that stands for a key in the state.
+_NAME_BYTES = 8
+
+#: What a lane keeps in order: the records of one key; those without a key by blocks, whose number stands for them.
+LaneKey = bytes | int
+
+
+def skew_max(lanes: int) -> int:
+    """Return how many records may lie between a shard's checkpoint and the last one that was taken."""
+    return max(SKEW_RECORDS_MIN, lanes * SKEW_RECORDS_PER_LANE)
+
+
+def failing_max(lanes: int) -> int:
+    """Return how many lanes may fail at a time: never more than half, so that what works goes on."""
+    return max(1, min(FAILING_LANES_MAX, lanes // 2))
+
+
+def lane_key(record: Record, batch_size: int) -> LaneKey:
+    """Return what keeps a record in order: its key; without one, nothing does, and blocks make full batches."""
+    return record.position // batch_size if record.key is None else record.key
+
+
+def lane_name(key: LaneKey) -> str:
+    """Return the short text that stands for a lane's key in the checkpoint's state."""
+    if isinstance(key, int):
+        return f"#{key}"
+    digest = hashlib.blake2b(key, digest_size=_NAME_BYTES).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class LaneWindow:
+    """Positions of a shard that were taken, from the first that is not settled."""
+
+    def __init__(self, checkpoint: int) -> None:
+        self._taken: deque[int] = deque()
+        self._settled: set[int] = set()
+        self._behind = checkpoint  #: what was settled last without a gap, plus one
+
+    def __len__(self) -> int:
+        """Return how many records lie between the checkpoint and the last one taken."""
+        return len(self._taken)
+
+    @property
+    def checkpoint(self) -> int:
+        """All before it is settled; -1 when nothing was ever taken."""
+        return self._taken[0] if self._taken else self._behind
+
+    def add(self, position: int) -> None:
+        """Note a record that was taken; positions rise."""
+        self._taken.append(position)
+
+    def settle(self, positions: Iterable[int]) -> None:
+        """Note records that are settled, each once, and move the checkpoint over those in front."""
+        taken, settled = self._taken, self._settled
+        settled.update(positions)
+        while taken and taken[0] in settled:
+            position = taken.popleft()
+            settled.remove(position)
+            self._behind = position + 1
+
+    def skip_to(self, checkpoint: int) -> None:
+        """Move the checkpoint over what the source lost; nothing that was taken waits."""
+        self._behind = max(self._behind, checkpoint)
+
+
+class LaneStates:
+    """What is kept of the lanes of one shard: failing work by key, and the keys that are parked.
+
+    Invariant: what an owner before us kept stays until its key comes, or until the checkpoint has passed it.
+    """
+
+    def __init__(self, taken: ShardState) -> None:
+        """Go on with what the owner before left."""
+        self._kept: dict[LaneKey, ShardState] = {}
+        self._restored = {lane.name: lane for lane in taken.lanes}
+        #: By name: position of the first parked record that was not redriven.
+        self.parked: dict[str, int] = dict(taken.parked)
+
+    def take_over(self, key: LaneKey) -> ShardState:
+        """Return the failing work of a key, which its lane goes on with."""
+        if key in self._kept:
+            return self._kept[key]
+        lane = self._restored.pop(lane_name(key), None) if self._restored else None
+        if lane is None:
+            return EMPTY
+        state = ShardState(parts=lane.parts, marked=lane.marked)
+        self._kept[key] = state
+        return state
+
+    def keep(self, key: LaneKey, state: ShardState) -> None:
+        """Replace what is kept of a key."""
+        if state.parts:
+            self._kept[key] = state
+        else:
+            self._kept.pop(key, None)
+
+    def failing(self) -> Iterator[LaneKey]:
+        """Return the keys whose batch has failed, the newest last."""
+        return (key for key, state in self._kept.items() if state.parts[0].attempt)
+
+    def is_failing(self, key: LaneKey) -> bool:
+        """Tell whether a key's batch has failed and is not settled."""
+        return key in self._kept and self._kept[key].parts[0].attempt > 0
+
+    def is_parked(self, key: LaneKey) -> bool:
+        """Tell whether the records of a key wait elsewhere."""
+        return bool(self.parked) and lane_name(key) in self.parked
+
+    @property
+    def can_park(self) -> bool:
+        """Whether another key may be parked."""
+        return len(self.parked) < PARKED_KEYS_MAX
+
+    def park(self, key: LaneKey, position: int) -> None:
+        """Note that a key's records wait elsewhere, from a position on."""
+        self._kept.pop(key, None)
+        name = lane_name(key)
+        self.parked[name] = min(position, self.parked.get(name, position))
+
+    def compose(self, checkpoint: int) -> ShardState:
+        """Return what goes with the shard's checkpoint."""
+        for name in [name for name, lane in self._restored.items() if lane.parts[-1].last < checkpoint]:
+            del self._restored[name]
+        if not (self._kept or self._restored or self.parked):
+            return EMPTY
+        kept = [LaneState(lane_name(key), state.parts, state.marked) for key, state in self._kept.items()]
+        return ShardState(
+            # Those that have failed come first: what does not fit is left out from the end.
+            lanes=tuple(sorted((*kept, *self._restored.values()), key=_rank)),
+            parked=tuple(self.parked.items()),
+        )
+
+
+def _rank(lane: LaneState) -> tuple[bool, int]:
+    return not lane.marked, -lane.parts[0].attempt

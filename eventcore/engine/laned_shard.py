@@ -1,0 +1,408 @@
+"""One shard of a stream, worked through by many lanes side by side: in order per key, one checkpoint for all.
+
+Every key that has records gets a lane (`engine/lane.py`) of its own while there is room, at most `lanes` at a time.
+What lanes settle moves the shard's checkpoint when nothing in front of it is left. A key that keeps failing is parked
+when it would hold the others up: at the bound of the skew, or when too many fail (`delivery/lanes.py`).
+
+Until the first batch after the shard was taken is settled, it runs alone and marked: in whatever order an engine dies,
+each start gets further by one batch at least, and the batch that kills engines is found.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import anyio
+import anyio.abc
+
+from eventcore.delivery.decide import SETTLE, Decision, Run
+from eventcore.delivery.lanes import LaneKey, LaneStates, LaneWindow, failing_max, lane_key, skew_max
+from eventcore.delivery.ordering import ShardState
+from eventcore.engine.checkpoint import ShardCheckpoint
+from eventcore.engine.covered import LaneCovered
+from eventcore.engine.key_intake import KeyIntake
+from eventcore.engine.lane import Books, Lane, ShardContext
+from eventcore.engine.parking import Parking, ParkingContext
+from eventcore.engine.redrive import Redrive
+from eventcore.engine.status import Blocked, ParkedRedriven, ShardStatus
+from eventcore.errors import ShardLost
+from eventcore.model import Batch, Record
+from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
+from eventcore.ports.store import Operation
+
+
+class LanedShard:
+    """Works through one owned shard in lanes. `run` ends after `stop`, `abort` or a lost shard; not reusable."""
+
+    def __init__(
+        self, context: ShardContext, parking: ParkingContext, taken: TakenShard, *, buffer_bytes_max: int
+    ) -> None:
+        self._context = context
+        self._shard = taken.shard
+        self._epoch = taken.epoch
+        self._lanes_max = lanes = context.lanes
+        self._skew_max = skew_max(lanes)
+        self._failing_max = failing_max(lanes)
+        self._size_bytes_max = buffer_bytes_max
+        self.capabilities = context.source.capabilities
+        self.finished = anyio.Event()
+        self._books = Books(context.reporter, taken.shard)
+        self._covered = context.settler.covered(taken.shard)
+        self._lane_covered = LaneCovered(self._covered)
+        self._window = LaneWindow(taken.checkpoint)
+        self._states = LaneStates(taken.state)
+        self._parking = Parking(parking, taken.shard, taken.epoch, self._lane_covered, self._on_parked)
+        self._reader = parking.reader
+        self._redriving = anyio.Lock()
+        self._intakes: dict[LaneKey, KeyIntake] = {}
+        self._ready: deque[KeyIntake] = deque()  #: have records and no lane
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._leaving: set[LaneKey] = set()  #: are parked as soon as their lane has ended
+        self._arrived: deque[tuple[Sequence[Record], LostRange | None]] = deque()  #: not let in yet
+        self._arrived_count = 0  #: records of those
+        self._arrival = anyio.Event()
+        self._size_bytes = 0  #: of records that were taken and are not settled
+        self._is_paused = False
+        self._is_probing = True  #: the first batch is not settled yet
+        self._written: tuple[int, ShardState] = (taken.checkpoint, taken.state)
+        self._is_abandoned = False
+        self._stopping = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    # -- called by the mapping -----------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many batches are with the function."""
+        return sum(lane.is_invoking for lane in self._lanes.values())
+
+    def status(self, lag: int) -> ShardStatus:
+        """Return a snapshot.
+
+        Args:
+            lag: records behind the end; -1 unknown.
+        """
+        blocked = [lane.blocked for lane in self._lanes.values() if lane.blocked is not None]
+        return ShardStatus(
+            shard=self._shard,
+            checkpoint=self._window.checkpoint,
+            lag=lag,
+            buffered=sum(len(intake) for intake in self._intakes.values()),
+            blocked=min(blocked, key=_position, default=None),
+            parked=len(self._states.parked),
+        )
+
+    def offer(self, records: Sequence[Record], lost: LostRange | None) -> int:
+        """Take records that the source returned; those that are settled already are dropped. Returns how many stay."""
+        if records and records[0].position < self._window.checkpoint:
+            records = [record for record in records if record.position >= self._window.checkpoint]
+        self._books.open(len(records))
+        self._arrived.append((records, lost))
+        self._arrived_count += len(records)
+        self._size_bytes += sum([record.size_bytes for record in records])
+        self._arrival.set()
+        self._update_pause()
+        return len(records)
+
+    def limit(self, size_bytes_max: int) -> None:
+        """Change how many bytes may wait."""
+        self._size_bytes_max = size_bytes_max
+
+    def stop(self) -> None:
+        """End after the batches that are being invoked; pending retries stay for the next owner."""
+        self._stopping.set()
+        for lane in self._lanes.values():
+            lane.stop()
+
+    def abort(self) -> None:
+        """End now: running invocations' environments are killed, their batches released."""
+        self.stop()
+        for lane in self._lanes.values():
+            lane.abort()
+
+    def abandon(self) -> None:
+        """End now, and write nothing: another owner has the shard."""
+        self._is_abandoned = True
+        self.stop()
+        self._books.close()
+        self._scope.cancel()
+
+    async def redrive(self, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+        """Give parked records back to the function, in order per key; see `Redrive`.
+
+        Args:
+            count_max: records at most; one redrive of a shard runs at a time.
+            besides: names of keys to leave out.
+
+        Raises:
+            ShardLost: the shard has another owner, or gets one meanwhile.
+            StoreUnavailable, SourceUnavailable: progress could not be written; what ran may run again.
+        """
+        async with self._redriving:
+            step = Redrive(
+                self._context,
+                self._shard,
+                self._states,
+                self._parking,
+                self._reader,
+                partial(self._write, is_urgent=True),
+            )
+            return await self._unless_lost(partial(step.run, count_max=count_max, besides=besides))
+
+    async def _unless_lost(self, work: Callable[[], Awaitable[ParkedRedriven]]) -> ParkedRedriven:
+        """Do something that must not outlive our owning the shard."""
+        done: list[ParkedRedriven] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up() -> None:
+                await self._stopping.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up)
+            done.append(await work())
+            tasks.cancel_scope.cancel()
+        if not done:
+            raise ShardLost(source=self._context.source_reference, shard=self._shard, epoch=self._epoch)
+        return done[0]
+
+    async def run(self, *, after: anyio.Event | None = None) -> None:
+        """Work until stopped.
+
+        Args:
+            after: set when the worker that had this shard before has ended; None without one.
+
+        Raises:
+            StoreUnavailable, SourceUnavailable: what had to be written could not be; the mapping starts anew.
+        """
+        try:
+            with self._scope:
+                if after is not None:
+                    await after.wait()
+                await self._covered.load(self._window.checkpoint)
+                async with anyio.create_task_group() as services:
+                    services.start_soon(self._let_in, name=f"arrivals {self._shard}")
+                    services.start_soon(self._parking.run, name=f"parking {self._shard}")
+                    async with anyio.create_task_group() as self._tasks:
+                        await self._stopping.wait()
+                    # Every lane has ended: what is not parked by now comes again.
+                    services.cancel_scope.cancel()
+        except* ShardLost:
+            # The source tells the mapping too; nothing of this shard may be written any more.
+            self._is_abandoned = True
+        finally:
+            self._books.close()
+            self.finished.set()
+
+    # -- records come --------------------------------------------------------------------------------------------------
+
+    async def _let_in(self) -> None:
+        """Give arriving records to their lanes; a range that the source lost waits until all before it is settled."""
+        if self._covered.is_loaded:
+            # What was given up before is passed as soon as its records come: the destination must have it by then.
+            await self._context.settler.wait_taken(self._shard)
+        while True:
+            while self._arrived and not (self._is_barrier and len(self._window)):
+                records, lost = self._arrived[0]
+                if lost is not None:
+                    await self._discard_lost(lost)
+                self._arrived.popleft()
+                self._arrived_count -= len(records)
+                if self._admit(records):
+                    await self._write(is_urgent=False)
+            self._update_pause()
+            self._arrival = anyio.Event()
+            await self._arrival.wait()
+
+    @property
+    def _is_barrier(self) -> bool:
+        """Whether what comes next is a range that the source lost."""
+        return bool(self._arrived) and self._arrived[0][1] is not None
+
+    async def _discard_lost(self, lost: LostRange) -> None:
+        """Tell a range that the source dropped unread, and go on behind it."""
+        entry = await self._context.settler.discard_lost(lost)
+        self._context.reporter.lost(self._shard, entry)
+        self._window.skip_to(lost.last + 1)
+        await self._write(is_urgent=True)
+
+    def _admit(self, records: Sequence[Record]) -> bool:
+        """Hand records to their keys; tell whether some are settled by that."""
+        batch_size = self._context.batching.batch_size
+        given_up: list[Record] = []
+        for record in records:
+            key = lane_key(record, batch_size)
+            self._window.add(record.position)
+            if self._covered.is_loaded and self._covered.pass_by(record.position):
+                given_up.append(record)
+            elif (intake := self._intakes.get(key)) is not None:
+                intake.put(record)
+            elif self._states.is_parked(key):
+                self._states.park(key, record.position)
+                self._parking.add(record)
+            else:
+                intake = KeyIntake(key, self._context.batching)
+                self._intakes[key] = intake
+                intake.put(record)
+                self._ready.append(intake)
+        if given_up:
+            self._settle_covered(given_up)
+        self._schedule()
+        return bool(given_up)
+
+    def _settle_covered(self, records: Sequence[Record]) -> None:
+        """Settle what was given up before a crash that lost its ack (design §3)."""
+        context = self._context
+        batch = Batch(mapping=context.mapping, source=context.source_reference, shard=self._shard, records=records)
+        context.reporter.decided(batch, Decision((Run(0, len(records), SETTLE),)), None)
+        self._books.done(len(records))
+        self._release(records)
+
+    def _update_pause(self) -> None:
+        """Pause the source at the bound of the skew or of the bytes; resume it well below, not to do so each time."""
+        count = len(self._window) + self._arrived_count
+        if not self._is_paused and (
+            self._is_barrier or count >= self._skew_max or self._size_bytes >= self._size_bytes_max
+        ):
+            self._is_paused = True
+            self._context.source.pause(self._shard)
+            self._relieve()
+        elif self._is_paused and not (
+            self._is_barrier or count > self._skew_max // 2 or self._size_bytes > self._size_bytes_max // 2
+        ):
+            self._is_paused = False
+            self._context.source.resume(self._shard)
+
+    # -- lanes ---------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        """Give lanes to keys that have records, while there are any."""
+        if self._tasks is None or self._stopping.is_set():
+            return
+        lanes_max = 1 if self._is_probing else self._lanes_max
+        while self._ready and len(self._lanes) < lanes_max:
+            intake = self._ready.popleft()
+            stopping = anyio.Event()
+            intake.serve(stopping)
+            state = self._states.take_over(intake.key)
+            taken = TakenShard(shard=self._shard, epoch=self._epoch, checkpoint=intake.first, state=state)
+            checkpoint = ShardCheckpoint(_LaneKeeper(self, intake), taken, stopping)
+            lane = Lane(
+                self._context,
+                self._shard,
+                intake=intake,
+                checkpoint=checkpoint,
+                covered=self._lane_covered,
+                books=self._books,
+                stopping=stopping,
+                is_first=self._is_probing,
+            )
+            self._lanes[intake.key] = lane
+            self._tasks.start_soon(self._run_lane, intake, lane, checkpoint)
+
+    async def _run_lane(self, intake: KeyIntake, lane: Lane, checkpoint: ShardCheckpoint) -> None:
+        """Work through a key's records until none is left; then the lane is another key's."""
+        key = intake.key
+        try:
+            await lane.run()
+            if key in self._leaving and not self._stopping.is_set() and self._states.is_failing(key):
+                await self._park(intake, lane)
+        finally:
+            if not self._is_abandoned:
+                await checkpoint.unmark()
+            self._leaving.discard(key)
+            del self._lanes[key]
+        if len(intake):
+            self._ready.append(intake)
+        else:
+            del self._intakes[key]
+        self._schedule()
+
+    async def settle_lane(self, intake: KeyIntake, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
+        """Settle a key's records before a position and keep its failing work; see `StreamSource.settle`."""
+        self._release(intake.settle(checkpoint))
+        self._states.keep(intake.key, state)
+        if self._is_probing and not state.marked:
+            self._is_probing = False
+            self._schedule()
+        await self._write(is_urgent=is_urgent)
+        self._relieve()
+        self._update_pause()
+
+    def _release(self, records: Sequence[Record]) -> None:
+        """Let records go that are settled here."""
+        self._window.settle([record.position for record in records])
+        self._size_bytes -= sum([record.size_bytes for record in records])
+        if self._is_barrier and not len(self._window):
+            self._arrival.set()
+
+    async def _write(self, *, is_urgent: bool) -> None:
+        """Tell the source how far all is settled, and what is kept of the lanes, if it does not know."""
+        checkpoint = self._window.checkpoint
+        wanted = checkpoint, self._states.compose(checkpoint)
+        if not is_urgent and wanted == self._written:
+            return
+        await self._context.source.settle(self._shard, self._epoch, *wanted, is_urgent=is_urgent)
+        self._written = wanted
+        await self._covered.settle(checkpoint)
+
+    # -- parking -------------------------------------------------------------------------------------------------------
+
+    def _relieve(self) -> None:
+        """Have a failing key parked that holds the others up: at the bound of the skew, or one too many."""
+        if self._stopping.is_set():
+            return
+        failing = [key for key in self._states.failing() if key in self._lanes and key not in self._leaving]
+        leaving = [key for key in failing if self._is_paused and self._intakes[key].first == self._window.checkpoint]
+        if len(failing) > self._failing_max:
+            leaving.append(failing[-1])
+        for key in leaving:
+            if self._states.can_park:
+                self._leaving.add(key)
+                self._lanes[key].stop()
+
+    async def _park(self, intake: KeyIntake, lane: Lane) -> None:
+        """Park the records of a key, and later ones of it.
+
+        The state goes first: whoever takes the shard after a crash parks them too, and keeps their order.
+        """
+        state = self._states.take_over(intake.key)
+        self._states.park(intake.key, intake.first)
+        await self._write(is_urgent=True)
+        operations: Sequence[Operation] = ()
+        if lane.failed is not None:
+            head = state.parts[0]
+            operations = self._context.settler.keep_parked(
+                *lane.failed, attempts=head.attempt, first_failure_ms=head.first_failure_ms
+            )
+        for record in intake.take_all():
+            self._parking.add(record, operations)
+            operations = ()
+
+    async def _on_parked(self, records: Sequence[Record]) -> None:
+        """Settle at the source what is durable elsewhere."""
+        self._books.done(len(records))
+        self._context.reporter.parked(self._shard, records, self._parking.destination)
+        self._release(records)
+        await self._write(is_urgent=False)
+        self._update_pause()
+
+
+class _LaneKeeper:
+    """Keeps the checkpoint of one lane: a part of its shard's."""
+
+    def __init__(self, shard: LanedShard, intake: KeyIntake) -> None:
+        self._laned = shard
+        self._intake = intake
+        self.capabilities: StreamCapabilities = shard.capabilities
+
+    async def settle(self, shard: str, epoch: int, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
+        """Settle the lane's records before a position; see `StreamSource.settle`."""
+        del shard, epoch
+        await self._laned.settle_lane(self._intake, checkpoint, state, is_urgent=is_urgent)
+
+
+def _position(blocked: Blocked) -> int:
+    return blocked.position

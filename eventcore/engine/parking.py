@@ -1,0 +1,161 @@
+"""Where the records of a key wait that keeps failing, so that the others of its shard go on.
+
+A parked record stands in its queue or topic as it was: the same body, and in one header what a redrive needs to make it
+the record that it was. It is written in a settling step of its own: first durable there, then settled at its source.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import anyio
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.config.reference import Reference
+from eventcore.delivery.lanes import lane_key, lane_name
+from eventcore.engine.covered import GivenUp
+from eventcore.engine.outbox import Outbox
+from eventcore.engine.parked import PARKED_HEADER, Envelope, ParkedReader
+from eventcore.engine.router import Router, dispatch_key
+from eventcore.engine.settler import Settler
+from eventcore.model import Record
+from eventcore.ports.destinations import Dispatch
+from eventcore.ports.store import Operation
+
+#: Records that are parked in one transaction, and so repeated after a crash.
+PARK_AT_ONCE_MAX = 500
+
+
+class ParkingContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parkings of one mapping share."""
+
+    mapping: str
+    source: str
+    place: Reference
+    batch_size: int  #: of the mapping
+    router: Router
+    outbox: Outbox
+    settler: Settler
+    reader: ParkedReader
+    clock: Clock
+
+
+class _Waiting(NamedTuple):
+    record: Record
+    name: str
+    operations: Sequence[Operation]
+
+
+class Parking:
+    """Parks records of one shard, in order. `run` ends when it is stopped; what was not parked by then comes again."""
+
+    def __init__(
+        self,
+        context: ParkingContext,
+        shard: str,
+        epoch: int,
+        covered: GivenUp,
+        on_parked: Callable[[Sequence[Record]], Awaitable[None]],
+    ) -> None:
+        """Make the parking of a shard.
+
+        Args:
+            context: of the mapping.
+            shard: its name.
+            epoch: of its owner; a record that is parked once more by another owner is not taken for the same.
+            covered: keeps what is parked and its source may not know yet.
+            on_parked: is told what is durable, and settles it at the source.
+        """
+        self._context = context
+        self._shard = shard
+        self._epoch = epoch
+        self._covered = covered
+        self._on_parked = on_parked
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = anyio.Event()
+        self._added: set[str] = set()  #: names of keys, see `is_quiet`
+        self.destination = str(context.place)
+
+    def add(self, record: Record, operations: Sequence[Operation] = ()) -> None:
+        """Park a record soon.
+
+        Args:
+            record: behind all of its key that were added before.
+            operations: written with it.
+        """
+        name = lane_name(lane_key(record, self._context.batch_size))
+        self._added.add(name)
+        self._waiting.append(_Waiting(record, name, operations))
+        self._changed.set()
+
+    def listen(self, name: str) -> None:
+        """Begin to listen for records of a key, for `is_quiet`."""
+        self._added.discard(name)
+
+    def is_quiet(self, name: str) -> bool:
+        """Tell whether no record of a key was added since `listen`, and none from before still waits."""
+        return name not in self._added and all(entry.name != name for entry in self._waiting)
+
+    async def run(self) -> None:
+        """Park what is added until cancelled.
+
+        Raises:
+            StoreUnavailable, SourceUnavailable, ShardLost: what had to be written could not be.
+        """
+        while True:
+            if not self._waiting:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            count = min(len(self._waiting), PARK_AT_ONCE_MAX)
+            await self._park([self._waiting[index] for index in range(count)])
+            for _ in range(count):
+                self._waiting.popleft()
+
+    async def _park(self, entries: Sequence[_Waiting]) -> None:
+        context = self._context
+        if not context.outbox.has_room(self.destination):
+            await context.outbox.wait_room(self.destination)
+        operations: list[Operation] = []
+        for entry in entries:
+            operations.extend(context.router.operations(context.place, self._dispatch(entry)))
+            operations.extend(entry.operations)
+        records = [entry.record for entry in entries]
+        operations.append(self._covered.add(records))
+        await context.settler.commit(operations)
+        # A checkpoint passes what is parked only once the place has it.
+        await context.outbox.wait_lane(self.destination, self._lane)
+        await self._on_parked(records)
+
+    @property
+    def _lane(self) -> str:
+        """The name under which the outbox keeps the shard's records in order."""
+        return f"{self._context.mapping}/{self._shard}/parked"
+
+    def _dispatch(self, entry: _Waiting) -> Dispatch:
+        context, record = self._context, entry.record
+        position = str(record.position)
+        place = f"{context.source}/{self._shard}/{self._epoch}"
+        envelope = Envelope(
+            mapping=context.mapping,
+            source=context.source,
+            shard=self._shard,
+            position=record.position,
+            name=entry.name,
+            key=record.key,
+            arrived_ms=record.arrived_ms,
+            timestamp_kind=record.timestamp_kind,
+            headers=record.headers,
+            size_bytes=record.size_bytes,
+            is_tombstone=record.body is None,
+        )
+        return Dispatch(
+            key=dispatch_key(context.mapping, place, position, position, self.destination, "Parked"),
+            payload=record.body or b"",
+            lane=self._lane,
+            record_key=record.key,
+            attributes={PARKED_HEADER: msgspec.json.encode(envelope).decode()},
+            created_ms=context.clock.now_ms(),
+        )

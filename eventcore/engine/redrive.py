@@ -1,0 +1,143 @@
+"""Gives the parked records of a shard back to its function, in order per key, until the key is as any other again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import anyio
+
+from eventcore.delivery.batching import cut
+from eventcore.delivery.decide import SETTLE, Decision, Run
+from eventcore.delivery.lanes import LaneStates
+from eventcore.engine.lane import ShardContext
+from eventcore.engine.parked import ParkedReader, ParkedRecord
+from eventcore.engine.parking import Parking
+from eventcore.engine.status import ParkedRedriven
+from eventcore.model import Batch, Outcome, OutcomeKind, Record
+from eventcore.telemetry.events import fault_text
+
+
+class Redrive:
+    """One step of a redrive: at most so many records of one shard. Not reusable.
+
+    A key that fails stays parked at the record that failed; nothing is tried twice, and no attempts are counted.
+    """
+
+    def __init__(
+        self,
+        context: ShardContext,
+        shard: str,
+        states: LaneStates,
+        parking: Parking,
+        reader: ParkedReader,
+        write: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Prepare a step.
+
+        Args:
+            context: of the mapping.
+            shard: its name.
+            states: of the shard's lanes, changed in place.
+            parking: of the shard.
+            reader: of where its records wait.
+            write: tells the source of changed states, at once.
+        """
+        self._context = context
+        self._shard = shard
+        self._states = states
+        self._parking = parking
+        self._reader = reader
+        self._write = write
+        self._redriven_count = 0
+        self._failed: dict[str, Outcome] = {}
+
+    async def run(self, *, count_max: int, besides: Sequence[str]) -> ParkedRedriven:
+        """Run what is parked, and release keys of which nothing is left.
+
+        Cancelled, what was redriven stays so; a batch that was running may run again.
+
+        Args:
+            count_max: records at most.
+            besides: names of keys to leave out: those that an earlier step found failing.
+
+        Raises:
+            ShardLost: the shard has another owner.
+            StoreUnavailable, SourceUnavailable: progress could not be written; what ran may run again.
+        """
+        wanted = {name: first for name, first in self._states.parked.items() if name not in besides}
+        for name in wanted:
+            self._parking.listen(name)
+        parked = await self._reader.read(self._shard, wanted, count_max=count_max)
+        keys: dict[str, deque[ParkedRecord]] = {}
+        for entry in parked:
+            keys.setdefault(entry.name, deque()).append(entry)
+        room = anyio.Semaphore(max(self._context.lanes, 1))
+        async with anyio.create_task_group() as tasks:
+            for name, entries in keys.items():
+                tasks.start_soon(self._run_key, name, entries, room)
+        if len(parked) < count_max:
+            await self._release(name for name in wanted if name not in keys)
+        first = next(iter(self._failed.values()), None)
+        fault = first.fault if first is not None else None
+        return ParkedRedriven(
+            shard=self._shard,
+            redriven=self._redriven_count,
+            failed=tuple(self._failed),
+            keys=len(self._states.parked),
+            error=fault_text(fault) or ("the response reports failed records" if first is not None else ""),
+            location=fault.location if fault is not None else "",
+        )
+
+    async def _release(self, names: Iterable[str]) -> None:
+        """Let keys be worked on by lanes again of which nothing was found, and nothing is on its way."""
+        released = [name for name in names if self._parking.is_quiet(name)]
+        for name in released:
+            del self._states.parked[name]
+        if released:
+            await self._write()
+
+    async def _run_key(self, name: str, entries: deque[ParkedRecord], room: anyio.Semaphore) -> None:
+        async with room:
+            while entries:
+                records = [entry.record for entry in entries]
+                count, _ = cut(records, self._context.batching)
+                done = await self._run_batch(name, records[:count])
+                taken = [entries.popleft() for _ in range(done)]
+                if taken:
+                    self._states.parked[name] = taken[-1].record.position + 1
+                    await self._write()
+                    await self._reader.drop(taken)
+                    self._redriven_count += done
+                if done < count:
+                    return
+
+    async def _run_batch(self, name: str, records: Sequence[Record]) -> int:
+        """Invoke the function; return how many leading records succeeded."""
+        context = self._context
+        batch = Batch(
+            mapping=context.mapping,
+            source=context.source_reference,
+            shard=self._shard,
+            records=records,
+            request_id=context.ids.new_id(),
+        )
+        function = context.dispatcher.function
+        context.reporter.received(self._shard, len(records))
+        async with function.slots:
+            context.reporter.invoked(batch)
+            outcome = await context.dispatcher.invoke(batch)
+        context.reporter.finished(batch, outcome)
+        done = self._count_done(batch, outcome)
+        if done:
+            context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)
+        if done < len(records):
+            self._failed[name] = outcome
+            context.reporter.returned(self._shard, len(records) - done, "it failed again and stays parked")
+        return done
+
+    def _count_done(self, batch: Batch, outcome: Outcome) -> int:
+        report = self._context.dispatcher.read(batch, outcome)
+        if outcome.kind is not OutcomeKind.SUCCESS or report.is_unusable:
+            return 0
+        return report.failed[0] if report.failed else len(batch)

@@ -1,0 +1,485 @@
+"""Lanes: keys of one shard side by side, each in order; one checkpoint; a key that holds the others up is parked."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import anyio
+import pytest
+
+import eventcore
+from eventcore.delivery.lanes import SKEW_RECORDS_MIN
+from eventcore.engine.status import ParkedRedriven
+from eventcore.errors import CommandError, StoreUnavailable
+from eventcore.model import TimestampKind
+from eventcore.testing.harness import Harness, open_harness
+from eventcore.testing.virtual_loop import run_virtual
+from tests.behaviours.orders import numbers, play, stream_app
+from tests.behaviours.scripted_source import ScriptedStream, books, play_scripted, record, scripted_app
+
+
+def laned_app(handler: Any, *, lanes: int = 10, batch_size: int = 1, **mapping: Any) -> eventcore.App:
+    return stream_app(handler, lanes=lanes, batch_size=batch_size, **mapping)
+
+
+async def send(harness: Harness, *entries: tuple[str, int]) -> None:
+    """Send (key, number) pairs in order."""
+    for key, number in entries:
+        await harness.send("stream:orders", [str(number)], key=key)
+
+
+def key_of(event: dict[str, Any]) -> str:
+    return str(event["Records"][0]["kinesis"]["partitionKey"])
+
+
+class Work:
+    """A handler that takes a second, and remembers what it was given and how many ran at once."""
+
+    def __init__(self, *, failing: frozenset[str] = frozenset()) -> None:
+        self.by_key: dict[str, list[int]] = defaultdict(list)
+        self.running = 0
+        self.running_max = 0
+        self.failing = set(failing)
+
+    async def __call__(self, event: dict[str, Any], context: Any) -> None:
+        key = key_of(event)
+        assert {record["kinesis"]["partitionKey"] for record in event["Records"]} == {key}
+        self.running += 1
+        self.running_max = max(self.running_max, self.running)
+        try:
+            await anyio.sleep(1)
+            if key in self.failing:
+                raise ValueError(f"{key} fails")
+            self.by_key[key].extend(numbers(event))
+        finally:
+            self.running -= 1
+
+
+def test_keys_run_side_by_side_and_each_in_order() -> None:
+    """SEM-10 of what users ask for: K at a time on one shard, in order per key."""
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *[(f"k{number % 5}", number) for number in range(50)])
+        await harness.run_until_idle()
+        (mapping,) = (await harness.status()).mappings
+        assert [shard.checkpoint for shard in mapping.shards] == [50]
+        await books(harness)
+
+    harness = play(laned_app(work), scenario)
+    assert work.by_key == {f"k{key}": list(range(key, 50, 5)) for key in range(5)}
+    assert work.running_max == 5
+    # Ten a key, a second each, and the first one alone.
+    assert 10 <= max(entry.at_s for entry in harness.happened) < 15
+
+
+def test_no_more_than_the_lanes_run_at_a_time() -> None:
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *[(f"k{number}", number) for number in range(20)])
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=3), scenario)
+    assert work.running_max == 3
+    assert sum(len(done) for done in work.by_key.values()) == 20
+
+
+def test_without_lanes_one_batch_runs_at_a_time() -> None:
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *[(f"k{number}", number) for number in range(4)])
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=1), scenario)
+    assert work.running_max == 1
+
+
+def test_a_batch_holds_records_of_one_key() -> None:
+    """The handler itself asserts it."""
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *[(f"k{number % 3}", number) for number in range(300)])
+        await harness.run_until_idle()
+
+    harness = play(laned_app(work, batch_size=20), scenario)
+    assert work.by_key == {f"k{key}": list(range(key, 300, 3)) for key in range(3)}
+    assert max(invoked.count for invoked in harness.invocations) == 20
+
+
+def test_a_failing_key_holds_up_no_other_one_but_the_checkpoint_waits_for_it() -> None:
+    work = Work(failing=frozenset({"bad"}))
+    checkpoints: list[int] = []
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, ("good", 1), ("bad", 2), ("good", 3), ("good", 4))
+        await harness.advance(30)
+        (mapping,) = (await harness.status()).mappings
+        (shard,) = mapping.shards
+        checkpoints.append(shard.checkpoint)
+        assert shard.blocked is not None
+        assert shard.blocked.error_message == "bad fails"
+        assert work.by_key == {"good": [1, 3, 4]}
+        work.failing.clear()
+        await harness.run_until_idle()
+        (mapping,) = (await harness.status()).mappings
+        checkpoints.append(mapping.shards[0].checkpoint)
+        await books(harness)
+
+    play(laned_app(work), scenario)
+    assert work.by_key == {"good": [1, 3, 4], "bad": [2]}
+    assert checkpoints == [1, 4]
+
+
+def test_a_key_that_has_used_up_its_retries_is_discarded_alone() -> None:
+    work = Work(failing=frozenset({"bad"}))
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, ("good", 1), ("bad", 2), ("good", 3), ("bad", 4))
+        await harness.run_until_idle()
+        assert len(await harness.messages("failed")) == 2
+        await books(harness)
+
+    harness = play(laned_app(work, maximum_retry_attempts=1), scenario)
+    assert work.by_key == {"good": [1, 3]}
+    assert [(entry.first, entry.last, entry.reason) for entry in harness.discarded] == [
+        (1, 1, "RetryAttemptsExhausted"),
+        (3, 3, "RetryAttemptsExhausted"),
+    ]
+
+
+def test_one_failing_key_too_many_is_parked_with_its_later_records_and_the_rest_goes_on() -> None:
+    """Design §12: half of the lanes may fail; the next failing key is parked."""
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, ("x", 0), ("a", 1), ("a", 2))
+        await harness.advance(20)
+        await send(harness, ("b", 3), ("x", 4), ("b", 5))
+        await harness.advance(20)
+        await send(harness, ("b", 6), ("x", 7))
+        await harness.advance(20)
+        parked = await harness.messages("parked")
+        assert [message.body for message in parked] == [b"3", b"5", b"6"]
+        envelope = json.loads(dict(parked[0].headers)["eventcore-parked"])
+        assert (envelope["mapping"], envelope["position"]) == ("orders", 3)
+        (mapping,) = (await harness.status()).mappings
+        (shard,) = mapping.shards
+        assert shard.parked == 1
+        assert (await books(harness)).parked == 3
+        (failure,) = await harness.failures()
+        assert (failure.reason, failure.first, failure.error_message) == ("Parked", "3", "b fails")
+        work.failing.clear()
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=2), scenario)
+    assert work.by_key == {"x": [0, 4, 7], "a": [1, 2]}
+
+
+def test_parking_says_where_the_records_of_a_parked_key_wait() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+    app = laned_app(work, lanes=2, parking="queue:aside")
+    app.queue("aside")
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, ("x", 0), ("a", 1))
+        await harness.advance(20)
+        await send(harness, ("b", 2))
+        await harness.advance(20)
+        assert [message.body for message in await harness.messages("aside")] == [b"2"]
+        assert await harness.messages("parked") == []
+
+    play(app, scenario)
+
+
+def test_the_key_at_the_bound_of_the_skew_is_parked_and_the_shard_goes_on() -> None:
+    """SEM-10: bounded skew; the poison key is parked without blocking the shard."""
+    total = SKEW_RECORDS_MIN + 2_000
+    log: list[Any] = [
+        _keyed(position, b"bad" if position in {1, 500, total - 1} else b"k%d" % (position % 50))
+        for position in range(total)
+    ]
+    stream = ScriptedStream({"orders-0": log})
+    done: dict[bytes, list[int]] = defaultdict(list)
+    parked: list[bytes] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        key = batch.first.key
+        assert key is not None
+        if key == b"bad":
+            raise ValueError("bad fails")
+        done[key].extend(entry.position for entry in batch)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.run_until_idle(within_s=600)
+        parked.extend(message.body for message in await harness.messages("parked"))
+        assert (await books(harness)).parked == 3
+
+    play_scripted(scripted_app(work, lanes=10, batch_size=100), scenario, stream)
+    assert parked == [b"1", b"500", str(total - 1).encode()]
+    assert sum(len(positions) for positions in done.values()) == total - 3
+    assert all(positions == sorted(positions) for positions in done.values())
+    assert stream.kept["orders-0"][0] == total
+    # No checkpoint passed a record that was neither settled nor parked, and the source was never read further ahead.
+    assert len(stream.kept["orders-0"][1].parked) == 1
+
+
+def _keyed(position: int, key: bytes | None) -> Any:
+    made = record(position)
+    return type(made)(position=position, body=made.body, key=key, size_bytes=made.size_bytes)
+
+
+def test_records_without_a_key_fill_batches_that_run_side_by_side() -> None:
+    stream = ScriptedStream({"orders-0": [_keyed(position, None) for position in range(100)]})
+    running: list[int] = [0, 0]
+    sizes: list[int] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        sizes.append(len(batch))
+        running[0] += 1
+        running[1] = max(running)
+        await anyio.sleep(1)
+        running[0] -= 1
+
+    async def scenario(harness: Harness) -> None:
+        await harness.run_until_idle()
+
+    play_scripted(scripted_app(work, lanes=10, batch_size=20), scenario, stream)
+    assert sizes == [20] * 5
+    assert running[1] == 4
+
+
+def test_whoever_takes_the_shard_goes_on_with_the_attempts_of_each_key_and_parks_what_is_parked() -> None:
+    """Design §12: failing lanes and parked keys travel with the checkpoint."""
+    calls: list[tuple[bytes, int]] = []
+    parked: list[bytes] = []
+    log: list[Any] = [_keyed(0, b"x"), _keyed(1, b"a"), _keyed(2, b"x"), _keyed(3, b"b"), _keyed(4, b"x")]
+    stream = ScriptedStream({"orders-0": log})
+
+    async def work(batch: eventcore.Batch) -> None:
+        assert batch.first.key is not None
+        calls.append((batch.first.key, batch.attempt))
+        if batch.first.key != b"x":
+            raise ValueError("no")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(20)
+        before = len(calls)
+        attempts = max(attempt for key, attempt in calls if key == b"a")
+        await stream.revoke()
+        log.append(_keyed(5, b"b"))
+        await stream.source.take()
+        await harness.advance(60)
+        assert next(call for call in calls[before:] if call[0] == b"a") == (b"a", attempts + 1)
+        assert b"b" not in {key for key, _ in calls[before:]}
+        parked.extend(message.body for message in await harness.messages("parked"))
+
+    play_scripted(scripted_app(work, lanes=2, batch_size=1), scenario, stream)
+    assert parked == [b"3", b"5"]
+
+
+def test_what_is_being_parked_when_the_engine_dies_is_parked_by_the_next_one() -> None:
+    """The state goes before the rows: no later record of the key overtakes it."""
+    log: list[Any] = [_keyed(0, b"x"), _keyed(1, b"a"), _keyed(2, b"x"), _keyed(3, b"b"), _keyed(4, b"b")]
+    stream = ScriptedStream({"orders-0": log})
+    died_at: list[int] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        if batch.first.key != b"x":
+            raise ValueError("no")
+
+    async def commit(store: Any, operations: Any) -> list[Any]:
+        names = {type(operation).__name__ for operation in operations}
+        if "SendMessages" in names and not died_at:
+            died_at.append(stream.kept["orders-0"][0])
+            raise StoreUnavailable("the disk is full")
+        return list(await store.commit(operations))
+
+    parked: list[bytes] = []
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(90)
+        assert died_at
+        assert stream.opened_count == 2
+        parked.extend(message.body for message in await harness.messages("parked"))
+
+    play_scripted(scripted_app(work, lanes=2, batch_size=1), scenario, stream, commit=commit)
+    assert parked == [b"3", b"4"]
+
+
+def test_a_restart_runs_again_only_what_lies_behind_the_checkpoint() -> None:
+    """The skew bounds what comes again after a crash; discards behind the checkpoint are not made twice."""
+    from eventcore.store.memory import open_memory_store
+
+    seen: list[int] = []
+    blocked = True
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        (number,) = numbers(event)
+        seen.append(number)
+        if number == 2 and blocked:
+            raise ValueError("held")
+        if number == 3:
+            raise RuntimeError("poison")
+
+    async def run() -> None:
+        nonlocal blocked
+        async with open_memory_store() as store:
+            app = laned_app(work, maximum_retry_attempts=20)
+            async with open_harness(app, store=store) as harness:
+                await send(harness, ("a", 1), ("b", 2), ("c", 3), ("d", 4))
+                await harness.advance(1)
+            app = laned_app(work, maximum_retry_attempts=0)
+            async with open_harness(app, store=store) as harness:
+                await harness.advance(5)
+            blocked = False
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+                messages = await harness.messages("failed")
+                assert len(messages) == 2
+
+    run_virtual(run)
+    assert seen.count(1) == 1
+
+
+# -- redrive -----------------------------------------------------------------------------------------------------------
+
+
+async def redrive(harness: Harness, **options: Any) -> ParkedRedriven:
+    (mapping,) = (await harness.status()).mappings
+    (shard,) = mapping.shards
+    return await harness.engine.redrive("orders", shard.shard, **{"count_max": 500, **options})
+
+
+async def park_b(harness: Harness, *, later: int = 0) -> None:
+    """Let `a` fail, and `b` be the one too many of two lanes, with three records and more."""
+    await send(harness, ("x", 0), ("a", 1))
+    await harness.advance(20)
+    await send(harness, ("b", 2), ("b", 3), ("x", 4), ("b", 5), *[("b", 100 + number) for number in range(later)])
+    await harness.advance(20)
+    (mapping,) = (await harness.status()).mappings
+    assert mapping.shards[0].parked == 1
+
+
+def test_a_redrive_gives_a_key_back_in_order_and_then_it_is_as_any_other() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness)
+        work.failing.clear()
+        first = await redrive(harness)
+        assert (first.redriven, first.failed, first.keys) == (3, (), 1)
+        # Sent while it is parked: waits behind the others, though they are done by now.
+        await send(harness, ("b", 6))
+        await harness.advance(5)
+        assert 6 not in work.by_key["b"]
+        again = await redrive(harness)
+        assert (again.redriven, again.keys) == (1, 1)
+        last = await redrive(harness)
+        assert (last.redriven, last.keys) == (0, 0)
+        assert await harness.messages("parked") == []
+        await send(harness, ("b", 7))
+        await harness.run_until_idle()
+        counters = await books(harness)
+        assert (counters.parked, counters.settled) == (4, 8)
+
+    play(laned_app(work, lanes=2), scenario)
+    assert work.by_key["b"] == [2, 3, 5, 6, 7]
+
+
+def test_a_key_that_fails_again_stays_parked_at_the_record_that_failed() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def fails_at_3(event: dict[str, Any], context: Any) -> None:
+        if numbers(event) == [3]:
+            raise LookupError("still no 3")
+        await work(event, context)
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness)
+        work.failing.clear()
+        step = await redrive(harness)
+        assert (step.redriven, len(step.failed), step.keys) == (1, 1, 1)
+        assert step.error == "LookupError: still no 3"
+        assert step.location.startswith("test_lanes.py") or "test_lanes.py:" in step.location
+        left_out = await redrive(harness, besides=step.failed)
+        assert (left_out.redriven, left_out.failed) == (0, ())
+        assert [message.body for message in await harness.messages("parked")] == [b"3", b"5"]
+        await books(harness)
+
+    play(laned_app(fails_at_3, lanes=2), scenario)
+    assert work.by_key["b"] == [2]
+
+
+def test_a_redrive_takes_steps_of_the_size_that_it_is_told() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness, later=10)
+        work.failing.clear()
+        done = 0
+        while step := (await redrive(harness, count_max=4)).redriven:
+            assert step <= 4
+            done += step
+        assert done == 13
+        assert (await redrive(harness)).keys == 0
+
+    play(laned_app(work, lanes=2), scenario)
+    assert work.by_key["b"] == [2, 3, 5, *range(100, 110)]
+
+
+def test_a_parked_record_comes_back_as_it_was() -> None:
+    """Key, headers, time and a body of None: the handler must not see that it was parked."""
+    made = record(2)
+    odd = type(made)(
+        position=2,
+        body=None,
+        key=b"\xff\x00",
+        arrived_ms=1234,
+        headers=(("h", b"\xfe"), ("h", b"2")),
+        size_bytes=9,
+        timestamp_kind=TimestampKind.LOG_APPEND_TIME,
+    )
+    stream = ScriptedStream({"orders-0": [_keyed(0, b"x"), _keyed(1, b"a")]})
+    seen: list[Any] = []
+    is_mended = False
+
+    async def work(batch: eventcore.Batch) -> None:
+        if batch.first.key == b"a" or (batch.first.key != b"x" and not is_mended):
+            raise ValueError("no")
+        seen.append(batch.first)
+
+    async def scenario(harness: Harness) -> None:
+        nonlocal is_mended
+        await harness.advance(20)
+        stream.shards["orders-0"] += [odd]
+        stream.source.wake()
+        await harness.advance(20)
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.shards[0].parked == 1
+        assert odd not in seen
+        is_mended = True
+        await harness.engine.redrive("orders", "orders-0", count_max=10)
+
+    play_scripted(scripted_app(work, lanes=2, batch_size=1), scenario, stream)
+    assert odd in seen
+
+
+def test_what_has_no_lanes_or_does_not_run_is_refused_with_a_reason() -> None:
+    async def work(event: dict[str, Any], context: Any) -> None: ...
+
+    async def scenario(harness: Harness) -> None:
+        await harness.run_until_idle()
+        for mapping, shard, words in [
+            ("orders", "shardId-000000000000", "has no lanes"),
+            ("orders", "nix", "does not have the shard nix"),
+            ("nix", "nix", "no mapping `nix`"),
+        ]:
+            with pytest.raises(CommandError, match=words):
+                await harness.engine.redrive(mapping, shard, count_max=10)
+
+    play(stream_app(work), scenario)
