@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eventcore.app import App
     from eventcore.config.load import load_config
     from eventcore.errors import ConfigError, EventcoreError
-    from eventcore.model import Batch, Record
+    from eventcore.model import Batch, OutgoingRecord, Record
 
 #: Public name: the module that defines it.
 _PUBLIC = {
@@ -22,11 +22,12 @@ _PUBLIC = {
     "Batch": "eventcore.model",
     "ConfigError": "eventcore.errors",
     "EventcoreError": "eventcore.errors",
+    "OutgoingRecord": "eventcore.model",
     "Record": "eventcore.model",
     "load_config": "eventcore.config.load",
 }
 
-__all__ = ["App", "Batch", "ConfigError", "EventcoreError", "Record", "__version__", "load_config"]
+__all__ = ["App", "Batch", "ConfigError", "EventcoreError", "OutgoingRecord", "Record", "__version__", "load_config"]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,14 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return None
 
 
+class OutgoingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that a person or a function sends to a system outside."""
+
+    body: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The records of one invocation: never two shards of a stream; not empty."""
 
@@ -97,6 +105,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     build_event: Callable[[], Any]
     batch: Batch | None = None  #: the records; None for a direct or asynchronous invocation
     trace_header: str = ""  #: a W3C ``traceparent`` for the handler's environment; empty without a trace
+    wants_results: bool = False  #: what a handler of records returns is sent on, see `Outcome.results`
 
 
 class FaultCause(enum.StrEnum):
@@ -168,6 +177,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     #: The faults of the first of `failed`, in the same order, where a typed handler was called record by record; at
     #: most `FAULTS_MAX`. The others have `fault`.
     faults: tuple[Fault, ...] = ()
+    #: What a native or typed handler returned to be sent on, where that is wanted: each with the index of the record
+    #: that it belongs to, rising. One of a batch as a whole belongs to its last record.
+    results: tuple[tuple[int, OutgoingRecord], ...] = ()
     usage: Usage = Usage()
 
     def fault_of(self, index: int) -> Fault | None:

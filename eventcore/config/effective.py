@@ -44,14 +44,17 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     is_on_failure_default: bool  #: the built-in queue, since the mapping names none
     lanes: int  #: streams only: keys of a shard at a time
     parking: Reference  #: with lanes
+    results: Reference | None  #: Kafka only: what gets the function's results; None: nothing does
+    is_exactly_once: bool  #: Kafka only: results, discards and offsets are one transaction
     starting_position: StartingPosition  #: streams only
     consumer_group_id: str  #: Kafka only
     maximum_concurrency: int  #: batches at the same time; queues only: a stream runs one a shard
 
     @property
     def destinations(self) -> tuple[Reference, ...]:
-        """Where the mapping's records may go besides its function."""
-        return (self.on_failure, self.parking) if self.lanes > 1 else (self.on_failure,)
+        """Where the engine itself hands the mapping's records over: what a transaction writes is left out."""
+        discards = () if self.is_exactly_once else (self.on_failure,)
+        return (*discards, self.parking) if self.lanes > 1 else discards
 
 
 class EffectivePipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +113,8 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         is_on_failure_default=mapping.on_failure is None,
         lanes=mapping.lanes or 1,
         parking=defaults.PARKING if mapping.parking is None else parse_reference(mapping.parking),
+        results=None if mapping.results is None else parse_reference(mapping.results),
+        is_exactly_once=mapping.delivery == "exactly_once",
         starting_position=StartingPosition(mapping.starting_position or "TRIM_HORIZON", round(timestamp_s * 1000)),
         consumer_group_id=mapping.consumer_group_id or defaults.default_group(name),
         maximum_concurrency=mapping.maximum_concurrency or defaults.QUEUE_CONCURRENCY,
@@ -161,7 +166,9 @@ def _mapping_defaults(mapping: EffectiveMapping) -> dict[str, Any]:
     always = {"batch_size": mapping.batch_size, "maximum_batching_window_in_seconds": mapping.window_s}
     if mapping.kind == "queue":
         return {**always, "maximum_concurrency": mapping.maximum_concurrency}
-    group = {"consumer_group_id": mapping.consumer_group_id} if mapping.source.kind == "kafka" else {}
+    delivery = "exactly_once" if mapping.is_exactly_once else "at_least_once"
+    is_kafka = mapping.source.kind == "kafka"
+    group = {"consumer_group_id": mapping.consumer_group_id, "delivery": delivery} if is_kafka else {}
     lanes: dict[str, Any] = {"lanes": mapping.lanes}
     if mapping.lanes > 1:
         lanes["parking"] = str(mapping.parking)

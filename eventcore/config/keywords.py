@@ -50,6 +50,8 @@ class MappingKeywords(TypedDict, total=False):
     on_failure: str | None
     lanes: int | None
     parking: str | None
+    results: str | None
+    delivery: Literal["at_least_once", "exactly_once"] | None
     maximum_concurrency: int | None
     consumer_group_id: str | None
 

@@ -9,9 +9,10 @@ from eventcore.config.defaults import ON_FAILURE, default_group, has_default_att
 from eventcore.config.findings import Findings
 from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes
 from eventcore.config.lint_references import check_name, read_reference
+from eventcore.config.lint_results import lint_results
 from eventcore.config.lint_subject import Subject
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import DESTINATION_KINDS, PARKING_KINDS, SOURCE_KINDS, Reference
+from eventcore.config.reference import DESTINATION_KINDS, PARKING_KINDS, RESULTS_KINDS, SOURCE_KINDS, Reference
 from eventcore.config.structs import BUILT_IN_QUEUES, MappingConfig, QueueConfig
 from eventcore.delivery.retry import KAFKA_ATTEMPTS_WITH_DESTINATION
 
@@ -36,6 +37,8 @@ STREAM_SETTINGS = (
     "on_failure",
     "lanes",
     "parking",
+    "results",
+    "delivery",
 )
 QUEUE_SETTINGS = ("maximum_concurrency",)
 
@@ -66,11 +69,13 @@ def _examine(name: str, mapping: MappingConfig, draft: Draft, findings: Findings
     path: KeyPath = ("mappings", name)
     check_name(draft, findings, mapping, (*path, "function"), "functions")
     source = read_reference(draft, findings, mapping, (*path, "source"), SOURCE_KINDS)
-    on_failure = parking = None
+    on_failure = parking = results = None
     if mapping.on_failure is not None and (source is None or source.is_stream):
         on_failure = read_reference(draft, findings, mapping, (*path, "on_failure"), DESTINATION_KINDS)
     if mapping.parking is not None and (source is None or source.is_stream):
         parking = read_reference(draft, findings, mapping, (*path, "parking"), PARKING_KINDS)
+    if mapping.results is not None and (source is None or source.kind == "kafka"):
+        results = read_reference(draft, findings, mapping, (*path, "results"), RESULTS_KINDS)
     if source is None:
         return None
     return Subject(
@@ -81,6 +86,7 @@ def _examine(name: str, mapping: MappingConfig, draft: Draft, findings: Findings
         function=draft.config.functions.get(mapping.function),
         on_failure=on_failure,
         parking=parking,
+        results=results,
     )
 
 
@@ -114,6 +120,8 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
         return "a queue has no positions to start from", "take it out"
     if setting == "bisect_batch_on_function_error":
         return "a queue's batch is not split: its messages come back one by one", "take it out"
+    if setting in {"results", "delivery"}:
+        return "a queue's function returns nothing to send on: only Kafka mappings have results", "take it out"
     if setting in {"lanes", "parking"}:
         return "a queue has no order that lanes would keep: maximum_concurrency runs its batches", "take it out"
     if setting == "maximum_record_age_in_seconds":
@@ -181,6 +189,7 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
     if subject.on_failure is not None:
         _lint_destination(subject, subject.on_failure, findings)
     lint_lanes(subject, findings)
+    lint_results(subject, findings)
     _lint_limits(subject, findings)
 
 

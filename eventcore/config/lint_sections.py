@@ -223,7 +223,7 @@ def _lint_unused(draft: Draft, findings: Findings) -> None:
 def _used(draft: Draft) -> set[tuple[str, str]]:
     used = {("functions", mapping.function) for mapping in draft.config.mappings.values()}
     for mapping in draft.config.mappings.values():
-        for text in (mapping.source, mapping.on_failure, mapping.parking):
+        for text in (mapping.source, mapping.on_failure, mapping.parking, mapping.results):
             try:
                 reference = parse_reference(text) if text is not None else None
             except BadReference:

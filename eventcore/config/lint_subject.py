@@ -21,6 +21,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     function: FunctionConfig | None  #: None when there is none, or it could not be read
     on_failure: Reference | None  #: None without one, or when it could not be read
     parking: Reference | None  #: the same
+    results: Reference | None  #: the same
 
     def path(self, setting: str) -> KeyPath:
         """Return the path of one of the mapping's settings."""

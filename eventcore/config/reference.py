@@ -15,6 +15,7 @@ PARKED_QUEUE = "parked"
 PARTS = {"kafka": "topic"}
 SOURCE_KINDS = ("queue", "stream", "kafka")
 DESTINATION_KINDS = ("queue", "stream", "kafka", "function", "http", "stdout")
+RESULTS_KINDS = ("kafka",)
 PARKING_KINDS = ("queue", "kafka")
 #: Kinds whose name stands in the pipeline file, and in which table.
 TABLE_OF_KIND: Mapping[str, str] = {

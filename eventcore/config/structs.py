@@ -191,6 +191,23 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ]
         | None
     ) = None
+    results: (
+        Annotated[
+            str,
+            Meta(
+                description="Kafka: the topic that gets what the function returns, in the same cluster",
+                examples=["kafka:local/enriched-orders"],
+            ),
+        ]
+        | None
+    ) = None
+    delivery: (
+        Annotated[
+            Literal["at_least_once", "exactly_once"],
+            Meta(description="exactly_once, Kafka: results, discards and offsets in one transaction"),
+        ]
+        | None
+    ) = None
     # -- queues
     maximum_concurrency: (
         Annotated[int, Meta(ge=2, le=1000, description="batches of a queue at the same time")] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -24,15 +24,17 @@ from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
 from eventcore.engine.parking import ParkingContext
 from eventcore.engine.queue_mapping import QueueContext, QueueMapping
 from eventcore.engine.reporter import Reporter
+from eventcore.engine.results import Results
 from eventcore.engine.router import Router
 from eventcore.engine.settler import Settler, SettlerContext
 from eventcore.engine.stream_mapping import StreamMapping
+from eventcore.errors import HandlerError
 from eventcore.ids import IdFactory
 from eventcore.model import PAYLOAD_BYTES_MAX
 from eventcore.ports.connectors import REVOKE_BUDGET_SHARE, Connector, ConnectorContext, StreamRequest
 from eventcore.ports.recorder import Recorder
 from eventcore.ports.runtime import HandlerForm
-from eventcore.ports.sources import EventShape, StreamSource
+from eventcore.ports.sources import EventShape, ResultSource, StreamSource
 from eventcore.ports.store import Store
 from eventcore.registry import Function
 from eventcore.telemetry.tracing import Tracing
@@ -95,6 +97,7 @@ def _settler(settings: EffectiveMapping, function: Function, shape: EventShape, 
             source=str(settings.source),
             shape=shape,
             on_failure=settings.on_failure,
+            hands_over=not settings.is_exactly_once,
             store=around.store,
             router=around.router,
             recorder=around.recorder,
@@ -107,6 +110,11 @@ def _settler(settings: EffectiveMapping, function: Function, shape: EventShape, 
 def _stream_mapping(
     settings: EffectiveMapping, function: Function, form: HandlerForm, reporter: Reporter, around: Surroundings
 ) -> StreamMapping:
+    if settings.results is not None and form is HandlerForm.EVENT:
+        raise HandlerError(
+            f"the handler of `{settings.function}` takes a Lambda event, whose response is no result to send on: take "
+            f"a eventcore.Batch or a typed record, or take `results` out of mappings.{settings.name}"
+        )
     source = _open_stream(settings, around)
     batching = _batching(settings, form, source.shape)
     record_bytes_max = PAYLOAD_BYTES_MAX - batching.record_overhead_bytes
@@ -115,11 +123,18 @@ def _stream_mapping(
         mapping=settings.name,
         source_reference=str(settings.source),
         source=source,
-        dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
+        dispatcher=Dispatcher(
+            function,
+            source.shape,
+            around.tracing,
+            reports_failures=settings.reports_failures,
+            wants_results=settings.results is not None,
+        ),
         settler=settler,
         retry=settings.retry,
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
+        results=_results(settings, source),
         lanes=settings.lanes,
         suspects=around.suspects,
         clock=around.clock,
@@ -139,6 +154,22 @@ def _stream_mapping(
         clock=around.clock,
     )
     return StreamMapping(source, context, parking, revoke_budget_s=_revoke_budget_s(settings.source, around))
+
+
+def _topics_written(settings: EffectiveMapping) -> tuple[str, ...]:
+    topics = (settings.results, settings.on_failure if settings.is_exactly_once else None)
+    return tuple(topic.part for topic in topics if topic is not None)
+
+
+def _results(settings: EffectiveMapping, source: StreamSource) -> Results | None:
+    if not _topics_written(settings):
+        return None
+    assert source.capabilities.takes_results, "the checks of the pipeline file allow results for such sources alone"
+    return Results(
+        cast("ResultSource", source),
+        topic=settings.results.part if settings.results is not None else "",
+        discards_topic=settings.on_failure.part if settings.is_exactly_once else "",
+    )
 
 
 def _parked_reader(settings: EffectiveMapping, around: Surroundings) -> ParkedReader:
@@ -167,6 +198,8 @@ def _open_stream(settings: EffectiveMapping, around: Surroundings) -> StreamSour
             mapping=settings.name,
             starting_position=settings.starting_position,
             consumer_group_id=settings.consumer_group_id,
+            topics_written=_topics_written(settings),
+            is_exactly_once=settings.is_exactly_once,
             records_ahead_max=records_ahead_max(settings.batch_size),
             context=ConnectorContext(
                 clock=around.clock, ids=around.ids, region=around.region, account_id=around.account_id

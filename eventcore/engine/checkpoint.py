@@ -38,7 +38,7 @@ class ShardCheckpoint:
     def __init__(self, source: Keeper, taken: TakenShard, stopping: anyio.Event) -> None:
         self._source = source
         self._shard = taken.shard
-        self._epoch = taken.epoch
+        self.epoch = taken.epoch
         self._stopping = stopping
         self.position = taken.checkpoint
         self.kept = taken.state  #: what the source keeps of the failing work, as far as we wrote it
@@ -57,7 +57,7 @@ class ShardCheckpoint:
         await signals.reach("settler.before_ack")
         while True:
             try:
-                await self._source.settle(self._shard, self._epoch, position, state, is_urgent=is_urgent)
+                await self._source.settle(self._shard, self.epoch, position, state, is_urgent=is_urgent)
                 break
             except SourceUnavailable as error:
                 if self._stopping.is_set() or anyio.current_time() >= give_up_s:
@@ -78,4 +78,4 @@ class ShardCheckpoint:
             return
         self.kept = msgspec.structs.replace(self.kept, marked=False)
         with anyio.move_on_after(UNMARK_GRACE_S, shield=True), suppress(SourceError):
-            await self._source.settle(self._shard, self._epoch, self.position, self.kept, is_urgent=True)
+            await self._source.settle(self._shard, self.epoch, self.position, self.kept, is_urgent=True)

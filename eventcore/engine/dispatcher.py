@@ -18,11 +18,20 @@ RELEASED = Outcome(kind=OutcomeKind.RELEASED)
 class Dispatcher:
     """The way into one function, for the batches of one mapping."""
 
-    def __init__(self, function: Function, shape: EventShape, tracing: Tracing, *, reports_failures: bool) -> None:
+    def __init__(
+        self,
+        function: Function,
+        shape: EventShape,
+        tracing: Tracing,
+        *,
+        reports_failures: bool,
+        wants_results: bool = False,
+    ) -> None:
         self.function = function
         self._shape = shape
         self._tracing = tracing
         self._reports_failures = reports_failures
+        self._wants_results = wants_results
 
     async def invoke(self, batch: Batch) -> Outcome:
         """Run the function once with a batch. The caller holds one of the function's slots.
@@ -36,6 +45,7 @@ class Dispatcher:
                 build_event=lambda: self._shape.event(batch.records, batch.shard),
                 batch=batch,
                 trace_header=span.traceparent,
+                wants_results=self._wants_results,
             )
             outcome = await self.function.runtime.invoke(self.function.spec, invocation)
             if outcome.fault is not None:

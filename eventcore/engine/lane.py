@@ -30,7 +30,8 @@ from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
 from eventcore.engine.dispatcher import RELEASED, Dispatcher
 from eventcore.engine.reporter import Reporter
-from eventcore.engine.settler import Settler
+from eventcore.engine.results import Results
+from eventcore.engine.settler import Discarded, Settler
 from eventcore.engine.status import Blocked
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
@@ -49,6 +50,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     retry: StreamRetry
     batching: BatchPolicy
     record_bytes_max: int  #: data that one record may have; 0: no limit
+    results: Results | None  #: where the function's results go; None where they don't
     lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
     clock: Clock
@@ -312,6 +314,8 @@ class Lane:
         settler = self._context.settler
         done = decision.settled_count
         gives_up = any(run.verdict.kind is VerdictKind.DISCARD for run in decision.runs)
+        discarded: Sequence[Discarded] = ()
+        results = self._context.results
         if gives_up and settler.is_blocked:
             self._context.reporter.outbox_blocked(settler.destination)
             if not await self._unless_stopped(settler.wait_room):
@@ -324,7 +328,8 @@ class Lane:
                 invocations=part.attempt + (outcome is not None),
                 first_failure_ms=part.first_failure_ms,
                 traceparent=traceparent,
-                covered=self._covered,
+                # In a transaction the discard is undone with all else: its records must be invoked again.
+                covered=None if results is not None and results.is_exactly_once else self._covered,
             )
             self._books.done(sum(entry.count for entry in discarded))
             self._context.reporter.discarded(batch, discarded)
@@ -344,6 +349,8 @@ class Lane:
         if done or state != self._checkpoint.kept:
             # A mark that outlived its batch would blame it for the death that the next one brings.
             is_urgent = gives_up or bool(state.parts) or self._checkpoint.kept.marked
+            if results is not None:
+                await results.write(self._shard, self._checkpoint.epoch, outcome, done, discarded)
             await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)
         await self._covered.settle(checkpoint)
         return True
@@ -351,6 +358,8 @@ class Lane:
     async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
         """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""
         entry = await self._context.settler.discard_lost(lost)
+        if self._context.results is not None:
+            await self._context.results.write(self._shard, self._checkpoint.epoch, None, 0, [entry])
         self._context.reporter.lost(self._shard, entry)
         left = ShardState(parts=tuple(part for part in state.parts if part.last > lost.last))
         await self._checkpoint.write(lost.last + 1, left, is_urgent=True)

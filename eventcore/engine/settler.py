@@ -56,6 +56,7 @@ class Discarded(msgspec.Struct, frozen=True, kw_only=True):
     failure_id: str
     destination: str
     fault: Fault | None = None  #: of these records; another one of the batch may have failed otherwise
+    dispatch: Dispatch | None = None  #: what its destination is still to be given, where the settler does not
 
 
 class SettlerContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class SettlerContext(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     shape: EventShape
     on_failure: Reference
+    hands_over: bool = True  #: False: whoever settles gives the destination its records, see `Discarded.dispatch`
     store: Store
     router: Router
     recorder: Recorder
@@ -182,11 +184,13 @@ class Settler:
             failure_id=failure_id,
             destination=self.destination,
             fault=outcome.fault if outcome is not None else None,
+            dispatch=None if context.hands_over else dispatch,
         )
-        return discarded, [
-            *context.recorder.keep(failed),
-            *context.router.operations(context.on_failure, dispatch),
-        ]
+        return discarded, [*context.recorder.keep(failed), *self._hand_over(dispatch)]
+
+    def _hand_over(self, dispatch: Dispatch) -> Sequence[Operation]:
+        context = self._context
+        return context.router.operations(context.on_failure, dispatch) if context.hands_over else ()
 
     def _key(self, shard: str, first: int | str, last: int | str, reason: DiscardReason) -> str:
         place = f"{self._context.source}/{shard}"
@@ -208,10 +212,15 @@ class Settler:
             attributes={"eventcore-failure-id": failure_id},
             created_ms=now_ms,
         )
-        await self._commit([*operations, *context.router.operations(context.on_failure, dispatch)])
-        count = lost.last - lost.first + 1
+        await self._commit([*operations, *self._hand_over(dispatch)])
         return Discarded(
-            first=first, last=last, count=count, reason=reason, failure_id=failure_id, destination=self.destination
+            first=first,
+            last=last,
+            count=lost.last - lost.first + 1,
+            reason=reason,
+            failure_id=failure_id,
+            destination=self.destination,
+            dispatch=None if context.hands_over else dispatch,
         )
 
     def keep_parked(self, batch: Batch, outcome: Outcome, *, attempts: int, first_failure_ms: int) -> list[Operation]:

@@ -14,6 +14,7 @@ import msgspec
 from eventcore.clock import Clock
 from eventcore.config.reference import Reference, StartingPosition
 from eventcore.ids import IdFactory
+from eventcore.model import OutgoingRecord
 from eventcore.ports.destinations import Destination
 from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
@@ -48,17 +49,12 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     mapping: str
     starting_position: StartingPosition
     consumer_group_id: str  #: of this mapping, default filled in
+    #: Topics that `ResultSource.produce` will be asked for; with none it is not.
+    topics_written: tuple[str, ...] = ()
+    is_exactly_once: bool = False  #: what is produced, and the checkpoint after it, are one transaction
     #: Records that the mapping holds unsettled at most; a source fetches no further ahead than about that.
     records_ahead_max: int
     context: ConnectorContext
-
-
-class OutgoingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that a person or a function sends to a system outside."""
-
-    body: bytes
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Connector(Protocol):

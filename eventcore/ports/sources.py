@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from eventcore.delivery.ordering import EMPTY, ShardState
-from eventcore.model import Record
+from eventcore.model import OutgoingRecord, Record
 
 
 class EventShape(Protocol):
@@ -121,6 +121,7 @@ class StreamCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     is_settle_durable: bool = True
     checkpoint_lag_s_max: float = 0.0
     survives_restart: bool = False
+    takes_results: bool = False  #: it is a `ResultSource`
 
 
 class TakenShard(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +178,13 @@ class ShardLag(msgspec.Struct, frozen=True, kw_only=True):
     lag: int  #: records between the checkpoint and the end, as far as known
 
 
+class ResultRecord(msgspec.Struct, frozen=True):
+    """What a mapping sends on: a function's result, or what became of a discarded batch."""
+
+    topic: str
+    record: OutgoingRecord
+
+
 class StreamSource(Protocol):
     """A stream: ordered shards, one owner each, and a checkpoint a shard (§4, §5.1)."""
 
@@ -229,4 +237,21 @@ class StreamSource(Protocol):
 
     async def aclose(self) -> None:
         """Write outstanding checkpoints and give up the shards. Calls `ShardListener.on_revoked` for none."""
+        ...
+
+
+class ResultSource(StreamSource, Protocol):
+    """A stream that takes results as well (`StreamCapabilities.takes_results`)."""
+
+    async def produce(self, shard: str, epoch: int, results: Sequence[ResultRecord]) -> None:
+        """Send results on, in order per key; followed by the `settle` of what they were made of.
+
+        At least once: they are durable when it returns. Exactly once: they become visible with the checkpoint of that
+        `settle`, which is durable at most `StreamCapabilities.checkpoint_lag_s_max` later, or never.
+
+        Raises:
+            ShardLost: the shard has another owner, and they will never be visible; or, exactly once, what was not
+                durable yet is undone, and the shard begins anew from its checkpoint.
+            SourceUnavailable: at least once: they may or may not have been written.
+        """
         ...

@@ -183,7 +183,7 @@ def _invoke(loaded: Loaded, setup: protocol.Setup, invoke: protocol.Invoke, loop
         now=time.monotonic,
     )
     event = None if invoke.event is None else msgspec.json.decode(invoke.event)
-    call = Call(context, event, invoke.batch)
+    call = Call(context, event, invoke.batch, invoke.wants_results)
     if loaded.is_async:
         return loop.run(answer(loaded, call, _await, SystemExit))
     return _drive(answer(loaded, call, loop.finish, SystemExit))

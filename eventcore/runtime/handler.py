@@ -18,11 +18,12 @@ from typing import Any
 
 import msgspec
 
-from eventcore.model import FAULTS_MAX, RESPONSE_BYTES_MAX, Batch, Fault, Outcome, OutcomeKind, Record
+from eventcore.model import FAULTS_MAX, RESPONSE_BYTES_MAX, Batch, Fault, Outcome, OutcomeKind, OutgoingRecord, Record
 from eventcore.ports.runtime import HandlerForm
 from eventcore.runtime import fault as faults
 from eventcore.runtime.context import LambdaContext
 from eventcore.runtime.form import Form, find_form
+from eventcore.runtime.results import bounded, is_results, make_results
 
 #: Awaits what a handler returned, in whichever loop there is.
 Finish = Callable[[Awaitable[Any]], Awaitable[Any]]
@@ -44,6 +45,7 @@ class Call(msgspec.Struct, frozen=True):
     context: LambdaContext
     event: Any = None
     batch: Batch | None = None
+    wants_results: bool = False  #: what a handler of records returns is sent on
 
 
 def load(name: str, code: str, *passes: type[BaseException]) -> Loaded | Fault:
@@ -156,9 +158,15 @@ async def _answer_batch(loaded: Loaded, call: Call, finish: Finish, passes: tupl
     result, fault = await _run(loaded, call.batch, call, finish, passes)
     if fault is not None:
         return _failure(fault)
+    if call.wants_results and is_results(result):
+        last = len(call.batch) - 1
+        results = tuple([(last, record) for record in result])
+        return bounded(Outcome(kind=OutcomeKind.SUCCESS, failed=(), results=results), call.context.aws_request_id)
     failed = _indices_of(result, call.batch.records)
     if failed is None:
         reason = "a Batch handler returns None or a list of failed records of its batch"
+        if call.wants_results:
+            reason += ", or a list of eventcore.OutgoingRecord"
         return _failure(faults.marshal_fault(reason, call.context.aws_request_id))
     return Outcome(kind=OutcomeKind.SUCCESS, failed=failed)
 
@@ -188,6 +196,7 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
     takes_context, context, pid = loaded.form.takes_context, call.context, loaded.pid
     failed: list[int] = []
     each: list[Fault] = []
+    results: list[tuple[int, OutgoingRecord]] | None = [] if call.wants_results else None
     raised: Fault | None = None
     unreadable: Fault | None = None
     records = iter(enumerate(batch.records))
@@ -197,13 +206,15 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
         # One border for all records up to the next that fails: one for each, and a coroutine for each call, took 1 µs a
         # record. Decoding is inside: a struct's own checks are the user's code, and may raise anything.
         with faults.Border(*passes) as border:
-            for index, record in records:  # noqa: B007 - of the one that failed, below
+            for index, record in records:
                 is_read = False
                 argument = decode(record)
                 is_read = True
                 result = handler(argument, context) if takes_context else handler(argument)
                 if result is not None and hasattr(result, "__await__"):
-                    await finish(result)
+                    result = await finish(result)
+                if results is not None and result is not None:
+                    results.extend([(index, made) for made in make_results(result, record)])
                 if os.getpid() != pid:
                     os._exit(0)  # see `_run`
         if os.getpid() != pid:
@@ -220,7 +231,10 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
         if len(each) < FAULTS_MAX:
             each.append(fault)
         is_done = bool(batch.shard)
-    return Outcome(kind=OutcomeKind.SUCCESS, failed=tuple(failed), faults=tuple(each), fault=raised or unreadable)
+    outcome = Outcome(kind=OutcomeKind.SUCCESS, failed=tuple(failed), faults=tuple(each), fault=raised or unreadable)
+    if not results:
+        return outcome
+    return bounded(msgspec.structs.replace(outcome, results=tuple(results)), context.aws_request_id)
 
 
 def _write_decimal(value: Any) -> float:

@@ -193,7 +193,8 @@ async def open_inline_runtime(
 def _call_for(loaded: Loaded, invocation: Invocation, context: LambdaContext) -> Call:
     if loaded.form.kind is HandlerForm.EVENT:
         return Call(context, event=invocation.build_event())
-    return Call(context, batch=invocation.batch or native_batch(invocation.build_event()))
+    batch = invocation.batch or native_batch(invocation.build_event())
+    return Call(context, batch=batch, wants_results=invocation.wants_results)
 
 
 async def _answer(loaded: Loaded, call: Call) -> Outcome:

@@ -282,7 +282,13 @@ def _frame_for(form: HandlerForm, function: FunctionSpec, invocation: Invocation
     elif batch is None:
         batch = native_batch(invocation.build_event())
     return protocol.Invoke(
-        invocation.request_id, function.arn, function.timeout_s, invocation.trace_header, event, batch
+        invocation.request_id,
+        function.arn,
+        function.timeout_s,
+        invocation.trace_header,
+        event,
+        batch,
+        invocation.wants_results,
     )
 
 
@@ -294,6 +300,7 @@ def _is_answer(reply: protocol.Reply, invocation: Invocation) -> bool:
         reply.request_id == invocation.request_id
         and (outcome.kind is OutcomeKind.SUCCESS or (outcome.kind is OutcomeKind.FAILURE and outcome.fault is not None))
         and (not outcome.failed or all(0 <= index < count for index in outcome.failed))
+        and all(0 <= index < count for index, _ in outcome.results)
     )
 
 

@@ -59,6 +59,7 @@ class Invoke(msgspec.Struct, frozen=True, array_like=True, tag="invoke"):
     trace_header: str
     event: bytes | None = None  #: JSON
     batch: Batch | None = None
+    wants_results: bool = False
 
 
 # -- environment to engine ---------------------------------------------------------------------------------------------

@@ -79,8 +79,8 @@ class EngineFolder:
         """Return the numbers that the handler saw, in order."""
         return [number for note in self.invocations(log) for number in note["numbers"]]
 
-    def start(self) -> None:
-        """Run the engine."""
+    def start(self, **environment: str) -> None:
+        """Run the engine, with environment variables besides."""
         with (self.folder / "engine.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "eventcore", "run", str(self.folder / "eventcore.toml")],
@@ -88,7 +88,7 @@ class EngineFolder:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={**os.environ, "NO_COLOR": "1"},
+                env={**os.environ, "NO_COLOR": "1", **environment},
             )
 
     def kill(self) -> None:

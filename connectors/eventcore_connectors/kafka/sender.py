@@ -48,12 +48,7 @@ class Sender:
         self._topic = topic
         self._where = f"topic `{topic}` at {config.bootstrap_servers}"
         self._partitions = 0
-        self._producer: Any = AIOKafkaProducer(  # type: ignore[no-untyped-call]
-            **client.connection_settings(config),
-            acks="all",
-            enable_idempotence=True,
-            max_request_size=_RECORD_BYTES_MAX,
-        )
+        self._producer = make_producer(config)
 
     async def open(self) -> None:
         """Connect and find the topic.
@@ -90,7 +85,7 @@ class Sender:
             raise Unreachable(f"can't write to {self._where} ({describe(error)})") from error
         finally:
             for each in pending:
-                _forget(each)
+                forget(each)
         return [(each.partition, each.offset) for each in written]
 
     async def _begin(self, letter: Letter) -> Any:
@@ -109,18 +104,43 @@ class Sender:
 
     async def close(self) -> None:
         """Disconnect, in bounded time. What was not acknowledged is given up: nothing is sent late."""
-        await client.stop(self._stop, self._producer.client.close)
+        await stop_producer(self._producer)
 
-    async def _stop(self) -> None:
-        await self._producer._sender.close()  # noqa: SLF001
+
+def make_producer(config: KafkaConfig, **settings: Any) -> Any:
+    """Return a producer of aiokafka, idempotent, that connects nothing yet.
+
+    Args:
+        config: of the connection.
+        settings: besides, by aiokafka's names.
+
+    Raises:
+        Unreachable: a certificate or a key can't be loaded.
+    """
+    return AIOKafkaProducer(  # type: ignore[no-untyped-call]
+        **client.connection_settings(config),
+        acks="all",
+        enable_idempotence=True,
+        max_request_size=_RECORD_BYTES_MAX,
+        **settings,
+    )
+
+
+async def stop_producer(producer: Any) -> None:
+    """Disconnect, in bounded time. What was not acknowledged is given up: nothing is sent late."""
+
+    async def stop() -> None:
+        await producer._sender.close()  # noqa: SLF001
         # `stop` would wait for the broker to take what is left, for as long as it is away.
-        held = self._producer._message_accumulator  # noqa: SLF001
+        held = producer._message_accumulator  # noqa: SLF001
         for batch in (*chain.from_iterable(held._batches.values()), *held._pending_batches):  # noqa: SLF001
             batch.future.cancel()
-        await self._producer.stop()
+        await producer.stop()
+
+    await client.stop(stop, producer.client.close)
 
 
-def _forget(pending: Any) -> None:
+def forget(pending: Any) -> None:
     """Let go of a future, so that asyncio does not report an error that nobody awaits any more."""
     if not pending.cancel() and not pending.cancelled():
         pending.exception()

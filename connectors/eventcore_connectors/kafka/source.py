@@ -14,12 +14,13 @@ import anyio
 from aiokafka import errors
 
 from eventcore.config.structs import KafkaConfig
-from eventcore.delivery.ordering import ShardState, decode_state
+from eventcore.delivery.ordering import ShardState, decode_state, encode_state
 from eventcore.errors import ProgrammingError, ShardLost, SourceClosed, SourceUnavailable
 from eventcore.ports.connectors import StreamRequest
 from eventcore.ports.sources import (
     EventShape,
     LostRange,
+    ResultRecord,
     ShardLag,
     ShardListener,
     ShardRecords,
@@ -30,6 +31,8 @@ from eventcore_connectors.kafka.client import Unreachable, describe
 from eventcore_connectors.kafka.member import GroupMember
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
 from eventcore_connectors.kafka.reader import OutOfRange
+from eventcore_connectors.kafka.result_writer import TRANSACTION_INTERVAL_S, WriterFenced
+from eventcore_connectors.kafka.results import SourceResults
 from eventcore_connectors.kafka.shape import KafkaShape, shard_name
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 
@@ -42,7 +45,11 @@ class KafkaSource:
     """A topic, read by one member of the mapping's consumer group. Life: `open`, then anything, then `aclose`."""
 
     capabilities = StreamCapabilities(
-        has_rebalance=True, is_settle_durable=False, checkpoint_lag_s_max=COMMIT_INTERVAL_S, survives_restart=True
+        has_rebalance=True,
+        is_settle_durable=False,
+        checkpoint_lag_s_max=COMMIT_INTERVAL_S,
+        survives_restart=True,
+        takes_results=True,
     )
 
     def __init__(self, request: StreamRequest) -> None:
@@ -53,6 +60,7 @@ class KafkaSource:
         self.shape: EventShape = KafkaShape(self._topic, self._config.bootstrap_servers)
         self._listener: ShardListener | None = None
         self._progress: Progress | None = None
+        self._results = SourceResults(request) if request.topics_written else None
         self._readable: tuple[int, ...] = ()  #: partitions that are owned, not paused and not being revoked
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
         self._partitions_at_open = 0
@@ -76,6 +84,8 @@ class KafkaSource:
         try:
             member = GroupMember(self._config, self._topic, self._request.consumer_group_id)
             self._progress = Progress(member, self._unavailable, self._lose)
+            if self._results is not None:
+                await self._results.open()
             self._partitions_at_open = await member.join(self._on_revoked, self._on_assigned)
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._request.reference)) from error
@@ -86,9 +96,12 @@ class KafkaSource:
         if is_closed or progress is None:
             return
         try:
+            await self._end_transactions()
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
             progress.shards.clear()
+            if self._results is not None:
+                await self._results.aclose()
             await progress.member.leave()
 
     # -- records -------------------------------------------------------------------------------------------------------
@@ -127,11 +140,16 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         await progress.write_in_turn()
+        if self._results is not None:
+            for due in self._results.due(list(progress.shards.values())):
+                await self._commit_results(due)
         if self._lost:
             lost, self._lost = self._lost, []
             return lost
         began = anyio.current_time()
         wait_s = max(min(give_up, progress.next_turn) - began, 0.0)
+        if self._results is not None and self._results.is_writing:
+            wait_s = min(wait_s, TRANSACTION_INTERVAL_S)
         try:
             polled = await progress.member.poll(self._readable, wait_s, count_max=self._request.records_ahead_max)
         except OutOfRange as error:
@@ -222,9 +240,12 @@ class KafkaSource:
         request. One that is not urgent never raises SourceUnavailable: it is tried again in the background.
         """
         progress = self._opened()
-        owned = progress.shards.get(shard)
-        if owned is None or owned.epoch != epoch:
-            raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
+        owned = self._owned(shard, epoch)
+        if self._results is not None and self._results.settle(owned, Mark(checkpoint, encode_state(state))):
+            if is_urgent or self._is_left or not self._is_receiving or self._results.is_due(owned):
+                await self._commit_results(owned)
+                self._owned(shard, epoch)
+            return
         owned.settle(checkpoint, state)
         if is_urgent:
             await progress.write()
@@ -235,6 +256,54 @@ class KafkaSource:
         self._update_activity()
         if progress.shards.get(shard) is not owned:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
+
+    def _owned(self, shard: str, epoch: int) -> OwnedShard:
+        owned = self._opened().shards.get(shard)
+        if owned is None or owned.epoch != epoch:
+            raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
+        return owned
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    async def produce(self, shard: str, epoch: int, results: Sequence[ResultRecord]) -> None:
+        """Send results on; see `ResultSource.produce`."""
+        owned = self._owned(shard, epoch)
+        assert self._results is not None, "the request names the topics that are written"
+        try:
+            await self._results.write(owned, results)
+        except (WriterFenced, Unreachable) as error:
+            if not self._results.is_exactly_once:
+                raise self._unavailable(str(error)) from error
+            await self._undo(owned, error)
+            raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch) from error
+
+    async def _commit_results(self, owned: OwnedShard) -> None:
+        """End a shard's transaction, and take over what it committed; a shard whose transaction fails is lost."""
+        assert self._results is not None
+        try:
+            mark = await self._results.commit(owned)
+        except (WriterFenced, Unreachable) as error:
+            await self._undo(owned, error)
+            return
+        if mark is not None:
+            owned.settle(mark.offset, decode_state(mark.metadata))
+            owned.save(mark)
+
+    async def _undo(self, owned: OwnedShard, error: WriterFenced | Unreachable) -> None:
+        """Give up a shard whose transaction failed: nothing of it may go on from what was not committed.
+
+        Fenced off, another owner has it. Else the mapping begins anew, at what the broker has.
+        """
+        assert self._results is not None
+        if isinstance(error, Unreachable):
+            self._fail(str(error))
+        await self._lose([owned])
+
+    async def _end_transactions(self) -> None:
+        """End the transactions of shards that are being given up; what can't be ended is undone."""
+        if self._results is not None and self._results.is_exactly_once:
+            for shard in list(self._opened().shards.values()):
+                await self._commit_results(shard)
 
     async def lag(self) -> Sequence[ShardLag]:
         """Return how far behind each owned shard is, from the answers to the last fetches."""
@@ -257,9 +326,12 @@ class KafkaSource:
         self._update_readable()
         try:
             await self._listener.on_revoked([shard.name for shard in shards])
+            await self._end_transactions()
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
             progress.shards.clear()
+            if self._results is not None:
+                await self._results.release([shard.name for shard in shards])
             self._lost.clear()
             self._is_revoking = False
             self._update_readable()
@@ -272,6 +344,8 @@ class KafkaSource:
             del owned[name]
         self._lost = [entry for entry in self._lost if entry.shard in owned]
         self._update_readable()
+        if self._results is not None:
+            await self._results.release(names)
         # Whoever is being told that shards are revoked learns the rest from `settle`.
         if names and not self._is_closed and not self._is_revoking:
             assert self._listener is not None
@@ -287,8 +361,13 @@ class KafkaSource:
         timeout_s = min(TAKE_TIMEOUT_S, self._config.session_timeout_ms / 2000)
         try:
             with anyio.fail_after(timeout_s):
+                if self._results is not None:
+                    await self._results.take([shard_name(self._topic, partition) for partition in partitions])
                 saved = await member.committed(partitions)
                 starts = await self._starting_positions(member, [each for each in partitions if each not in saved])
+        except Unreachable as error:
+            self._fail(str(error))
+            return
         except (errors.KafkaError, TimeoutError) as error:
             self._fail(f"positions can't be read ({describe(error)})")
             return

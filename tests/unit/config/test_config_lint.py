@@ -142,6 +142,32 @@ CASES = [
         {"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "stdout"\nlanes = 2'},
         "EC154", "mappings.k.parking", "`queue:parked` lies in this state folder", "kafka:k/parked",
     ),
+    ({"mappings__q": QUEUE + 'results = "kafka:k/u"'}, "EC104", "mappings.q.results", "only Kafka", "take it out"),
+    ({"mappings__q": QUEUE + 'delivery = "exactly_once"'}, "EC104", "mappings.q.delivery", "only Kafka", "take it out"),
+    ({"mappings__s": STREAM + 'results = "kafka:k/u"'}, "EC129", "mappings.s.results", "no transactions", "take it out"),
+    ({"mappings__s": STREAM + 'delivery = "exactly_once"'}, "EC129", "mappings.s.delivery", "no transactions", "take it out"),
+    ({"mappings__k": KAFKA + 'results = "queue:dead"'}, "EC101", "mappings.k.results", "can't be a results", "kafka:"),
+    ({"mappings__k": KAFKA + 'results = "kafka:k/t"'}, "EC114", "mappings.k.results", "own source", "another topic"),
+    (
+        {"kafka__l": SERVERS, "mappings__k": KAFKA + 'results = "kafka:l/u"'},
+        "EC129", "mappings.k.results", "no topic of the connection", "kafka:k/TOPIC",
+    ),
+    ({"mappings__k": KAFKA + 'delivery = "exactly_once"'}, "EC129", "mappings.k.delivery", "no transaction of Kafka", "kafka:k/failed"),
+    (
+        {"mappings__k": KAFKA + 'delivery = "exactly_once"\non_failure = "stdout"'},
+        "EC129", "mappings.k.on_failure", "no topic of the connection", "kafka:k/TOPIC",
+    ),
+    (
+        {"mappings__k": KAFKA + 'delivery = "exactly_once"\non_failure = "kafka:k/u"\nlanes = 2\nparking = "kafka:k/v"'},
+        "EC129", "mappings.k.delivery", "lanes settle in another order", "take the lanes out",
+    ),
+    (
+        {
+            "kafka__k": SERVERS + 'isolation_level = "read_uncommitted"',
+            "mappings__k": KAFKA + 'delivery = "exactly_once"\non_failure = "kafka:k/u"',
+        },
+        "EC129", "mappings.k.delivery", "may be aborted", "read_committed",
+    ),
     ({"mappings__s": STREAM + "lanes = 11"}, "EC128", "mappings.s.lanes", "may have 10 invocations", "[functions.f] concurrency = 11"),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
