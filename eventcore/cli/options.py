@@ -18,7 +18,7 @@ from eventcore.cli.output import FORMS, Output
 SUMMARY_CHARACTERS_MAX = 100
 
 #: A command in a hint that means one pipeline; `init` and `completion` mean none.
-_COMMAND = re.compile(r"\beventcore (?=(?:validate|run|dev|status|invoke|send|logs|mapping|queue|failures)\b)")
+_COMMAND = re.compile(r"\beventcore (?=(?:validate|run|dev|status|invoke|send|logs|mapping|queue|replay|failures)\b)")
 
 
 class Options(msgspec.Struct):

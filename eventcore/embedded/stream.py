@@ -354,14 +354,15 @@ class _Shard:
         begin = stored[0].position if stored else max(first, self.next)
         lost = LostRange(shard=self.name, first=self.next, last=begin - 1) if begin > self.next else None
         self.next = stored[-1].position + 1 if stored else begin
-        return ShardRecords(self.name, [_record(record) for record in stored], lost)
+        return ShardRecords(self.name, [read_stored(record) for record in stored], lost)
 
 
 #: What was read of a shard, and where it began and ended just before.
 _Read = tuple[_Shard, ShardExtent, Sequence[StoredRecord]]
 
 
-def _record(stored: StoredRecord) -> Record:
+def read_stored(stored: StoredRecord) -> Record:
+    """Return a record as the engine knows it."""
     size_bytes = len(stored.body) + len(stored.key or b"")
     if stored.headers:
         size_bytes += sum([len(name) + len(value) for name, value in stored.headers])

@@ -77,12 +77,12 @@ async def build_mapping(
     return _stream_mapping(settings, function, form, reporter, around)
 
 
-def _batching(settings: EffectiveMapping, form: HandlerForm, shape: EventShape) -> BatchPolicy:
+def cut_batches(batch_size: int, window_s: float, form: HandlerForm, shape: EventShape) -> BatchPolicy:
     """Return a batch's limits: only a Lambda-shaped event is JSON, with its base64 and its keys around each record."""
     is_event = form is HandlerForm.EVENT
     return BatchPolicy(
-        batch_size=settings.batch_size,
-        window_s=settings.window_s,
+        batch_size=batch_size,
+        window_s=window_s,
         record_overhead_bytes=shape.record_overhead_bytes if is_event else 0,
         is_base64=shape.is_base64 if is_event else False,
     )
@@ -116,7 +116,7 @@ def _stream_mapping(
             f"a eventcore.Batch or a typed record, or take `results` out of mappings.{settings.name}"
         )
     source = _open_stream(settings, around)
-    batching = _batching(settings, form, source.shape)
+    batching = cut_batches(settings.batch_size, settings.window_s, form, source.shape)
     record_bytes_max = PAYLOAD_BYTES_MAX - batching.record_overhead_bytes
     settler = _settler(settings, function, source.shape, around)
     context = ShardContext(
@@ -234,7 +234,7 @@ def _queue_mapping(
             dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
             settler=_settler(settings, function, source.shape, around),
             recorder=around.recorder,
-            batching=_batching(settings, form, source.shape),
+            batching=cut_batches(settings.batch_size, settings.window_s, form, source.shape),
             maximum_concurrency=settings.maximum_concurrency,
             visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],
             clock=around.clock,

@@ -7,7 +7,7 @@ travel as `{"base64": ...}`.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from eventcore.engine.status import DestinationStatus, MappingStatus, ParkedRedriven
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
+from eventcore.ports.ranges import Extent, ReadRange
 from eventcore.ports.runtime import LogLine
 from eventcore.ports.store import QueueDepth
 
@@ -254,6 +255,41 @@ class PurgeQueue(Request[Purged], frozen=True, kw_only=True):
     queue: str
 
 
+# -- what a stream keeps -----------------------------------------------------------------------------------------------
+
+
+class GetExtents(Request[Sequence[Extent]], frozen=True, kw_only=True):
+    """Ask what each shard of an embedded stream keeps."""
+
+    PATH = "range/extents"
+    RESULT = tuple[Extent, ...]
+
+    stream: str
+
+
+class FindPositions(Request[Mapping[str, int]], frozen=True, kw_only=True):
+    """Ask for the position of a time in each shard of an embedded stream."""
+
+    PATH = "range/find"
+    RESULT = dict[str, int]
+
+    stream: str
+    at_ms: int
+
+
+class ReadRecords(Request[ReadRange], frozen=True, kw_only=True):
+    """Ask for records of an embedded stream, without reading them for a mapping."""
+
+    PATH = "range/read"
+    RESULT = ReadRange
+
+    stream: str
+    shard: str
+    position: int
+    end: int
+    count_max: int
+
+
 # -- mappings ----------------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +425,9 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         PlanRedrive,
         RedriveQueue,
         PurgeQueue,
+        GetExtents,
+        FindPositions,
+        ReadRecords,
         RedriveParked,
         ListFailures,
         ShowFailure,

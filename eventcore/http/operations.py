@@ -22,6 +22,8 @@ from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
     PARKED_REDRIVE_STEP,
     DropFailures,
+    FindPositions,
+    GetExtents,
     GetStatus,
     Invoke,
     Invoked,
@@ -31,6 +33,7 @@ from eventcore.http.contract import (
     Place,
     PlanRedrive,
     PurgeQueue,
+    ReadRecords,
     RedriveParked,
     RedriveQueue,
     Request,
@@ -43,6 +46,7 @@ from eventcore.http.contract import (
 from eventcore.http.failures import FailureOperations
 from eventcore.http.functions import RunFunction, invoke
 from eventcore.http.queues import QueueOperations
+from eventcore.http.ranges import RangeOperations
 from eventcore.http.sending import LoadConnector, send
 from eventcore.http.status import report_running, report_stopped
 from eventcore.ids import IdFactory
@@ -104,6 +108,8 @@ class Operations:
             store, self._ids, resolve(self._loaded).mappings, self._retry_runner, self._started_code
         )
 
+        ranges = RangeOperations(store, self._loaded.config.settings)
+
         async def status(_: GetStatus) -> StatusReport:
             if self._engine is not None:
                 return await report_running(self._engine)
@@ -115,6 +121,9 @@ class Operations:
         return {
             GetStatus: status,
             ListQueues: list_queues,
+            GetExtents: ranges.extents,
+            FindPositions: ranges.find,
+            ReadRecords: ranges.read,
             PeekQueue: queues.peek,
             PlanRedrive: queues.plan_redrive,
             RedriveQueue: queues.redrive,

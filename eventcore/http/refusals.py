@@ -23,6 +23,7 @@ class ExitCode(enum.IntEnum):
     CONFIG_INVALID = 3
     SOURCE_UNREACHABLE = 4
     ASSERTION_FAILED = 5
+    SOME_FAILED = 6
     TIMED_OUT = 124
     INTERRUPTED = 130
 

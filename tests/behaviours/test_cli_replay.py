@@ -1,0 +1,128 @@
+"""`eventcore replay`, as people type it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.behaviours.commands import (
+    GATED,
+    POISONED,
+    STREAM,
+    ask,
+    open_gate,
+    run,
+    running,
+    wait_gated,
+    write_gated,
+    write_pipeline,
+)
+
+pytestmark = pytest.mark.slow
+
+ONE_BY_ONE = STREAM.replace("batch_size = 10", "batch_size = 1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = write_pipeline(tmp_path, POISONED, ONE_BY_ONE)
+    assert run("send", "stream:orders", "a", "poison", "b", "--key", "k", cwd=made).returncode == 0
+    return made
+
+
+def test_it_says_what_it_runs_and_what_failed_where(folder: Path) -> None:
+    done = run("replay", "stream:orders", "--from", "beginning", "--yes", cwd=folder)
+    assert done.returncode == 6
+    assert done.stdout == "ran 3 records in 3 invocations, 1 record failed\n"
+    assert "runs up to 3 records of stream:orders through work: shardId-000000000000 from 0 to 2" in done.stderr
+    assert "shardId-000000000000 [1] failed: ValueError: a poison order" in done.stderr
+    assert "handlers.py:8" in done.stderr
+    assert "work | order b" in done.stderr
+
+
+def test_it_moves_no_position_and_keeps_no_failure(folder: Path) -> None:
+    before = ask("status", cwd=folder)["mappings"]
+    run("replay", "stream:orders", "--from", "beginning", "--yes", cwd=folder)
+    assert ask("status", cwd=folder)["mappings"] == before
+    assert ask("failures", "ls", cwd=folder) == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "records"),
+    [
+        (["--from", "2"], 1),
+        (["--from", "0", "--to", "1"], 1),
+        (["--from", "-1h"], 3),
+        (["--from", "-1h", "--to", "-30m"], 0),
+        (["--from", "2020-01-01T00:00:00", "--to", "end"], 3),
+        (["--from", "2035-01-01T00:00:00+00:00"], 0),
+    ],
+)
+def test_a_dry_run_counts_and_runs_nothing(folder: Path, bounds: list[str], records: int) -> None:
+    plan = ask("replay", "stream:orders", *bounds, "--dry-run", cwd=folder)
+    assert (plan["records"], plan["function"]) == (records, "work")
+    shown = run("replay", "stream:orders", *bounds, "--dry-run", cwd=folder)
+    assert "work | order" not in shown.stderr
+
+
+def test_a_range_without_failures_ends_with_0(folder: Path) -> None:
+    report = ask("replay", "stream:orders", "--from", "2", "--yes", cwd=folder)
+    assert (report["records"], report["failed"], report["left"]) == (1, 0, [])
+
+
+def test_it_asks_before_it_runs(folder: Path) -> None:
+    asked = run("replay", "stream:orders", "--from", "beginning", cwd=folder, data="n\n")
+    assert asked.returncode == 130
+    assert "work | order" not in asked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["queue:failed", "--from", "0"], 2, "keeps nothing to run again"),
+        (["stream:orders"], 2, "say where to begin"),
+        (["stream:orders", "--from", "0", "--resume"], 2, "say where to begin"),
+        (["stream:orders", "--from", "soon"], 2, "`soon` is neither"),
+        (["stream:orders", "--from", "0", "--function", "nix"], 2, "no function `nix`"),
+        (["stream:orders", "--from", "0", "--mapping", "nix"], 2, "no mapping `nix` reads stream:orders"),
+        (["stream:orders", "--from", "0", "--partition", "7"], 1, "has no partition 7"),
+        (["stream:nix", "--from", "0", "--function", "work", "--yes"], 4, "no stream nix"),
+        (["stream:orders", "--resume"], 1, "no replay of stream:orders through work was interrupted"),
+    ],
+)
+def test_what_can_not_be_run_is_refused_with_a_reason(
+    folder: Path, arguments: list[str], code: int, words: str
+) -> None:
+    refused = run("replay", *arguments, cwd=folder)
+    assert refused.returncode == code, refused.stderr
+    assert words in refused.stderr
+
+
+def test_beside_a_running_engine_it_reads_through_it(tmp_path: Path) -> None:
+    """The engine has the state; its own work goes on, and its position is its own."""
+    folder = write_pipeline(tmp_path, POISONED.replace('b"poison"', 'b"never"'), ONE_BY_ONE)
+    with running("run", cwd=folder) as engine:
+        assert run("send", "stream:orders", "a", "b", "--key", "k", cwd=folder).returncode == 0
+        report = ask("replay", "stream:orders", "--from", "0", "--yes", cwd=folder)
+        assert report["records"] == 2
+        engine.send_signal(signal.SIGTERM)
+        assert engine.wait() == 0
+
+
+def test_an_interrupted_one_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder = write_gated(tmp_path, ONE_BY_ONE, GATED)
+    assert run("send", "stream:orders", "a", "b", "c", "--key", "k", cwd=folder).returncode == 0
+    with running("replay", "stream:orders", "--from", "0", "--yes", cwd=folder, until="runs up to 3") as replay:
+        wait_gated(folder)
+        open_gate(folder)
+        wait_gated(folder)
+        replay.send_signal(signal.SIGINT)
+        assert replay.wait() == 130
+        assert any("interrupted after 1 record; --resume goes on from there" in line for line in replay.lines)
+    plan = ask("replay", "stream:orders", "--resume", "--dry-run", cwd=folder)
+    assert (plan["records"], plan["shards"][0]["position"]) == (2, 1)
+    (folder / "handlers.py").write_text("def work(event, context): ...\n")
+    assert ask("replay", "stream:orders", "--resume", "--yes", cwd=folder)["records"] == 2
+    assert run("replay", "stream:orders", "--resume", cwd=folder).returncode == 1

@@ -1,0 +1,179 @@
+"""A replay runs what a stream keeps once more: in order, at its speed, once, and moves nobody's position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import eventcore
+from eventcore.archive.replay import Replay, ReplayFailure, ReplayReport, ReplayShard
+from eventcore.clock import LoopClock
+from eventcore.delivery.batching import BatchPolicy
+from eventcore.embedded.ranges import EmbeddedRange
+from eventcore.embedded.stream import append_records
+from eventcore.engine.dispatcher import Dispatcher
+from eventcore.ids import SeededIds
+from eventcore.model import OutgoingRecord
+from eventcore.ports.runtime import FunctionSpec
+from eventcore.ports.store import DefineStream, Store, StreamSettings
+from eventcore.registry import Function
+from eventcore.runtime.inline import open_inline_runtime
+from eventcore.store.memory import open_memory_store
+from eventcore.telemetry.tracing import NULL_TRACING
+from eventcore.testing.virtual_loop import run_virtual
+
+
+class Heard:
+    """What a replay told."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int, int]] = []
+        self.failures: list[ReplayFailure] = []
+
+    def on_done(self, shard: str, position: int, count: int) -> None:
+        self.done.append((shard, position, count))
+
+    def on_failure(self, failure: ReplayFailure) -> None:
+        self.failures.append(failure)
+
+
+async def fill(store: Store, bodies: Sequence[tuple[str, bytes]], *, shards: int, pause_s: float) -> None:
+    """Append (key, body) pairs, some time apart."""
+    await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=shards))])
+    for key, body in bodies:
+        record = OutgoingRecord(body=body, key=key.encode())
+        await append_records(store, "orders", [record], clock=LoopClock(), ids=SeededIds(1))
+        await anyio.sleep(pause_s)
+
+
+def replay(
+    handler: Callable[..., Any],
+    bodies: Sequence[tuple[str, bytes]],
+    *,
+    shards: int = 1,
+    pause_s: float = 0.0,
+    batch_size: int = 10,
+    speed: float = 0.0,
+    begin: int = 0,
+    cancel_after_s: float | None = None,
+) -> tuple[ReplayReport, Heard, float]:
+    """Run a replay of a stream in virtual time; return its report, what it told, and how long it took."""
+    heard = Heard()
+
+    async def run() -> tuple[ReplayReport, Heard, float]:
+        ids = SeededIds(1)
+        async with open_memory_store() as store, open_inline_runtime(LoopClock(), ids, lambda _: None) as runtime:
+            await fill(store, bodies, shards=shards, pause_s=pause_s)
+            source = EmbeddedRange("orders", store=store, region="r", account_id="0" * 12)
+            spec = FunctionSpec(name="work", handler="made.up", code=Path.cwd(), arn="arn:", target=handler)
+            function = Function(spec, runtime, concurrency=10)
+            dispatcher = Dispatcher(function, source.shape, NULL_TRACING, reports_failures=False)
+            batching = BatchPolicy(batch_size=batch_size)
+            made = Replay(source, dispatcher, batching, ids, heard, reference="stream:orders", speed=speed)
+            ranges = [
+                ReplayShard(shard=extent.shard, position=max(extent.first, begin), end=extent.end)
+                for extent in await source.open()
+            ]
+            began_s = anyio.current_time()
+            with anyio.move_on_after(cancel_after_s):
+                await made.run(ranges)
+            assert await store.checkpoints() == []
+            return made.report, heard, anyio.current_time() - began_s
+
+    return run_virtual(run)
+
+
+NUMBERS = [("k", str(number).encode()) for number in range(25)]
+
+
+def test_everything_runs_once_in_order_in_batches() -> None:
+    seen: list[list[int]] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        seen.append([int(record.body or b"") for record in batch])
+
+    report, heard, _ = replay(work, NUMBERS)
+    assert seen == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+    assert (report.records, report.invocations, report.failed, report.left) == (25, 3, 0, ())
+    assert sum(count for _, _, count in heard.done) == 25
+
+
+def test_a_range_begins_where_it_is_told() -> None:
+    seen: list[int] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        seen.extend(int(record.body or b"") for record in batch)
+
+    replay(work, NUMBERS, begin=20)
+    assert seen == [20, 21, 22, 23, 24]
+
+
+def test_shards_run_side_by_side_each_in_order() -> None:
+    seen: dict[str, list[int]] = {}
+    running = [0, 0]
+
+    async def work(batch: eventcore.Batch) -> None:
+        running[0] += 1
+        running[1] = max(running)
+        await anyio.sleep(1)
+        running[0] -= 1
+        seen.setdefault(batch.shard, []).extend(int(record.body or b"") for record in batch)
+
+    replay(work, [(f"k{number}", str(number).encode()) for number in range(60)], shards=3)
+    assert len(seen) == 3
+    assert running[1] == 3
+    assert all(numbers == sorted(numbers) for numbers in seen.values())
+    assert sum(map(len, seen.values())) == 60
+
+
+def test_a_batch_that_fails_is_told_with_its_place_and_passed_by() -> None:
+    calls: list[int] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        calls.append(len(batch))
+        if batch.first.body == b"10":
+            raise ValueError("poison")
+
+    report, heard, _ = replay(work, NUMBERS)
+    assert calls == [10, 10, 5]
+    assert (report.records, report.failed) == (25, 10)
+    (failure,) = heard.failures
+    assert (failure.first, failure.last, failure.count) == (10, 19, 10)
+    assert (failure.error_type, failure.error_message) == ("ValueError", "poison")
+    assert "test_replay.py:" in failure.location
+    assert report.failures == (failure,)
+
+
+def test_behind_a_record_that_fails_the_rest_of_its_batch_runs() -> None:
+    async def work(batch: eventcore.Batch) -> Any:
+        return [record for record in batch if record.body in {b"3", b"7"}]
+
+    report, heard, _ = replay(work, NUMBERS)
+    assert [(failure.first, failure.count) for failure in heard.failures] == [(3, 1), (7, 1)]
+    assert (report.records, report.failed, report.invocations) == (25, 2, 5)
+
+
+@pytest.mark.parametrize(("speed", "least_s", "most_s"), [(1.0, 240.0, 241.0), (10.0, 24.0, 24.5), (0.0, 0.0, 0.1)])
+def test_the_records_keep_their_distances_in_time(speed: float, least_s: float, most_s: float) -> None:
+    at_s: list[float] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        at_s.append(anyio.current_time())
+
+    _, _, took_s = replay(work, NUMBERS, pause_s=10, speed=speed)
+    assert least_s <= took_s <= most_s
+    assert len(at_s) == (25 if speed else 3)
+
+
+def test_what_is_left_when_it_is_interrupted_is_known() -> None:
+    async def work(batch: eventcore.Batch) -> None:
+        await anyio.sleep(1)
+
+    report, _, _ = replay(work, NUMBERS, cancel_after_s=1.5)
+    (left,) = report.left
+    assert (left.position, left.end) == (10, 25)
+    assert report.records == 10

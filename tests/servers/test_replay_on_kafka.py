@@ -1,0 +1,60 @@
+"""`eventcore replay` of a real topic: by offset and by time, and the group's offsets stay where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+
+from tests.behaviours.commands import run_process
+from tests.servers.kafka_cluster import KafkaCluster
+
+PIPELINE = """
+[kafka.local]
+bootstrap_servers = "{address}"
+
+[functions.work]
+handler = "work.handle"
+
+[mappings.orders]
+source = "kafka:local/{topic}"
+function = "work"
+starting_position = "TRIM_HORIZON"
+consumer_group_id = "{topic}"
+batch_size = 3
+maximum_retry_attempts = 0
+"""
+
+HANDLER = """
+import base64
+def handle(event, context):
+    for records in event["records"].values():
+        for record in records:
+            body = base64.b64decode(record["value"]).decode()
+            print("saw", body)
+            if body == "3":
+                raise ValueError("no three")
+"""
+
+
+async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, tmp_path: Path) -> None:
+    topic = await kafka.create_topic(partitions=2)
+    for number in range(8):
+        await kafka.send(topic, [str(number).encode()], partition=number % 2, timestamp_ms=1_700_000_000_000 + number)
+    (tmp_path / "eventcore.toml").write_text(PIPELINE.format(address=kafka.address, topic=topic))
+    (tmp_path / "work.py").write_text(HANDLER)
+
+    async def replay(*arguments: str) -> tuple[int, str, str]:
+        command = ("replay", f"kafka:local/{topic}", *arguments)
+        done = await anyio.to_thread.run_sync(lambda: run_process(*command, cwd=tmp_path))
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, notes = await replay("--from", "beginning", "--yes")
+    assert (code, out) == (6, "ran 8 records in 4 invocations, 3 records failed\n")
+    assert f"{topic}-1 [0-2] failed: ValueError: no three" in notes
+    code, out, notes = await replay("--from", "2", "--partition", "0", "--yes")
+    assert (code, out) == (0, "ran 2 records in 1 invocation\n")
+    assert [line for line in notes.splitlines() if "saw" in line] == ["work | saw 4", "work | saw 6"]
+    code, out, notes = await replay("--from", "2023-11-14T22:13:20.006+00:00", "--yes")
+    assert (code, out) == (0, "ran 2 records in 2 invocations\n")
+    assert await kafka.committed(topic, topic) is None
