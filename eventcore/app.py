@@ -29,6 +29,7 @@ from eventcore.engine.definitions import (
     pipeline_connections,
     stream_settings,
 )
+from eventcore.engine.gate import Gate, read_pauses
 from eventcore.engine.invoker import invoke_event
 from eventcore.engine.maintenance import Maintenance
 from eventcore.engine.mapping import MappingSupervisor
@@ -162,10 +163,18 @@ class Engine:
             CommandError: there is no such mapping, it does not run, has no lanes, or has not the shard.
             SourceError, StoreError: progress could not be written; what ran may run again.
         """
-        supervisor = self._supervisors.get(mapping)
+        return await self.mapping(mapping).redrive(shard, count_max=count_max, besides=besides)
+
+    def mapping(self, name: str) -> MappingSupervisor:
+        """Return what runs a mapping.
+
+        Raises:
+            CommandError: there is no such mapping.
+        """
+        supervisor = self._supervisors.get(name)
         if supervisor is None:
-            raise CommandError(f"there is no mapping `{mapping}` in this pipeline")
-        return await supervisor.redrive(shard, count_max=count_max, besides=besides)
+            raise CommandError(f"there is no mapping `{name}` in this pipeline")
+        return supervisor
 
     async def invoke(self, function: str, event: Any) -> Outcome:
         """Run a function once with an event.
@@ -244,8 +253,8 @@ async def open_engine(
         suspects=anyio.Lock(),
     )
     supervisors = {
-        mapping.name: _supervise(mapping.name, pipeline, registry, events, around)
-        for mapping in pipeline.mappings.values()
+        name: _supervise(name, pipeline, registry, events, Gate(await read_pauses(store, name)), around)
+        for name in pipeline.mappings
     }
     async with AsyncExitStack() as stack:
         for destination in destinations.values():
@@ -270,16 +279,17 @@ async def open_engine(
 
 
 def _supervise(
-    name: str, pipeline: EffectivePipeline, registry: Registry, events: EngineEvents, around: Surroundings
+    name: str, pipeline: EffectivePipeline, registry: Registry, events: EngineEvents, gate: Gate, around: Surroundings
 ) -> MappingSupervisor:
     mapping = pipeline.mappings[name]
     function = registry.get(mapping.function)
     assert function is not None, "the checks of the pipeline file find missing functions"
     reporter = Reporter(name, mapping.function, events)
     return MappingSupervisor(
-        lambda: build_mapping(mapping, function, reporter, around),
+        lambda: build_mapping(mapping, function, reporter, gate, around),
         reporter,
         around.ids,
+        gate,
         source=str(mapping.source),
         is_enabled=mapping.enabled,
     )

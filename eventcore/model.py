@@ -206,6 +206,8 @@ class DiscardReason(enum.StrEnum):
     UNDECODABLE = "Undecodable"
     #: It ended the engine each time it was invoked.
     ENGINE_CRASH = "EngineCrash"
+    #: A person skipped it: it held up its shard.
+    SKIPPED = "Skipped"
     #: A queue's message was received more often than its redrive policy allows.
     RECEIVES_EXHAUSTED = "ReceivesExhausted"
 

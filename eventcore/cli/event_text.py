@@ -16,6 +16,7 @@ from eventcore.telemetry.events import (
     BatchSettled,
     EngineEvent,
     InvocationFinished,
+    MappingControlled,
     MappingStateChanged,
     OutboxBlocked,
     RecordsDiscarded,
@@ -106,6 +107,9 @@ def _text(event: EngineEvent) -> str:
         case MappingStateChanged():
             color = "red" if event.why else None
             return click.style(event.state + (f": {show_reason(event.why)}" if event.why else ""), fg=color)
+        case MappingControlled():
+            detail = f" {event.detail}" if event.detail else ""
+            return click.style(f"{event.action}{detail}, by {show_line(event.by)}", fg="yellow")
         case ShardTaken():
             begin = "the beginning" if event.checkpoint < 0 else f"position {event.checkpoint}"
             return f"taken, from {begin} on"

@@ -2,24 +2,145 @@
 
 from __future__ import annotations
 
+import getpass
+
 import click
 import msgspec
 
 from eventcore.cli.complete import complete_names
 from eventcore.cli.options import LazyGroup, Options, pass_options
-from eventcore.cli.output import show_count, show_progress
+from eventcore.cli.output import confirm, show_count, show_line, show_progress, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import Asker, reach
 from eventcore.engine.status import MappingStatus, ParkedRedriven, ShardStatus
 from eventcore.errors import CommandError
-from eventcore.http.contract import GetStatus, RedriveParked
+from eventcore.http.contract import (
+    GetMappingLog,
+    GetStatus,
+    PauseMapping,
+    RedriveParked,
+    ResumeMapping,
+    SeekMapping,
+    SkipRecords,
+)
 from eventcore.http.targets import name_known
 
-mapping_command = LazyGroup("mapping", help="What to do with a mapping while it runs.")
+mapping_command = LazyGroup("mapping", help="Pause, resume, move and skip; redrive what is parked; who did it.")
+
+_mapping = click.argument("mapping", shell_complete=complete_names("mappings"))
+
+
+def _user() -> str:
+    """Return who does it, for the book."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody without a name"
+
+
+@mapping_command.command("pause")
+@_mapping
+@click.option("--shard", default="", metavar="SHARD", help="this shard alone")
+@pass_options
+def pause_command(options: Options, mapping: str, shard: str) -> None:
+    """Pause a mapping, or one shard of it: what runs is finished, and nothing is begun until it is resumed.
+
+    It survives restarts, `status` shows it, and no group is left: nothing is rebalanced.
+    """
+    with reach(find_place(options)) as asker:
+        asker.ask(PauseMapping(mapping=mapping, shard=shard, by=_user()))
+    options.output.note(f"{_name(mapping, shard)} is paused; eventcore mapping resume {mapping} ends it")
+
+
+@mapping_command.command("resume")
+@_mapping
+@click.option("--shard", default="", metavar="SHARD", help="this shard alone  [default: all that is paused of it]")
+@pass_options
+def resume_command(options: Options, mapping: str, shard: str) -> None:
+    """End a pause."""
+    with reach(find_place(options)) as asker:
+        asker.ask(ResumeMapping(mapping=mapping, shard=shard, by=_user()))
+    options.output.note(f"{_name(mapping, shard)} goes on")
+
+
+@mapping_command.command("seek")
+@_mapping
+@click.option("--to", "target", required=True, metavar="WHERE", help="`beginning`, `end`, an offset, a time, or `-2h`")
+@click.option("--shard", default="", metavar="SHARD", help="this shard alone  [default: every one that is owned]")
+@click.option("--yes", is_flag=True, help="do not ask before records are skipped")
+@pass_options
+def seek_command(options: Options, mapping: str, target: str, shard: str, yes: bool) -> None:
+    """Move the positions of a stream's mapping: back, to run records again, or forward, to leave some out.
+
+    The batch that runs is finished or handed back first; what keeps failing is forgotten.
+    """
+    from eventcore.cli.seek import plan_seek
+
+    output = options.output
+    place = find_place(options)
+    with reach(place) as asker:
+        moves = plan_seek(place, asker, _find(asker, mapping), shard, target)
+        skipped = sum(max(move.to - move.at, 0) for move in moves)
+        again = sum(max(move.at - move.to, 0) for move in moves)
+        if skipped and not yes:
+            confirm(f"Up to {show_count(skipped, 'record')} will never run. Go on?")
+        positions = {move.shard: move.to for move in moves}
+        asker.ask(SeekMapping(mapping=mapping, positions=positions, by=_user()))
+    if not output.is_table:
+        output.data(moves)
+        return
+    for move in moves:
+        output.text(f"{move.shard}: from {move.at} to {move.to}")
+    output.note(f"up to {show_count(again, 'record')} come again, up to {show_count(skipped, 'record')} never run")
+
+
+@mapping_command.command("skip")
+@_mapping
+@click.option("--shard", required=True, metavar="SHARD", help="the shard that is held up")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="records from its failing batch's front  [default: all of it]"
+)
+@pass_options
+def skip_command(options: Options, mapping: str, shard: str, count: int | None) -> None:
+    """Give up what holds up a shard: it is discarded like any other batch, to on_failure, and kept as a failure."""
+    with reach(find_place(options)) as asker:
+        skipped = asker.ask(SkipRecords(mapping=mapping, shard=shard, count=count or 0, by=_user()))
+    if not options.output.is_table:
+        options.output.data(skipped)
+    elif skipped.count:
+        failures = ", ".join(skipped.failure_ids)
+        options.output.text(
+            f"gave up {show_count(skipped.count, 'record')} to {skipped.destination}: failure {failures}"
+        )
+    else:
+        options.output.text("nothing was given up: what held the shard up has succeeded, or the shard has left")
+
+
+@mapping_command.command("log")
+@_mapping
+@pass_options
+def log_command(options: Options, mapping: str) -> None:
+    """List what people did to a mapping: when, who, what."""
+    with reach(find_place(options)) as asker:
+        entries = asker.ask(GetMappingLog(mapping=mapping))
+    if not options.output.is_table:
+        options.output.data(entries)
+        return
+    options.output.table(
+        ("WHEN", "WHO", "WHAT", "SHARD", "DETAIL"),
+        [
+            (show_time(entry.at_ms), show_line(entry.by), entry.action, entry.shard or "all", entry.detail)
+            for entry in entries
+        ],
+    )
+
+
+def _name(mapping: str, shard: str) -> str:
+    return f"{shard} of {mapping}" if shard else mapping
 
 
 @mapping_command.command("redrive")
-@click.argument("mapping", shell_complete=complete_names("mappings"))
+@_mapping
 @click.option("--shard", default="", metavar="SHARD", help="of this shard alone  [default: every one that is owned]")
 @pass_options
 def redrive_command(options: Options, mapping: str, shard: str) -> int:

@@ -19,6 +19,10 @@ from eventcore.ports.ranges import Extent, RangeSource, ReadRange
 from eventcore.ports.sources import EventShape
 
 
+#: Closing a connection may take this long after Ctrl-C, seconds.
+CLOSE_GRACE_S = 5.0
+
+
 class _AskedRange:
     """An embedded stream that is read through whoever has the state: the engine that runs, or this process."""
 
@@ -53,10 +57,33 @@ async def open_source(reference: Reference, place: PipelinePlace, pipeline: Read
         StateInUse, StoreError: the state can't be used.
     """
     if reference.kind == "stream":
+        with reach(place) as asker:
+            async with open_source_of(reference, asker, pipeline) as source:
+                yield source
+    else:
+        async with open_source_of(reference, None, pipeline) as source:
+            yield source
+
+
+@asynccontextmanager
+async def open_source_of(
+    reference: Reference, asker: Asker | None, pipeline: ReadPipeline
+) -> AsyncIterator[RangeSource]:
+    """Give a source that is not open yet; it is closed with the block.
+
+    Args:
+        reference: a stream or a topic.
+        asker: has the state of embedded streams; None for topics.
+        pipeline: holds the connection.
+
+    Raises:
+        CommandError: the reference leads to no connection of the pipeline.
+    """
+    if reference.kind == "stream":
+        assert asker is not None, "an embedded stream is read through whoever has the state"
         settings = pipeline.loaded.config.settings
         shape = KinesisShape(stream_arn(reference.name, region=settings.region, account_id=settings.account_id))
-        with reach(place) as asker:
-            yield _AskedRange(asker, reference.name, shape)
+        yield _AskedRange(asker, reference.name, shape)
         return
     connection = pipeline_connections(pipeline.loaded).get((reference.kind, reference.name))
     if connection is None:
@@ -65,5 +92,5 @@ async def open_source(reference: Reference, place: PipelinePlace, pipeline: Read
     try:
         yield source
     finally:
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
             await source.aclose()

@@ -11,7 +11,7 @@ from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.output import Output, is_interactive, show_count, show_line, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import reach
-from eventcore.engine.status import Blocked, MappingState, MappingStatus, ShardStatus
+from eventcore.engine.status import Blocked, MappingState, MappingStatus, Pause, ShardStatus
 from eventcore.http.contract import GetStatus, StatusReport
 from eventcore.ports.store import QueueDepth
 
@@ -136,6 +136,9 @@ def _last_result(mapping: MappingStatus) -> str:
 def _details(output: Output, report: StatusReport) -> Iterator[str]:
     """Give the lines behind the mappings: problems, blocked shards, lags."""
     for mapping in report.mappings:
+        if mapping.pause is not None:
+            paused = f"{mapping.mapping}: PAUSED {_pause(mapping.pause, report.now_ms)}: eventcore mapping resume"
+            yield click.style(paused, fg="yellow")
         if mapping.reason:
             yield click.style(f"{mapping.mapping}: {show_reason(mapping.reason)}", fg="red")
         shards = sorted(mapping.shards, key=lambda shard: (shard.blocked is None, -shard.lag))
@@ -152,9 +155,16 @@ def _shard_line(shard: ShardStatus, now_ms: int) -> str:
         return click.style(
             f"{name}  BLOCKED {_blocked(shard.blocked, now_ms)}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="red"
         )
+    if shard.pause is not None:
+        paused = f"{name}  PAUSED {_pause(shard.pause, now_ms)}, lag {_show_lag(shard.lag)}{_parked(shard)}"
+        return click.style(paused, fg="yellow")
     position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
     buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
     return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}{_parked(shard)}"
+
+
+def _pause(pause: Pause, now_ms: int) -> str:
+    return f"by {pause.by} since {show_time(pause.since_ms)} ({show_span(now_ms - pause.since_ms)})"
 
 
 def _parked(shard: ShardStatus) -> str:

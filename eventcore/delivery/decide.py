@@ -167,6 +167,18 @@ def decide_before_stream(
     return None
 
 
+def decide_skip(records: Sequence[Record], parts: Sequence[Part], count: int, *, now_ms: int) -> Decision:
+    """Return what happens when a person skips the first records of the batch that holds up its shard.
+
+    Args:
+        records: the batch, not empty.
+        parts: the shard's parts; the first one is this batch.
+        count: records to give up, at least 1; more than there are: all of them.
+        now_ms: wall time.
+    """
+    return _give_up_head(records, min(count, len(records)), DiscardReason.SKIPPED, parts[1:], now_ms)
+
+
 def _give_up_head(
     records: Sequence[Record], count: int, reason: DiscardReason, rest: Sequence[Part], now_ms: int
 ) -> Decision:

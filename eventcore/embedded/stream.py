@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from eventcore.clock import Clock
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.ordering import EMPTY, ShardState
 from eventcore.embedded.shapes import KinesisShape, stream_arn
 from eventcore.embedded.sharding import shard_name, shard_of_key
 from eventcore.errors import (
@@ -42,6 +42,7 @@ from eventcore.ports.store import (
     Checkpoint,
     NewRecord,
     SaveCheckpoint,
+    SeekCheckpoint,
     ShardExtent,
     Store,
     StoredRecord,
@@ -297,6 +298,23 @@ class EmbeddedStream:
                 self._wake()
             raise self._lost(shard, epoch) from error
         owned.checkpoint = checkpoint
+
+    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
+        """Move an owned shard's checkpoint, and begin there anew; see `StreamSource.seek`."""
+        owned = self._shards.get(shard)
+        if owned is None:
+            raise self._lost(shard, 0)
+        name = checkpoint_shard(self.name, shard)
+        with self._translated():
+            seek = SeekCheckpoint(mapping=self._mapping, shard=name, position=position)
+            (epoch,) = await self._store.commit([seek])
+            if state != EMPTY:
+                keep = SaveCheckpoint(mapping=self._mapping, shard=name, epoch=epoch, position=position, state=state)
+                await self._store.commit([keep])
+        taken = TakenShard(shard=shard, epoch=epoch, checkpoint=position, state=state)
+        self._shards[shard] = _Shard(taken)
+        self._wake()
+        return taken
 
     def _lost(self, shard: str, epoch: int) -> ShardLost:
         message = f"{shard} of the stream {self.name} has another owner"

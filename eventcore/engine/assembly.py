@@ -17,6 +17,7 @@ from eventcore.embedded.queue import EmbeddedQueue
 from eventcore.embedded.stream import EmbeddedStream
 from eventcore.engine.batcher import records_ahead_max
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.gate import Gate
 from eventcore.engine.lane import ShardContext
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
@@ -63,7 +64,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def build_mapping(
-    settings: EffectiveMapping, function: Function, reporter: Reporter, around: Surroundings
+    settings: EffectiveMapping, function: Function, reporter: Reporter, gate: Gate, around: Surroundings
 ) -> RunningMapping:
     """Make a mapping ready to run: the function is imported, the source is not connected yet.
 
@@ -73,8 +74,8 @@ async def build_mapping(
     """
     form = await function.prepare()
     if settings.source.kind == "queue":
-        return _queue_mapping(settings, function, form, reporter, around)
-    return _stream_mapping(settings, function, form, reporter, around)
+        return _queue_mapping(settings, function, form, reporter, gate, around)
+    return _stream_mapping(settings, function, form, reporter, gate, around)
 
 
 def cut_batches(batch_size: int, window_s: float, form: HandlerForm, shape: EventShape) -> BatchPolicy:
@@ -108,7 +109,12 @@ def _settler(settings: EffectiveMapping, function: Function, shape: EventShape, 
 
 
 def _stream_mapping(
-    settings: EffectiveMapping, function: Function, form: HandlerForm, reporter: Reporter, around: Surroundings
+    settings: EffectiveMapping,
+    function: Function,
+    form: HandlerForm,
+    reporter: Reporter,
+    gate: Gate,
+    around: Surroundings,
 ) -> StreamMapping:
     if settings.results is not None and form is HandlerForm.EVENT:
         raise HandlerError(
@@ -134,6 +140,7 @@ def _stream_mapping(
         retry=settings.retry,
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
+        gate=gate,
         results=_results(settings, source),
         lanes=settings.lanes,
         suspects=around.suspects,
@@ -216,7 +223,12 @@ def _revoke_budget_s(source: Reference, around: Surroundings) -> float:
 
 
 def _queue_mapping(
-    settings: EffectiveMapping, function: Function, form: HandlerForm, reporter: Reporter, around: Surroundings
+    settings: EffectiveMapping,
+    function: Function,
+    form: HandlerForm,
+    reporter: Reporter,
+    gate: Gate,
+    around: Surroundings,
 ) -> QueueMapping:
     source = EmbeddedQueue(
         settings.source.name,
@@ -237,6 +249,7 @@ def _queue_mapping(
             batching=cut_batches(settings.batch_size, settings.window_s, form, source.shape),
             maximum_concurrency=settings.maximum_concurrency,
             visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],
+            gate=gate,
             clock=around.clock,
             ids=around.ids,
             reporter=reporter,

@@ -78,6 +78,12 @@ class Covered:
         """Whether an earlier engine gave something up that has not come again."""
         return bool(self._loaded)
 
+    def forget(self) -> PutNote:
+        """Forget everything, whatever the source knows; return the write that makes it durable."""
+        self._ranges.clear()
+        self._loaded.clear()
+        return PutNote(name=self._name, value=b"[]")
+
     def pass_by(self, position: int) -> bool:
         """Tell whether an earlier engine gave a record up; to be asked in the order of positions."""
         while self._loaded and self._loaded[0][1] < position:

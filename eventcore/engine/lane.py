@@ -21,6 +21,7 @@ from eventcore.delivery.decide import (
     Decision,
     Run,
     decide_before_stream,
+    decide_skip,
     decide_stream,
     find_mark,
 )
@@ -29,10 +30,12 @@ from eventcore.delivery.retry import StreamRetry
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
 from eventcore.engine.dispatcher import RELEASED, Dispatcher
+from eventcore.engine.gate import Gate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
 from eventcore.engine.settler import Discarded, Settler
 from eventcore.engine.status import Blocked
+from eventcore.errors import CommandError
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange, StreamSource
@@ -50,6 +53,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     retry: StreamRetry
     batching: BatchPolicy
     record_bytes_max: int  #: data that one record may have; 0: no limit
+    gate: Gate
     results: Results | None  #: where the function's results go; None where they don't
     lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
@@ -109,6 +113,15 @@ class Books:
         self._reporter.returned(self._shard, count, "the shard was given up")
 
 
+class _Skip:
+    """A person's wish to give up what holds up a lane."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.done = anyio.Event()
+        self.discarded: Sequence[Discarded] = ()
+
+
 class Lane:
     """Works through the batches of its intake. `run` ends after `stop`, `abort` or a lost shard; not reusable."""
 
@@ -145,6 +158,8 @@ class Lane:
         self._stopping = stopping
         self._is_first = is_first
         self._invocation: anyio.CancelScope | None = None
+        self._woken = anyio.Event()  #: ends the pause before a retry
+        self._skip: _Skip | None = None
         self.blocked: Blocked | None = None
         #: The batch that failed last and what came back, while it is tried again.
         self.failed: tuple[Batch, Outcome] | None = None
@@ -157,6 +172,7 @@ class Lane:
     def stop(self) -> None:
         """End after the batch that is being invoked; pending retries stay for the next owner."""
         self._stopping.set()
+        self._woken.set()
         self._intake.close()
 
     def abort(self) -> None:
@@ -165,6 +181,31 @@ class Lane:
         if self._invocation is not None:
             self._invocation.cancel()
 
+    async def skip(self, count: int) -> Sequence[Discarded]:
+        """Give up the first records of the batch that holds up the lane; return what was given up.
+
+        Nothing, when it has succeeded meanwhile, or the lane was stopped first.
+
+        Args:
+            count: records; 0 for the whole batch.
+
+        Raises:
+            CommandError: nothing holds it up, or it is being skipped already.
+        """
+        if self.blocked is None or self._skip is not None:
+            raise CommandError(f"nothing is to be skipped of {self._shard}: no batch of it keeps failing")
+        skip = self._skip = _Skip(count)
+        self._woken.set()
+        await skip.done.wait()
+        return skip.discarded
+
+    def _end_skip(self, discarded: Sequence[Discarded] = ()) -> None:
+        """Tell whoever waits for a skip what came of it."""
+        skip, self._skip = self._skip, None
+        if skip is not None:
+            skip.discarded = discarded
+            skip.done.set()
+
     async def run(self) -> None:
         """Work until stopped.
 
@@ -172,8 +213,18 @@ class Lane:
             ShardLost: another owner has the shard.
             StoreUnavailable, SourceUnavailable: what had to be written could not be.
         """
+        try:
+            await self._work()
+        finally:
+            self._end_skip()
+
+    async def _work(self) -> None:
         state = find_mark(self._checkpoint.kept)
+        gate = self._context.gate
         while not self._stopping.is_set():
+            if gate.find(self._shard) is not None and self._skip is None:
+                await self._unless_stopped(lambda: self._wait_open(gate))
+                continue
             if (lost := self._intake.barrier) is not None:
                 state = await self._discard_lost(lost, state)
                 continue
@@ -184,13 +235,31 @@ class Lane:
                 continue
             if not records:
                 continue
+            if gate.find(self._shard) is not None and self._skip is None:
+                # Paused while it waited for them.
+                self._intake.give_back(records)
+                continue
             if not state.parts:
                 part = Part(last=records[-1].position, request_id=self._context.ids.new_id())
                 state = ShardState(parts=(part,))
             state, pause_ms = await self._handle(records, state)
-            if pause_ms:
+            if pause_ms and self._skip is None and not self._stopping.is_set():
+                self._woken = anyio.Event()
                 with anyio.move_on_after(pause_ms / 1000):
-                    await self._stopping.wait()
+                    await self._woken.wait()
+
+    async def _wait_open(self, gate: Gate) -> None:
+        """Wait until the shard is resumed, or something of it is to be skipped."""
+        self._woken = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+
+            async def until_skipped() -> None:
+                await self._woken.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(until_skipped)
+            await gate.wait_open(self._shard)
+            tasks.cancel_scope.cancel()
 
     async def _handle(self, records: Sequence[Record], state: ShardState) -> tuple[ShardState, int]:
         """Bring one batch to a decision and make it durable; return what is tried next, and the pause before it."""
@@ -201,6 +270,11 @@ class Lane:
             state = ShardState(parts=(part, *state.parts[1:]))
         outcome: Outcome | None = None
         decision = self._decide_before(records, state)
+        if self._skip is not None and decision is None:
+            decision = decide_skip(
+                records, state.parts, self._skip.count or len(records), now_ms=context.clock.now_ms()
+            )
+            outcome = self.failed[1] if self.failed is not None else None
         batch = Batch(
             mapping=context.mapping,
             source=context.source_reference,
@@ -209,7 +283,9 @@ class Lane:
             attempt=part.attempt + 1,
             request_id=part.request_id,
         )
+        invocations = part.attempt
         if decision is None:
+            invocations += 1
             outcome = await self._try(batch, state)
             report = context.dispatcher.read(batch, outcome)
             decision = decide_stream(
@@ -222,9 +298,11 @@ class Lane:
                 jitter=context.ids.jitter(),
             )
         with context.tracing.settle(batch, decision) as span:
-            is_settled = await self._settle(batch, part, decision, outcome, span.traceparent)
-        if is_settled:
+            discarded = await self._settle(batch, part, decision, outcome, invocations, span.traceparent)
+        if discarded is not None:
             self._tell(batch, decision, outcome)
+            if discarded or self.blocked is None:
+                self._end_skip(discarded)
         return decision.state, decision.delay_ms
 
     async def _try(self, batch: Batch, state: ShardState) -> Outcome:
@@ -308,9 +386,18 @@ class Lane:
     # -- settling ------------------------------------------------------------------------------------------------------
 
     async def _settle(
-        self, batch: Batch, part: Part, decision: Decision, outcome: Outcome | None, traceparent: str
-    ) -> bool:
-        """Make a decision durable; False when the shard was stopped first, and all of it will come again."""
+        self,
+        batch: Batch,
+        part: Part,
+        decision: Decision,
+        outcome: Outcome | None,
+        invocations: int,
+        traceparent: str,
+    ) -> Sequence[Discarded] | None:
+        """Make a decision durable; return what it gives up.
+
+        None when the shard was stopped first, and all of it will come again.
+        """
         settler = self._context.settler
         done = decision.settled_count
         gives_up = any(run.verdict.kind is VerdictKind.DISCARD for run in decision.runs)
@@ -319,13 +406,13 @@ class Lane:
         if gives_up and settler.is_blocked:
             self._context.reporter.outbox_blocked(settler.destination)
             if not await self._unless_stopped(settler.wait_room):
-                return False
+                return None
         if gives_up:
             discarded = await settler.discard(
                 batch,
                 decision,
                 outcome,
-                invocations=part.attempt + (outcome is not None),
+                invocations=invocations,
                 first_failure_ms=part.first_failure_ms,
                 traceparent=traceparent,
                 # In a transaction the discard is undone with all else: its records must be invoked again.
@@ -339,7 +426,7 @@ class Lane:
         is_outside = not self._context.source.capabilities.is_settle_durable
         passes_discard = gives_up or (done and self._covered.reaches_below(checkpoint))
         if is_outside and passes_discard and not await self._unless_stopped(lambda: settler.wait_taken(self._shard)):
-            return False
+            return None
         self._intake.give_back(batch.records[done:])
         is_released = any(run.verdict == RELEASE for run in decision.runs)
         state = decision.state
@@ -353,7 +440,7 @@ class Lane:
                 await results.write(self._shard, self._checkpoint.epoch, outcome, done, discarded)
             await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)
         await self._covered.settle(checkpoint)
-        return True
+        return discarded
 
     async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
         """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""

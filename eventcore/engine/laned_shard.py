@@ -26,8 +26,9 @@ from eventcore.engine.key_intake import KeyIntake
 from eventcore.engine.lane import Books, Lane, ShardContext
 from eventcore.engine.parking import Parking, ParkingContext
 from eventcore.engine.redrive import Redrive
+from eventcore.engine.settler import Discarded
 from eventcore.engine.status import Blocked, ParkedRedriven, ShardStatus
-from eventcore.errors import ShardLost
+from eventcore.errors import CommandError, ShardLost
 from eventcore.model import Batch, Record
 from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
 from eventcore.ports.store import Operation
@@ -47,6 +48,7 @@ class LanedShard:
         self._failing_max = failing_max(lanes)
         self._size_bytes_max = buffer_bytes_max
         self.capabilities = context.source.capabilities
+        self._gate = context.gate
         self.finished = anyio.Event()
         self._books = Books(context.reporter, taken.shard)
         self._covered = context.settler.covered(taken.shard)
@@ -90,6 +92,7 @@ class LanedShard:
             shard=self._shard,
             checkpoint=self._window.checkpoint,
             lag=lag,
+            pause=self._gate.find(self._shard),
             buffered=sum(len(intake) for intake in self._intakes.values()),
             blocked=min(blocked, key=_position, default=None),
             parked=len(self._states.parked),
@@ -129,6 +132,18 @@ class LanedShard:
         self.stop()
         self._books.close()
         self._scope.cancel()
+
+    async def skip(self, count: int) -> Sequence[Discarded]:
+        """Give up the first records of the failing batch that is furthest behind; see `Lane.skip`."""
+        blocked = [lane for lane in self._lanes.values() if lane.blocked is not None]
+        if not blocked:
+            raise CommandError(f"nothing is to be skipped of {self._shard}: no batch of it keeps failing")
+        return await min(blocked, key=_blocked_at).skip(count)
+
+    @property
+    def kept_by_seek(self) -> ShardState:
+        """What of its state holds whatever its position is: the keys that are parked."""
+        return ShardState(parked=tuple(self._states.parked.items()))
 
     async def redrive(self, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
         """Give parked records back to the function, in order per key; see `Redrive`.
@@ -402,6 +417,10 @@ class _LaneKeeper:
         """Settle the lane's records before a position; see `StreamSource.settle`."""
         del shard, epoch
         await self._laned.settle_lane(self._intake, checkpoint, state, is_urgent=is_urgent)
+
+
+def _blocked_at(lane: Lane) -> int:
+    return lane.blocked.position if lane.blocked is not None else -1
 
 
 def _position(blocked: Blocked) -> int:

@@ -16,7 +16,9 @@ import anyio
 import anyio.abc
 
 from eventcore.delivery.retry import backoff_ms
+from eventcore.engine.gate import ALL, Gate
 from eventcore.engine.reporter import Reporter
+from eventcore.engine.settler import Discarded
 from eventcore.engine.status import MappingState, MappingStatus, ParkedRedriven, ShardStatus
 from eventcore.engine.supervision import attempt, explain
 from eventcore.errors import CommandError, SourceClosed, SourceUnavailable
@@ -52,6 +54,14 @@ class RunningMapping(Protocol):
         """Give parked records of a shard back to the function."""
         ...
 
+    async def skip(self, shard: str, count: int) -> Sequence[Discarded]:
+        """Give up what holds up a shard."""
+        ...
+
+    async def seek(self, shard: str, position: int) -> None:
+        """Move a shard's position."""
+        ...
+
     @property
     def running(self) -> int:
         """How many batches are being worked on."""
@@ -66,6 +76,7 @@ class MappingSupervisor:
         build: Callable[[], Awaitable[RunningMapping]],
         reporter: Reporter,
         ids: IdFactory,
+        gate: Gate,
         *,
         source: str,
         is_enabled: bool,
@@ -73,6 +84,7 @@ class MappingSupervisor:
         self._build = build
         self._reporter = reporter
         self._ids = ids
+        self.gate = gate
         self._source = source
         self._current: RunningMapping | None = None
         self._stopping = anyio.Event()
@@ -153,10 +165,29 @@ class MappingSupervisor:
             CommandError: the mapping does not run, has no lanes, or has not the shard.
             SourceError, StoreError: progress could not be written; what ran may run again.
         """
-        current = self._current
-        if current is None or self.state is not MappingState.ENABLED:
+        return await self._run_now().redrive(shard, count_max=count_max, besides=besides)
+
+    async def skip(self, shard: str, count: int) -> Sequence[Discarded]:
+        """Give up the first ``count`` records of the batch that holds up a shard, 0: all of it; return what was.
+
+        Raises:
+            CommandError: the mapping does not run, has not the shard, or nothing holds it up.
+        """
+        return await self._run_now().skip(shard, count)
+
+    async def seek(self, shard: str, position: int) -> None:
+        """Move a shard's position.
+
+        Raises:
+            CommandError: the mapping does not run, or has not the shard.
+            SourceError, StoreError: it may or may not have been moved.
+        """
+        await self._run_now().seek(shard, position)
+
+    def _run_now(self) -> RunningMapping:
+        if self._current is None or self.state is not MappingState.ENABLED:
             raise CommandError(f"the mapping `{self._reporter.mapping}` does not run: it is {self.state.value}")
-        return await current.redrive(shard, count_max=count_max, besides=besides)
+        return self._current
 
     # -- snapshot ------------------------------------------------------------------------------------------------------
 
@@ -174,4 +205,5 @@ class MappingSupervisor:
             last_result=self._reporter.last_result,
             shards=await current.shards() if current is not None and self.state is MappingState.ENABLED else (),
             running=current.running if current is not None else 0,
+            pause=self.gate.find(ALL),
         )

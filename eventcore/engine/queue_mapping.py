@@ -18,9 +18,10 @@ from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.decide import Decision, decide_queue
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, RecordBuffer
 from eventcore.engine.dispatcher import RELEASED, Dispatcher
+from eventcore.engine.gate import ALL, Gate
 from eventcore.engine.lease_keeper import Lease, LeaseKeeper
 from eventcore.engine.reporter import Reporter
-from eventcore.engine.settler import SETTLE_GRACE_S, Settler
+from eventcore.engine.settler import SETTLE_GRACE_S, Discarded, Settler
 from eventcore.engine.status import ParkedRedriven, ShardStatus
 from eventcore.errors import CommandError
 from eventcore.ids import IdFactory
@@ -54,6 +55,7 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
     batching: BatchPolicy
     maximum_concurrency: int
     visibility_timeout_s: int
+    gate: Gate
     clock: Clock
     ids: IdFactory
     reporter: Reporter
@@ -83,6 +85,7 @@ class QueueMapping:
         #: How large the next message is taken to be: the largest there may be, until some have come.
         self._message_bytes = BODY_BYTES_MAX
         self._polling = anyio.CancelScope()
+        self._receiving = anyio.CancelScope()
         self._keeping = anyio.CancelScope()
         self._invocations: set[anyio.CancelScope] = set()
         self._is_aborted = False
@@ -99,6 +102,20 @@ class QueueMapping:
             f"nothing is parked of a queue, as `{self._context.mapping}` reads one",
             hint="its failing messages come back by themselves, or stand in its dead-letter queue: eventcore queue ls",
         )
+
+    async def skip(self, shard: str, count: int) -> Sequence[Discarded]:
+        """Refuse: nothing holds up a queue."""
+        del shard, count
+        raise CommandError(
+            f"nothing holds up a queue, as `{self._context.mapping}` reads one: its failing messages come back by "
+            "themselves",
+            hint="give them up by a redrive policy, or move them: eventcore queue redrive",
+        )
+
+    async def seek(self, shard: str, position: int) -> None:
+        """Refuse: a queue has no positions."""
+        del shard, position
+        raise CommandError(f"a queue has no positions, and `{self._context.mapping}` reads one")
 
     async def shards(self) -> Sequence[ShardStatus]:
         """Return none: a queue has no shards."""
@@ -119,7 +136,7 @@ class QueueMapping:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._hand_out, tasks)
                     task_status.started()
-                    with self._polling:
+                    with self._polling, self._context.gate.listening(self._stop_receiving):
                         await self._poll()
                 self._keeping.cancel()
         finally:
@@ -156,7 +173,9 @@ class QueueMapping:
     # -- hop 2: the poller ---------------------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
+        gate = self._context.gate
         while True:
+            await gate.wait_open(ALL)
             room = self._room()
             while room <= 0:
                 self._taken = anyio.Event()
@@ -164,10 +183,17 @@ class QueueMapping:
                 room = self._room()
             context = self._context
             with context.tracing.receive(context.mapping, context.source_reference) as span:
-                received = await context.source.receive(room, wait_s=RECEIVE_WAIT_S)
+                received = Received()
+                with anyio.CancelScope() as self._receiving:
+                    received = await context.source.receive(room, wait_s=RECEIVE_WAIT_S)
                 span.count(len(received.records))
             await self._note(received)
             await signals.reach("poller.received")
+
+    def _stop_receiving(self) -> None:
+        """End a receive that waits when the mapping is paused: it has hidden nothing, or that comes back."""
+        if self._context.gate.find(ALL) is not None:
+            self._receiving.cancel()
 
     def _room(self) -> int:
         """Return how many messages fit: a batch for every free slot, and some ahead, within the bounds.

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import anyio
 
+from eventcore.delivery.ordering import EMPTY, ShardState
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.intake import ShardIntake
 from eventcore.engine.lane import Books, Lane, ShardContext
+from eventcore.engine.settler import Discarded
 from eventcore.engine.status import ShardStatus
 from eventcore.errors import ShardLost
 from eventcore.model import Record
@@ -20,6 +22,7 @@ class ShardWorker:
 
     def __init__(self, context: ShardContext, taken: TakenShard, *, buffer_bytes_max: int) -> None:
         self._shard = taken.shard
+        self._gate = context.gate
         self.finished = anyio.Event()
         self._books = Books(context.reporter, taken.shard)
         self._covered = context.settler.covered(taken.shard)
@@ -54,6 +57,7 @@ class ShardWorker:
             shard=self._shard,
             checkpoint=self._checkpoint.position,
             lag=lag,
+            pause=self._gate.find(self._shard),
             buffered=len(self._intake),
             blocked=self._lane.blocked,
         )
@@ -86,6 +90,15 @@ class ShardWorker:
         self.stop()
         self._books.close()
         self._scope.cancel()
+
+    async def skip(self, count: int) -> Sequence[Discarded]:
+        """Give up the first records of the batch that holds up the shard; see `Lane.skip`."""
+        return await self._lane.skip(count)
+
+    @property
+    def kept_by_seek(self) -> ShardState:
+        """What of its state holds whatever its position is: nothing."""
+        return EMPTY
 
     async def run(self, *, after: anyio.Event | None = None) -> None:
         """Work until stopped.

@@ -20,6 +20,13 @@ class MappingState(enum.StrEnum):
     STOPPED = "Stopped"
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping, or a shard of it, that was paused by hand."""
+
+    by: str  #: a user of the operating system
+    since_ms: int  #: wall time
+
+
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     """A shard's failing batch."""
 
@@ -40,6 +47,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     lag: int  #: records behind the end, as far as known; -1 unknown
     buffered: int
     blocked: Blocked | None = None
+    pause: Pause | None = None  #: by hand: its own, or the mapping's
     parked: int = 0  #: keys whose records wait elsewhere, with lanes
 
 
@@ -56,6 +64,7 @@ class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_result: str = ""  #: "OK", "PROBLEM: ..." or empty before the first
     shards: Sequence[ShardStatus] = ()
     running: int = 0  #: batches being worked on
+    pause: Pause | None = None  #: of the whole mapping
 
 
 class ParkedRedriven(msgspec.Struct, frozen=True, kw_only=True):

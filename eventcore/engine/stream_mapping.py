@@ -18,9 +18,10 @@ from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
 from eventcore.engine.lane import ShardContext
 from eventcore.engine.laned_shard import LanedShard
 from eventcore.engine.parking import ParkingContext
+from eventcore.engine.settler import Discarded
 from eventcore.engine.shard import ShardWorker
 from eventcore.engine.status import ParkedRedriven, ShardStatus
-from eventcore.errors import CommandError, SourceError
+from eventcore.errors import CommandError, ShardLost, SourceError
 from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
 
 #: One receive waits this long for a first record, seconds; a stop does not wait for it.
@@ -153,13 +154,48 @@ class StreamMapping:
         Raises:
             CommandError: the shard is not ours, or nothing of it can be parked.
         """
+        worker = self._find(shard)
+        if not isinstance(worker, LanedShard):
+            raise CommandError(f"nothing is parked of {shard}: `{self._context.mapping}` has no lanes")
+        return await worker.redrive(count_max=count_max, besides=besides)
+
+    async def skip(self, shard: str, count: int) -> Sequence[Discarded]:
+        """Give up the first records of the batch that holds up a shard; see `Lane.skip`.
+
+        Raises:
+            CommandError: the shard is not ours, or nothing holds it up.
+        """
+        return await self._find(shard).skip(count)
+
+    async def seek(self, shard: str, position: int) -> None:
+        """Move a shard's position: what runs is finished or handed back, what fails is forgotten, and it begins anew.
+
+        Raises:
+            CommandError: the shard is not ours.
+            ShardLost: another owner has it.
+            SourceUnavailable, StoreUnavailable: it may or may not have been moved.
+        """
+        worker = self._find(shard)
+        worker.stop()
+        with anyio.move_on_after(self._revoke_budget_s):
+            await worker.finished.wait()
+        worker.abort()
+        await worker.finished.wait()
+        if self._workers.get(shard) is not worker:
+            raise ShardLost(source=self._context.source_reference, shard=shard)
+        covered = self._context.settler.covered(shard)
+        await self._context.settler.commit([covered.forget()])
+        taken = await self._source.seek(shard, position, worker.kept_by_seek)
+        del self._workers[shard]
+        self._context.reporter.released(shard, "its position was moved by hand")
+        await self.on_taken([taken])
+
+    def _find(self, shard: str) -> ShardWorker | LanedShard:
         worker = self._workers.get(shard)
         if worker is None:
             owned = ", ".join(sorted(self._workers)) or "none"
             raise CommandError(f"this engine does not have the shard {shard}", hint=f"it has: {owned}")
-        if not isinstance(worker, LanedShard):
-            raise CommandError(f"nothing is parked of {shard}: `{self._context.mapping}` has no lanes")
-        return await worker.redrive(count_max=count_max, besides=besides)
+        return worker
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 

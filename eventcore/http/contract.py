@@ -293,6 +293,81 @@ class ReadRecords(Request[ReadRange], frozen=True, kw_only=True):
 # -- mappings ----------------------------------------------------------------------------------------------------------
 
 
+class PauseMapping(Request[None], frozen=True, kw_only=True):
+    """Pause a mapping until it is resumed: what runs is finished, and nothing is begun."""
+
+    PATH = "mapping/pause"
+    RESULT = None
+
+    mapping: str
+    shard: str = ""  #: empty: the whole mapping
+    by: str  #: a user of the operating system
+
+
+class ResumeMapping(Request[None], frozen=True, kw_only=True):
+    """End a pause."""
+
+    PATH = "mapping/resume"
+    RESULT = None
+
+    mapping: str
+    shard: str = ""  #: empty: the mapping's, and those of all its shards
+    by: str
+
+
+class SeekMapping(Request[None], frozen=True, kw_only=True):
+    """Move the positions of shards."""
+
+    PATH = "mapping/seek"
+    RESULT = None
+    TIMEOUT_S = INVOKE_TIMEOUT_S
+
+    mapping: str
+    positions: dict[str, int]  #: by shard
+    by: str
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """What was given up by hand."""
+
+    shard: str
+    count: int  #: records; 0: what held it up has succeeded meanwhile
+    failure_ids: Sequence[str]
+    destination: str
+
+
+class SkipRecords(Request[Skipped], frozen=True, kw_only=True):
+    """Give up the first records of the batch that holds up a shard."""
+
+    PATH = "mapping/skip"
+    RESULT = Skipped
+    TIMEOUT_S = INVOKE_TIMEOUT_S
+
+    mapping: str
+    shard: str
+    count: int = 0  #: 0: the whole batch
+    by: str
+
+
+class ControlEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person did to a mapping."""
+
+    at_ms: int
+    by: str
+    action: str  #: "pause", "resume", "seek" or "skip"
+    shard: str  #: empty: the whole mapping
+    detail: str = ""
+
+
+class GetMappingLog(Request[Sequence[ControlEntry]], frozen=True, kw_only=True):
+    """Ask what people did to a mapping, the oldest first."""
+
+    PATH = "mapping/log"
+    RESULT = tuple[ControlEntry, ...]
+
+    mapping: str
+
+
 class RedriveParked(Request[ParkedRedriven], frozen=True, kw_only=True):
     """Give parked records of one shard back to their function, in order per key; one bounded step."""
 
@@ -428,6 +503,11 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         GetExtents,
         FindPositions,
         ReadRecords,
+        PauseMapping,
+        ResumeMapping,
+        SeekMapping,
+        SkipRecords,
+        GetMappingLog,
         RedriveParked,
         ListFailures,
         ShowFailure,

@@ -24,11 +24,13 @@ from eventcore.http.contract import (
     DropFailures,
     FindPositions,
     GetExtents,
+    GetMappingLog,
     GetStatus,
     Invoke,
     Invoked,
     ListFailures,
     ListQueues,
+    PauseMapping,
     PeekQueue,
     Place,
     PlanRedrive,
@@ -38,13 +40,17 @@ from eventcore.http.contract import (
     RedriveQueue,
     Request,
     Result,
+    ResumeMapping,
     RetryFailure,
+    SeekMapping,
     Send,
     ShowFailure,
+    SkipRecords,
     StatusReport,
 )
 from eventcore.http.failures import FailureOperations
 from eventcore.http.functions import RunFunction, invoke
+from eventcore.http.mappings import MappingOperations
 from eventcore.http.queues import QueueOperations
 from eventcore.http.ranges import RangeOperations
 from eventcore.http.sending import LoadConnector, send
@@ -110,6 +116,8 @@ class Operations:
 
         ranges = RangeOperations(store, self._loaded.config.settings)
 
+        mappings = MappingOperations(store, self._clock, resolve(self._loaded).mappings, self._engine)
+
         async def status(_: GetStatus) -> StatusReport:
             if self._engine is not None:
                 return await report_running(self._engine)
@@ -124,6 +132,11 @@ class Operations:
             GetExtents: ranges.extents,
             FindPositions: ranges.find,
             ReadRecords: ranges.read,
+            PauseMapping: mappings.pause,
+            ResumeMapping: mappings.resume,
+            SeekMapping: mappings.seek,
+            SkipRecords: mappings.skip,
+            GetMappingLog: mappings.log,
             PeekQueue: queues.peek,
             PlanRedrive: queues.plan_redrive,
             RedriveQueue: queues.redrive,

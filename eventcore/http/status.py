@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eventcore import __version__
 from eventcore.app import Engine
@@ -10,7 +10,8 @@ from eventcore.clock import Clock
 from eventcore.config.effective import EffectiveMapping, EffectivePipeline
 from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import checkpoint_shard
-from eventcore.engine.status import Blocked, MappingState, MappingStatus, ShardStatus
+from eventcore.engine.gate import ALL, read_pauses
+from eventcore.engine.status import Blocked, MappingState, MappingStatus, Pause, ShardStatus
 from eventcore.http.contract import StatusReport
 from eventcore.ports.store import Checkpoint, Store
 
@@ -46,16 +47,20 @@ async def report_stopped(pipeline: EffectivePipeline, store: Store, clock: Clock
 
 
 async def _stopped_mapping(mapping: EffectiveMapping, store: Store) -> MappingStatus:
+    pauses = await read_pauses(store, mapping.name)
     return MappingStatus(
         mapping=mapping.name,
         source=str(mapping.source),
         function=mapping.function,
         state=MappingState.STOPPED if mapping.enabled else MappingState.DISABLED,
-        shards=await _stopped_shards(mapping, store) if mapping.source.kind == "stream" else (),
+        shards=await _stopped_shards(mapping, store, pauses) if mapping.source.kind == "stream" else (),
+        pause=pauses.get(ALL),
     )
 
 
-async def _stopped_shards(mapping: EffectiveMapping, store: Store) -> Sequence[ShardStatus]:
+async def _stopped_shards(
+    mapping: EffectiveMapping, store: Store, pauses: Mapping[str, Pause]
+) -> Sequence[ShardStatus]:
     """Return the shards that the mapping has ever taken; none before its first start."""
     checkpoints = {checkpoint.shard: checkpoint for checkpoint in await store.checkpoints(mapping.name)}
     shards = []
@@ -66,7 +71,13 @@ async def _stopped_shards(mapping: EffectiveMapping, store: Store) -> Sequence[S
             lag = max(0, extent.end - max(checkpoint.position, extent.first))
             shards.append(
                 ShardStatus(
-                    shard=name, checkpoint=checkpoint.position, lag=lag, buffered=0, blocked=_blocked(checkpoint)
+                    shard=name,
+                    checkpoint=checkpoint.position,
+                    lag=lag,
+                    buffered=0,
+                    blocked=_blocked(checkpoint),
+                    pause=pauses.get(name) or pauses.get(ALL),
+                    parked=len(checkpoint.state.parked),
                 )
             )
     return shards

@@ -231,6 +231,22 @@ class StreamSource(Protocol):
         """
         ...
 
+    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
+        """Move an owned shard's checkpoint anywhere, durably, and begin there anew; return the shard as taken again.
+
+        What was received of it before is void: nobody works on it, and none of it is settled any more.
+
+        Args:
+            shard: an owned shard.
+            position: the first record that `receive` returns next, if it is there.
+            state: replaces the failing work.
+
+        Raises:
+            ShardLost: the shard has another owner; nothing was written.
+            SourceUnavailable: it may or may not have been written.
+        """
+        ...
+
     async def lag(self) -> Sequence[ShardLag]:
         """Return how far behind each owned shard is, from what is known without asking the outside."""
         ...

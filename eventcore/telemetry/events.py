@@ -179,6 +179,17 @@ class MappingStateChanged(EngineEvent, frozen=True, kw_only=True):
     why: str = ""
 
 
+class MappingControlled(EngineEvent, frozen=True, kw_only=True):
+    """A person paused, resumed, moved or skipped something."""
+
+    NAME: ClassVar[str] = "mapping.controlled"
+    mapping: str
+    shard: str  #: empty: the whole mapping
+    action: str  #: "pause", "resume", "seek" or "skip"
+    by: str  #: a user of the operating system
+    detail: str = ""
+
+
 class ShardTaken(EngineEvent, frozen=True, kw_only=True):
     """A shard is ours now."""
 

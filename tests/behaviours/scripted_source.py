@@ -181,6 +181,9 @@ class ScriptedSource:
         await self._stream.on_settle(settled)
         self._stream.kept[shard] = (checkpoint, state)
 
+    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
+        raise ProgrammingError("a scripted stream is moved by its test")
+
     async def lag(self) -> Sequence[ShardLag]:
         await self._stream.on_lag()
         return []

@@ -263,6 +263,23 @@ class KafkaSource:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
         return owned
 
+    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
+        """Move an owned shard's offset, and begin there anew; see `StreamSource.seek`."""
+        progress = self._opened()
+        owned = progress.shards.get(shard)
+        if owned is None:
+            raise ShardLost(source=str(self._request.reference), shard=shard)
+        if self._results is not None:
+            await self._commit_results(owned)
+        self._owned(shard, owned.epoch)
+        moved = OwnedShard(shard, owned.partition, owned.epoch, start=position, state=state, saved=None)
+        progress.shards[shard] = moved
+        progress.member.seek(owned.partition, position)
+        await progress.write()
+        self._owned(shard, owned.epoch)
+        self._update_readable()
+        return TakenShard(shard=shard, epoch=owned.epoch, checkpoint=position, state=state)
+
     # -- results -------------------------------------------------------------------------------------------------------
 
     async def produce(self, shard: str, epoch: int, results: Sequence[ResultRecord]) -> None:

@@ -22,6 +22,10 @@ LINES: list[tuple[EngineEvent, str]] = [
         told.RecordsParked(mapping="m", shard="orders-3", first=3, last=9, count=2, destination="queue:parked"),
         "m orders-3  2 records parked in queue:parked: their key keeps failing; eventcore mapping redrive m",
     ),
+    (
+        told.MappingControlled(mapping="m", shard="orders-3", action="seek", by="ann", detail="to 7"),
+        "m orders-3  seek to 7, by ann",
+    ),
     (told.RecordsFiltered(mapping="m", shard="", count=2), "m  2 records filtered out"),
     (
         told.RecordsLost(mapping="m", shard="orders-3", count=2, reason=DiscardReason.RECORD_EXPIRED),

@@ -1,0 +1,72 @@
+"""Whether a mapping, or one shard of it, is paused by hand: what runs is finished, and nothing is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import anyio
+import msgspec
+
+from eventcore.engine.status import Pause
+from eventcore.ports.store import PutNote, Store
+
+#: The name under which the whole mapping is paused.
+ALL = ""
+
+
+_pauses = msgspec.json.Decoder(dict[str, Pause])
+
+
+async def read_pauses(store: Store, mapping: str) -> dict[str, Pause]:
+    """Return what is paused of a mapping, by shard; `ALL` stands for all of it.
+
+    Raises:
+        StoreUnavailable: the note can't be read.
+    """
+    note = await store.note(_note_name(mapping))
+    return _pauses.decode(note) if note is not None else {}
+
+
+def keep_pauses(mapping: str, pauses: Mapping[str, Pause]) -> PutNote:
+    """Return the write that makes pauses outlive the engine."""
+    return PutNote(name=_note_name(mapping), value=msgspec.json.encode(pauses))
+
+
+def _note_name(mapping: str) -> str:
+    return f"paused/{mapping}"
+
+
+class Gate:
+    """What is paused of one mapping now."""
+
+    def __init__(self, pauses: Mapping[str, Pause]) -> None:
+        self._pauses = dict(pauses)
+        self._changed = anyio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def find(self, shard: str) -> Pause | None:
+        """Return what holds a shard: its own pause, or the mapping's."""
+        return self._pauses.get(shard) or self._pauses.get(ALL)
+
+    def replace(self, pauses: Mapping[str, Pause]) -> None:
+        """Take over what is paused from now on."""
+        self._pauses = dict(pauses)
+        self._changed.set()
+        self._changed = anyio.Event()
+        for listener in self._listeners:
+            listener()
+
+    @contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call something within the block whenever what is paused has changed."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    async def wait_open(self, shard: str) -> None:
+        """Wait until nothing holds a shard."""
+        while self.find(shard) is not None:
+            await self._changed.wait()

@@ -1,0 +1,95 @@
+"""`eventcore mapping`, as people type it."""
+
+from __future__ import annotations
+
+import getpass
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.behaviours.commands import POISONED, STREAM, ask, run, running, write_pipeline
+
+pytestmark = pytest.mark.slow
+
+BLOCKING = STREAM.replace("maximum_retry_attempts = 1", "maximum_retry_attempts = -1").replace(
+    "batch_size = 10", "batch_size = 1"
+)
+SHARD = "shardId-000000000000"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_pipeline(tmp_path, POISONED, BLOCKING)
+
+
+def test_a_pause_without_an_engine_holds_when_one_starts(folder: Path) -> None:
+    assert run("mapping", "pause", "orders", cwd=folder).returncode == 0
+    again = run("mapping", "pause", "orders", cwd=folder)
+    assert again.returncode == 1
+    assert f"`orders` is paused already, by {getpass.getuser()}" in again.stderr
+    assert run("send", "stream:orders", "a", "--key", "k", cwd=folder).returncode == 0
+    with running("dev", cwd=folder) as engine:
+        shown = run("status", cwd=folder).stdout
+        assert f"orders: PAUSED by {getpass.getuser()} since" in shown
+        assert run("mapping", "resume", "orders", cwd=folder).returncode == 0
+        engine.wait_line("work | order a")
+        assert "PAUSED" not in run("status", cwd=folder).stdout
+        engine.send_signal(signal.SIGTERM)
+        assert engine.wait() == 0
+    log = ask("mapping", "log", "orders", cwd=folder)
+    assert [(entry["by"], entry["action"]) for entry in log] == [
+        (getpass.getuser(), "pause"),
+        (getpass.getuser(), "resume"),
+    ]
+
+
+def test_what_holds_up_a_shard_is_skipped_and_the_shard_is_moved(folder: Path) -> None:
+    with running("dev", cwd=folder) as engine:
+        assert run("send", "stream:orders", "poison", "b", "c", "--key", "k", cwd=folder).returncode == 0
+        engine.wait_line("a poison order", "attempt 2 failed")
+        skipped = run("mapping", "skip", "orders", "--shard", SHARD, cwd=folder)
+        assert skipped.returncode == 0, skipped.stderr
+        assert "gave up 1 record to queue:failed: failure " in skipped.stdout
+        engine.wait_line("work | order c")
+        asked = run("mapping", "seek", "orders", "--to", "1", cwd=folder)
+        assert asked.returncode == 0, asked.stderr
+        # Its last record may be settled by now, or about to be.
+        assert asked.stdout in {f"{SHARD}: from {position} to 1\n" for position in (2, 3)}
+        assert "come again, up to 0 records never run" in asked.stderr
+        engine.wait_line("work | order b")
+        engine.wait_line("work | order c")
+        engine.send_signal(signal.SIGTERM)
+        assert engine.wait() == 0
+
+
+def test_a_seek_forward_asks(folder: Path) -> None:
+    with running("run", cwd=folder) as engine:
+        engine.send_signal(signal.SIGTERM)
+        engine.wait()
+    assert run("send", "stream:orders", "a", "b", "--key", "k", cwd=folder).returncode == 0
+    refused = run("mapping", "seek", "orders", "--to", "end", cwd=folder, data="n\n")
+    assert refused.returncode == 130
+    assert "Up to 2 records will never run" in refused.stderr
+    assert run("mapping", "seek", "orders", "--to", "end", "--yes", cwd=folder).returncode == 0
+    (mapping,) = ask("status", cwd=folder)["mappings"]
+    assert mapping["shards"][0]["checkpoint"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["pause", "nix"], 1, "there is no mapping `nix`"),
+        (["resume", "orders"], 1, "`orders` is not paused"),
+        (["skip", "orders", "--shard", SHARD], 1, "none runs here"),
+        (["seek", "orders", "--to", "soon"], 2, "`soon` is neither"),
+        (["seek", "orders", "--to", "0", "--shard", "nix"], 1, "has not the shard nix"),
+        (["redrive", "orders", "--shard", SHARD], 1, "none runs here"),
+    ],
+)
+def test_what_can_not_be_done_is_refused_with_a_reason(
+    folder: Path, arguments: list[str], code: int, words: str
+) -> None:
+    refused = run("mapping", *arguments, cwd=folder)
+    assert refused.returncode == code, refused.stderr
+    assert words in refused.stderr
