@@ -18,7 +18,6 @@ from eventcore.http.contract import FindPositions, GetExtents, ReadRecords
 from eventcore.ports.ranges import Extent, RangeSource, ReadRange
 from eventcore.ports.sources import EventShape
 
-
 #: Closing a connection may take this long after Ctrl-C, seconds.
 CLOSE_GRACE_S = 5.0
 
