@@ -22,6 +22,7 @@ from eventcore.ports.connectors import StartingPosition
 from eventcore.ports.sources import StreamSource
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from eventcore_connectors.kafka.member import Fenced, GroupMember
+from eventcore_connectors.kafka.shape import Partition
 from eventcore_connectors.kafka.shards import Mark
 from tests.servers import kafka_victim
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
@@ -187,10 +188,10 @@ async def test_a_commit_of_another_generation_is_refused(kafka: KafkaCluster) ->
     topic = await kafka.create_topic()
     joined = anyio.Event()
 
-    async def on_revoked(partitions: Sequence[int]) -> None:
+    async def on_revoked(partitions: Sequence[Partition]) -> None:
         pass
 
-    async def on_assigned(partitions: Sequence[int]) -> None:
+    async def on_assigned(partitions: Sequence[Partition]) -> None:
         joined.set()
 
     member = GroupMember(kafka.config(), topic, "g")
@@ -198,9 +199,9 @@ async def test_a_commit_of_another_generation_is_refused(kafka: KafkaCluster) ->
     with anyio.fail_after(HAPPENS_WITHIN_S):
         await joined.wait()
         with pytest.raises(Fenced):
-            await member.commit(member.generation - 1, {0: Mark(5, "")})
+            await member.commit(member.generation - 1, {Partition(topic, 0): Mark(5, "")})
         assert await kafka.committed("g", topic) is None
-        await member.commit(member.generation, {0: Mark(7, "")})
+        await member.commit(member.generation, {Partition(topic, 0): Mark(7, "")})
         await member.leave()
     mark = await kafka.committed("g", topic)
     assert mark is not None

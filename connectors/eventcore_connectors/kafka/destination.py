@@ -11,7 +11,7 @@ from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.store import OutboxRow
 from eventcore_connectors.kafka.client import Unreachable
 from eventcore_connectors.kafka.sender import Letter, Sender, TooLarge
-from eventcore_connectors.kafka.shape import shard_name
+from eventcore_connectors.kafka.shape import Partition
 
 #: Equal for the same row of a redelivered batch: whoever reads the topic drops repeats by it.
 IDEMPOTENCY_HEADER = "eventcore-idempotency-key"
@@ -112,4 +112,4 @@ async def send(
         raise DestinationUnavailable(str(error), destination=str(reference)) from error
     finally:
         await sender.close()
-    return [(shard_name(reference.part, partition), offset) for partition, offset in written]
+    return [(Partition(reference.part, partition).shard, offset) for partition, offset in written]

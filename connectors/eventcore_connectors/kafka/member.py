@@ -9,6 +9,7 @@ What aiokafka does not do, and this does:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,6 +22,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from eventcore.config.structs import KafkaConfig
 from eventcore_connectors.kafka import client
 from eventcore_connectors.kafka.reader import TopicReader
+from eventcore_connectors.kafka.shape import Partition
 from eventcore_connectors.kafka.shards import Mark
 
 #: Pause before a commit that a moving coordinator refused is sent again, seconds.
@@ -36,7 +38,7 @@ _COORDINATOR_MOVED = (
     errors.RequestTimedOutError,
 )
 
-PartitionsHook = Callable[[Sequence[int]], Awaitable[None]]
+PartitionsHook = Callable[[Sequence[Partition]], Awaitable[None]]
 
 
 class Fenced(Exception):
@@ -49,10 +51,10 @@ class _Rebalance(ConsumerRebalanceListener):
         self._on_assigned = on_assigned
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        await self._on_revoked(sorted(each.partition for each in revoked))
+        await self._on_revoked(sorted(Partition(*each) for each in revoked))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        await self._on_assigned(sorted(each.partition for each in assigned))
+        await self._on_assigned(sorted(Partition(*each) for each in assigned))
 
 
 class GroupMember(TopicReader):
@@ -128,14 +130,14 @@ class GroupMember(TopicReader):
 
     # -- commits -------------------------------------------------------------------------------------------------------
 
-    async def committed(self, partitions: Sequence[int]) -> dict[int, Mark]:
+    async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
         """Return what is committed, with its metadata; partitions without a commit are missing."""
         found = await self._kafka._coordinator.fetch_committed_offsets(  # noqa: SLF001
-            [TopicPartition(self._topic, partition) for partition in partitions]
+            self._all(partitions)
         )
-        return {each.partition: Mark(mark.offset, mark.metadata or "") for each, mark in found.items()}
+        return {Partition(*each): Mark(mark.offset, mark.metadata or "") for each, mark in found.items()}
 
-    async def commit(self, generation: int, marks: Mapping[int, Mark]) -> None:
+    async def commit(self, generation: int, marks: Mapping[Partition, Mark]) -> None:
         """Commit offsets with their metadata as a member of that generation. The caller bounds and shields it.
 
         Raises:
@@ -159,14 +161,17 @@ class GroupMember(TopicReader):
             await anyio.sleep(_COMMIT_RETRY_S)
 
     async def _send_commit(
-        self, coordinator: Any, generation: int, marks: Mapping[int, Mark]
+        self, coordinator: Any, generation: int, marks: Mapping[Partition, Mark]
     ) -> errors.KafkaError | None:
+        by_topic: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for partition, mark in marks.items():
+            by_topic[partition.topic].append((partition.number, mark.offset, mark.metadata))
         request = OffsetCommitRequest(
             self._group,
             generation,
             coordinator.member_id,
             OffsetCommitRequest.DEFAULT_RETENTION_TIME,
-            [(self._topic, [(partition, mark.offset, mark.metadata) for partition, mark in marks.items()])],
+            list(by_topic.items()),
         )
         try:
             response = await self._kafka._client.send(  # noqa: SLF001

@@ -14,7 +14,7 @@ from eventcore.ports.ranges import Extent, ReadRange
 from eventcore.ports.sources import EventShape
 from eventcore_connectors.kafka.client import Unreachable, describe
 from eventcore_connectors.kafka.reader import OutOfRange, TopicReader
-from eventcore_connectors.kafka.shape import KafkaShape, shard_name
+from eventcore_connectors.kafka.shape import KafkaShape, Partition
 
 #: One fetch waits this long for a first record, seconds.
 _FETCH_WAIT_S = 1.0
@@ -32,7 +32,7 @@ class KafkaRange:
         self._topic = reference.part
         self._where = f"topic `{self._topic}` at {config.bootstrap_servers}"
         self.shape: EventShape = KafkaShape(self._topic, config.bootstrap_servers)
-        self._partitions: dict[str, int] = {}
+        self._partitions: dict[str, Partition] = {}
         self._reader: TopicReader | None = None
 
     async def open(self) -> Sequence[Extent]:
@@ -46,8 +46,8 @@ class KafkaRange:
             count = await self._reader.connect()
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._reference)) from error
-        partitions = range(count)
-        self._partitions = {shard_name(self._topic, partition): partition for partition in partitions}
+        partitions = [Partition(self._topic, number) for number in range(count)]
+        self._partitions = {partition.shard: partition for partition in partitions}
         self._reader.assign(partitions)
         try:
             with anyio.fail_after(_PATIENCE_S):
@@ -101,7 +101,7 @@ class KafkaRange:
             raise self._unavailable("its oldest record can't be found", error) from error
         if first >= end:
             return ReadRange((), end)
-        return await self.read(shard_name(self._topic, gone.partition), first, end, count_max=1)
+        return await self.read(gone.partition.shard, first, end, count_max=1)
 
     async def aclose(self) -> None:
         """Disconnect, in bounded time."""

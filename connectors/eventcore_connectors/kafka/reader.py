@@ -1,4 +1,4 @@
-"""Reads one topic: aiokafka's consumer behind plain calls with partition numbers; a group, if any, is its user's.
+"""Reads topics: aiokafka's consumer behind plain calls; a group, if any, is its user's.
 
 A cancelled or failed `getmany` leaves aiokafka's count of pending fetches too high: it is put right here. What a wait
 for records may take is bounded, also while a group rebalances.
@@ -16,17 +16,18 @@ from eventcore.config.structs import KafkaConfig
 from eventcore.model import Record
 from eventcore_connectors.kafka import client
 from eventcore_connectors.kafka.records import read_directly
+from eventcore_connectors.kafka.shape import Partition
 
 #: `getmany` returns by itself after its timeout; past that much more it is waiting for a rebalance, seconds.
 _POLL_GRACE_S = 0.05
-#: No partition has this number: a fetch for it alone waits, and returns nothing.
-_NOBODY = -1
+#: There is no such partition: a fetch for it alone waits, and returns nothing.
+_NOBODY = Partition("", -1)
 
 
 class OutOfRange(Exception):
     """A partition has no record at the position, nor after it without a gap."""
 
-    def __init__(self, partition: int, position: int) -> None:
+    def __init__(self, partition: Partition, position: int) -> None:
         self.partition = partition
         self.position = position
         super().__init__(partition, position)
@@ -73,7 +74,7 @@ class TopicReader:
         read_directly(self._kafka)
         return count
 
-    def assign(self, partitions: Sequence[int]) -> None:
+    def assign(self, partitions: Sequence[Partition]) -> None:
         """Read partitions without a group: nobody else is kept from them, and nothing is committed."""
         self._kafka.assign(self._all(partitions))
 
@@ -84,7 +85,9 @@ class TopicReader:
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    async def poll(self, partitions: Sequence[int], wait_s: float, *, count_max: int) -> Mapping[int, Sequence[Record]]:
+    async def poll(
+        self, partitions: Sequence[Partition], wait_s: float, *, count_max: int
+    ) -> Mapping[Partition, Sequence[Record]]:
         """Return records of the partitions, each partition's in order, or nothing after ``wait_s`` or `interrupt`.
 
         Records of other partitions stay where they are: aiokafka's own pause would drop what it has fetched. With no
@@ -94,16 +97,16 @@ class TopicReader:
             OutOfRange: the log has passed a position; it stays there until `seek`.
             KafkaError: something that does not go away by itself.
         """
-        wanted = [TopicPartition(self._topic, partition) for partition in partitions or (_NOBODY,)]
+        wanted = self._all(partitions or (_NOBODY,))
         subscription = self._kafka._subscription  # noqa: SLF001
         pending = subscription._fetch_count  # noqa: SLF001
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + wait_s + _POLL_GRACE_S) as self._polling:
                 received = await self._kafka.getmany(*wanted, timeout_ms=wait_s * 1000, max_records=count_max)
-                return {each.partition: records for each, records in received.items()}
+                return {Partition(*each): records for each, records in received.items()}
         except errors.OffsetOutOfRangeError as error:
             ((each, position),) = error.args[0].items()
-            raise OutOfRange(each.partition, position) from error
+            raise OutOfRange(Partition(*each), position) from error
         except errors.NoOffsetForPartitionError:
             # A partition that was assigned a moment ago; the source is about to give it its position.
             pass
@@ -117,50 +120,51 @@ class TopicReader:
         if self._polling is not None:
             self._polling.cancel()
 
-    def position(self, partition: int) -> int | None:
+    def position(self, partition: Partition) -> int | None:
         """Return the offset at which the next fetch begins; None while it is not known."""
         state = self._state(partition)
         return state.position if state is not None and state.has_valid_position else None
 
-    def end(self, partition: int) -> int | None:
+    def end(self, partition: Partition) -> int | None:
         """Return the offset that the next record gets, as of the last answer; None before the first."""
         state = self._state(partition)
         return None if state is None else state.highwater
 
-    def answered_ms(self, partition: int) -> int | None:
+    def answered_ms(self, partition: Partition) -> int | None:
         """Return when the broker last answered a fetch for a partition; None before the first."""
         state = self._state(partition)
         return None if state is None else state.timestamp
 
-    def _state(self, partition: int) -> Any:
+    def _state(self, partition: Partition) -> Any:
         subscription = self._kafka._subscription.subscription  # noqa: SLF001
         assignment = subscription.assignment if subscription is not None else None
-        return None if assignment is None else assignment.state_value(TopicPartition(self._topic, partition))
+        return None if assignment is None else assignment.state_value(TopicPartition(*partition))
 
     # -- positions -----------------------------------------------------------------------------------------------------
 
-    def seek(self, partition: int, position: int) -> None:
+    def seek(self, partition: Partition, position: int) -> None:
         """Fetch a partition from a position on; what was fetched before is dropped."""
-        self._kafka.seek(TopicPartition(self._topic, partition), position)
+        self._kafka.seek(TopicPartition(*partition), position)
 
-    async def first_positions(self, partitions: Sequence[int]) -> dict[int, int]:
+    async def first_positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Return where each partition's oldest record is."""
         return self._by_partition(await self._kafka.beginning_offsets(self._all(partitions)))
 
-    async def end_positions(self, partitions: Sequence[int]) -> dict[int, int]:
+    async def end_positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Return the offset that each partition's next record gets."""
         return self._by_partition(await self._kafka.end_offsets(self._all(partitions)))
 
-    async def positions_at(self, partitions: Sequence[int], at_ms: int) -> dict[int, int]:
+    async def positions_at(self, partitions: Sequence[Partition], at_ms: int) -> dict[Partition, int]:
         """Return where each partition's first record with that timestamp or a later one is; its end without one."""
         found = await self._kafka.offsets_for_times(dict.fromkeys(self._all(partitions), at_ms))
-        positions = {each.partition: mark.offset for each, mark in found.items() if mark is not None}
+        positions = {Partition(*each): mark.offset for each, mark in found.items() if mark is not None}
         missing = [partition for partition in partitions if partition not in positions]
         return positions | (await self.end_positions(missing) if missing else {})
 
-    def _all(self, partitions: Sequence[int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, partition) for partition in partitions]
+    @staticmethod
+    def _all(partitions: Sequence[Partition]) -> list[TopicPartition]:
+        return [TopicPartition(*partition) for partition in partitions]
 
     @staticmethod
-    def _by_partition(found: Mapping[TopicPartition, int]) -> dict[int, int]:
-        return {each.partition: offset for each, offset in found.items()}
+    def _by_partition(found: Mapping[TopicPartition, int]) -> dict[Partition, int]:
+        return {Partition(*each): offset for each, offset in found.items()}

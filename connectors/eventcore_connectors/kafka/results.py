@@ -22,7 +22,6 @@ class SourceResults:
 
     def __init__(self, request: StreamRequest) -> None:
         self._request = request
-        self._topic = request.reference.part
         self._writer: ResultWriter | None = None  #: at least once
         self._writers: dict[str, ResultWriter] = {}  #: exactly once, by shard
         self.is_exactly_once = request.is_exactly_once
@@ -116,7 +115,7 @@ class SourceResults:
         if writer is None:
             return None
         await signals.reach("results.before_commit")
-        source = TopicPartition(self._topic, shard.partition)
+        source = TopicPartition(*shard.partition)
         mark = await writer.commit(self._request.consumer_group_id, source)
         await signals.reach("results.after_commit")
         return mark

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from eventcore.delivery.ordering import ShardState, encode_state
+from eventcore_connectors.kafka.shape import Partition
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -22,21 +23,18 @@ class Mark(msgspec.Struct, frozen=True):
 class OwnedShard:
     """One shard from the moment it is taken until it is given up."""
 
-    def __init__(
-        self, name: str, partition: int, epoch: int, *, start: int, state: ShardState, saved: Mark | None
-    ) -> None:
+    def __init__(self, partition: Partition, epoch: int, *, start: int, state: ShardState, saved: Mark | None) -> None:
         """Take a shard.
 
         Args:
-            name: of the shard.
-            partition: its number.
+            partition: that it is.
             epoch: the group's generation in which it was taken.
             start: offset of the first record to be delivered.
             state: the failing work that the owner before left.
             saved: what the broker has; None when nothing was ever committed: then the start is written soon, so that
                 a starting position like LATEST holds from now on.
         """
-        self.name = name
+        self.name = partition.shard
         self.partition = partition
         self.epoch = epoch
         self.is_paused = False

@@ -33,7 +33,7 @@ from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_
 from eventcore_connectors.kafka.reader import OutOfRange
 from eventcore_connectors.kafka.result_writer import TRANSACTION_INTERVAL_S, WriterFenced
 from eventcore_connectors.kafka.results import SourceResults
-from eventcore_connectors.kafka.shape import KafkaShape, shard_name
+from eventcore_connectors.kafka.shape import KafkaShape, Partition
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 
 #: What newly assigned partitions need to know (commits, starting positions), seconds. aiokafka sends no heartbeats
@@ -61,7 +61,7 @@ class KafkaSource:
         self._listener: ShardListener | None = None
         self._progress: Progress | None = None
         self._results = SourceResults(request) if request.topics_written else None
-        self._readable: tuple[int, ...] = ()  #: partitions that are owned, not paused and not being revoked
+        self._readable: tuple[Partition, ...] = ()  #: partitions that are owned, not paused and not being revoked
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
         self._partitions_at_open = 0
         self._failure: SourceUnavailable | None = None
@@ -164,7 +164,7 @@ class KafkaSource:
             return ()
         received = []
         for partition, records in polled.items():
-            shard = progress.shards.get(shard_name(self._topic, partition))
+            shard = progress.shards.get(partition.shard)
             if shard is not None and not self._is_revoking:
                 shard.deliver(records[-1].position)
                 received.append(ShardRecords(shard.name, records))
@@ -172,7 +172,7 @@ class KafkaSource:
 
     async def _skip_lost(self, progress: Progress, error: OutOfRange) -> None:
         """Go on behind what retention took, and report it."""
-        member, name = progress.member, shard_name(self._topic, error.partition)
+        member, name = progress.member, error.partition.shard
         try:
             with anyio.fail_after(TAKE_TIMEOUT_S):
                 first = (await member.first_positions([error.partition]))[error.partition]
@@ -328,7 +328,7 @@ class KafkaSource:
 
     # -- shards come and go: called by aiokafka, in its own task -------------------------------------------------------
 
-    async def _on_revoked(self, partitions: Sequence[int]) -> None:
+    async def _on_revoked(self, partitions: Sequence[Partition]) -> None:
         """Give up every partition: a rebalance takes all, also those that come back (aiokafka knows no other way)."""
         del partitions
         progress = self._opened()
@@ -368,7 +368,7 @@ class KafkaSource:
             assert self._listener is not None
             await self._listener.on_lost(names)
 
-    async def _on_assigned(self, partitions: Sequence[int]) -> None:
+    async def _on_assigned(self, partitions: Sequence[Partition]) -> None:
         """Look up where each partition is to be read from, and hand it to the listener."""
         member = self._opened().member
         if not partitions and not member.knows_topic:
@@ -379,7 +379,7 @@ class KafkaSource:
         try:
             with anyio.fail_after(timeout_s):
                 if self._results is not None:
-                    await self._results.take([shard_name(self._topic, partition) for partition in partitions])
+                    await self._results.take([partition.shard for partition in partitions])
                 saved = await member.committed(partitions)
                 starts = await self._starting_positions(member, [each for each in partitions if each not in saved])
         except Unreachable as error:
@@ -393,16 +393,16 @@ class KafkaSource:
         await self._listener.on_taken(taken)
         self._update_readable()
 
-    def _take(self, partition: int, saved: Mark | None, starts: dict[int, int]) -> TakenShard:
+    def _take(self, partition: Partition, saved: Mark | None, starts: dict[Partition, int]) -> TakenShard:
         progress = self._opened()
-        name, epoch = shard_name(self._topic, partition), progress.member.generation
+        epoch = progress.member.generation
         start = starts[partition] if saved is None else saved.offset
         state = decode_state(saved.metadata if saved else None)
-        progress.shards[name] = OwnedShard(name, partition, epoch, start=start, state=state, saved=saved)
+        progress.shards[partition.shard] = OwnedShard(partition, epoch, start=start, state=state, saved=saved)
         progress.member.seek(partition, start)
-        return TakenShard(shard=name, epoch=epoch, checkpoint=saved.offset if saved else -1, state=state)
+        return TakenShard(shard=partition.shard, epoch=epoch, checkpoint=saved.offset if saved else -1, state=state)
 
-    async def _starting_positions(self, member: GroupMember, partitions: Sequence[int]) -> dict[int, int]:
+    async def _starting_positions(self, member: GroupMember, partitions: Sequence[Partition]) -> dict[Partition, int]:
         position = self._request.starting_position
         if not partitions:
             return {}
@@ -411,8 +411,8 @@ class KafkaSource:
                 return await member.first_positions(partitions)
             case "LATEST":
                 # One that was added since has nothing old: what it got before it was found must not be missed.
-                added = [each for each in partitions if each >= self._partitions_at_open]
-                there = [each for each in partitions if each < self._partitions_at_open]
+                added = [each for each in partitions if each.number >= self._partitions_at_open]
+                there = [each for each in partitions if each.number < self._partitions_at_open]
                 return {**await member.end_positions(there), **await member.first_positions(added)}
             case _:
                 return await member.positions_at(partitions, position.at_ms)

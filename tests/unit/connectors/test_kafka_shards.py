@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState, decode_state, encode_state
+from eventcore_connectors.kafka.shape import Partition
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 
 FAILING = ShardState(parts=(Part(last=12, attempt=1),))
@@ -16,7 +17,7 @@ TAKEN_AT = Mark(10, "")
 
 def make_shard(*, start: int = 10, state: ShardState = EMPTY, saved: Mark | None = TAKEN_AT) -> OwnedShard:
     """Return a shard that was taken in generation 3."""
-    return OwnedShard("orders-0", 0, 3, start=start, state=state, saved=saved)
+    return OwnedShard(Partition("orders", 0), 3, start=start, state=state, saved=saved)
 
 
 def test_what_the_broker_has_is_not_written_again() -> None:
