@@ -272,7 +272,7 @@ class KafkaSource:
         if self._results is not None:
             await self._commit_results(owned)
         self._owned(shard, owned.epoch)
-        moved = OwnedShard(shard, owned.partition, owned.epoch, start=position, state=state, saved=None)
+        moved = OwnedShard(owned.partition, owned.epoch, start=position, state=state, saved=None)
         progress.shards[shard] = moved
         progress.member.seek(owned.partition, position)
         await progress.write()
