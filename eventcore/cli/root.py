@@ -20,6 +20,7 @@ _COMMANDS = [
     ("queue", "look into queues, redrive and purge them"),
     ("replay", "run what a stream or topic still keeps once more"),
     ("failures", "look at what failed and why; run it again"),
+    ("up", "start a Kafka broker for development"),
     ("completion", "complete commands in bash, zsh or fish"),
 ]
 

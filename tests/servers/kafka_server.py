@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,29 +20,12 @@ import anyio
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-KAFKA_VERSION = "4.3.0"
-#: What Kafka needs to run; its logging goes to standard error through the simple binding.
-ARTIFACTS = (
-    ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
-    ("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
-    ("org.slf4j", "slf4j-simple", "1.7.36"),
-)
-#: A cold download takes 14 s on a fast line; this is for slow ones.
-DOWNLOAD_TIMEOUT_S = 300
+from eventcore.cli import kafka_broker
+
 #: Ready in 3 s alone on two cores; other work may run.
 READY_TIMEOUT_S = 60
 #: The last node of a quorum ignores SIGTERM for long: it waits for a controller.
 STOP_TIMEOUT_S = 3
-#: Any 16 bytes in base64.
-CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
-#: The JVM starts twice as fast so, and a broker for tests needs no more memory; its log is for failures.
-JVM_FLAGS = (
-    "-Xmx256m",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+UseSerialGC",
-    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-    "-Dorg.slf4j.simpleLogger.showDateTime=true",
-)
 COMPOSE_FILE = Path(__file__).parents[2] / "compose" / "kafka.yaml"
 LOG_LINES_SHOWN = 40
 
@@ -55,60 +37,16 @@ class ServerUnavailable(Exception):
 # -- jars --------------------------------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Return the folder of the jars, which may not be there yet."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "eventcore" / f"kafka-{KAFKA_VERSION}"
-
-
 def find_jars() -> Path:
     """Return the folder of Kafka's jars, downloading them first if need be.
 
     Raises:
         ServerUnavailable: Java or Maven is missing, or the download failed.
     """
-    if shutil.which("java") is None:
-        raise ServerUnavailable("no `java` on the path")
-    libs = cache_folder() / "libs"
-    if libs.is_dir():
-        return libs
-    if shutil.which("mvn") is None:
-        raise ServerUnavailable("no `mvn` on the path, and no jars in the cache folder")
-    libs.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when it is whole: a download that was cut off is never taken for the cache.
-    with tempfile.TemporaryDirectory(dir=libs.parent, prefix="download-") as folder:
-        _download(Path(folder))
-        with contextlib.suppress(FileExistsError, OSError):
-            (Path(folder) / "libs").rename(libs)
-    if not libs.is_dir():
-        raise ServerUnavailable(f"the jars could not be put into {libs.parent}")
-    return libs
-
-
-def _download(folder: Path) -> None:
-    dependencies = "".join(
-        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version></dependency>"
-        for group, name, version in ARTIFACTS
-    )
-    (folder / "pom.xml").write_text(
-        "<project><modelVersion>4.0.0</modelVersion>"
-        "<groupId>tests</groupId><artifactId>kafka</artifactId><version>1</version>"
-        f"<dependencies>{dependencies}</dependencies></project>"
-    )
-    command = ["mvn", "-q", "-B", "-ntp", "dependency:copy-dependencies", "-DoutputDirectory=libs"]
     try:
-        done = subprocess.run(
-            [*command, "-DincludeScope=runtime"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ServerUnavailable(f"downloading Kafka took longer than {DOWNLOAD_TIMEOUT_S} s") from error
-    if done.returncode:
-        raise ServerUnavailable(f"Maven could not download Kafka: {(done.stdout + done.stderr)[-500:]}")
+        return kafka_broker.find_jars()
+    except kafka_broker.BrokerUnavailable as error:
+        raise ServerUnavailable(str(error)) from error
 
 
 # -- the broker --------------------------------------------------------------------------------------------------------
@@ -122,31 +60,16 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _properties(port: int, controller_port: int, folder: Path, more: Mapping[str, str]) -> str:
+def _settings(port: int, controller_port: int, folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     settings = {
-        "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-        "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "PLAINTEXT",
-        "log.dirs": str(folder / "data"),
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "1",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "transaction.state.log.num.partitions": "1",
-        "group.initial.rebalance.delay.ms": "0",
-        "group.min.session.timeout.ms": "1000",
-        "log.cleaner.backoff.ms": "100",
+        **kafka_broker.single_node(port, controller_port, str(folder / "data")),
         # As brokers come: a client that asks for a missing topic makes it, unless it says that it must not.
         "auto.create.topics.enable": "true",
     }
     for name, value in more.items():
         # Lists grow, everything else is replaced.
         settings[name] = f"{settings[name]},{value}" if name in {"listeners", "advertised.listeners"} else value
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+    return settings
 
 
 class KafkaServer:
@@ -172,7 +95,7 @@ class KafkaServer:
         self._settings = settings
         self._format_arguments = format_arguments
         self._folder = folder
-        self._class_path = f"{jars}/*"
+        self._jars = jars
         self.port, self._controller_port, self.behind_port, self.front_port = free_ports(4)
         self.address = f"127.0.0.1:{self.port}"
         self.log = folder / "broker.log"
@@ -181,10 +104,9 @@ class KafkaServer:
 
     def format(self) -> None:
         """Prepare the data folder."""
-        self._configuration.write_text(_properties(self.port, self._controller_port, self._folder, self._more()))
-        arguments = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._configuration)]
-        arguments += self._format_arguments
-        subprocess.run(self._java(*arguments), check=True, capture_output=True, timeout=READY_TIMEOUT_S)
+        settings = _settings(self.port, self._controller_port, self._folder, self._more())
+        kafka_broker.write_properties(self._configuration, settings)
+        kafka_broker.format_data(self._jars, self._configuration, *self._format_arguments)
 
     def _more(self) -> Mapping[str, str]:
         """Return the settings beside the usual ones, with the second listener among them."""
@@ -200,7 +122,10 @@ class KafkaServer:
         """Start the broker and wait until it answers, and until groups can be joined."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._configuration)), stdout=log, stderr=log, cwd=self._folder
+                kafka_broker.java_command(self._jars, "kafka.Kafka", str(self._configuration)),
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
             )
         try:
             anyio.run(_wait_ready, self.address)
@@ -230,9 +155,6 @@ class KafkaServer:
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
-
-    def _java(self, *arguments: str) -> list[str]:
-        return ["java", *JVM_FLAGS, "-cp", self._class_path, *arguments]
 
 
 async def _wait_ready(address: str) -> None:
@@ -293,22 +215,12 @@ class ComposedKafkaServer:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=DOWNLOAD_TIMEOUT_S,
+            timeout=kafka_broker.DOWNLOAD_TIMEOUT_S,
             check=False,
         )
         if done.returncode:
             raise ServerUnavailable(f"docker compose: {(done.stdout + done.stderr)[-500:]}")
         return done.stdout
-
-
-def _docker_answers() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    try:
-        done = subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
 
 
 @contextlib.contextmanager
@@ -321,7 +233,7 @@ def running_kafka() -> Iterator[KafkaServer | ComposedKafkaServer]:
     try:
         jars = find_jars()
     except ServerUnavailable as error:
-        if not _docker_answers():
+        if not kafka_broker.docker_answers():
             raise ServerUnavailable(f"{error}; and no Docker engine answers") from error
         composed = ComposedKafkaServer()
         try:
