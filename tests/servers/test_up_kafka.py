@@ -36,7 +36,11 @@ async def test_a_broker_is_started_twice_on_the_same_data(tmp_path: Path) -> Non
             up.send_signal(signal.SIGINT)
             assert up.wait() == 0
             assert any(f'bootstrap_servers = "127.0.0.1:{port}"' in line for line in up.lines)
-    assert not [process for process in Path("/proc").iterdir() if _is_called_with(process, str(tmp_path))]
+    assert not _processes_with(str(tmp_path))
+
+
+def _processes_with(text: str) -> list[Path]:
+    return [process for process in Path("/proc").iterdir() if _is_called_with(process, text)]
 
 
 def _is_called_with(process: Path, text: str) -> bool:

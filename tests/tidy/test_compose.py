@@ -82,9 +82,9 @@ def test_volumes_are_declared(file: Path) -> None:
 
 
 def test_containers_and_jars_are_the_same_version() -> None:
-    """Whichever way the broker is had, it is the same one: compose, the tests' jars, and the commands of the README."""
+    """Whichever way the broker is had, it is the same one: compose, the jars, and the commands of the README."""
     (version,) = re.findall(
-        r'^KAFKA_VERSION = "([\d.]+)"$', (ROOT / "tests/servers/kafka_server.py").read_text(), re.MULTILINE
+        r'^KAFKA_VERSION = "([\d.]+)"$', (ROOT / "eventcore/cli/kafka_broker.py").read_text(), re.MULTILINE
     )
     assert services(FOLDER / "kafka.yaml")["kafka"]["image"] == f"apache/kafka:{version}"
     readme = (FOLDER / "README.md").read_text()
