@@ -35,14 +35,20 @@ PATIENCE_S = 300.0
 #: Of a run at a fixed rate, records that are not counted: connections and caches warm up.
 WARM_UP = 500
 
+#: Keys of the rows with lanes, and what their handler waits for each record, seconds.
+LANE_KEYS = 1_000
+LANE_WAIT_S = 0.01
+
 HANDLERS = """
+import asyncio
 import time
 
 import msgspec
 
-from eventcore import Batch
+from eventcore import Batch, OutgoingRecord
 
 LATENCIES = []
+NEWEST = {}
 
 
 class Order(msgspec.Struct):
@@ -65,6 +71,17 @@ def typed(order: Order) -> None:
     pass
 
 
+def answered(batch: Batch):
+    return [OutgoingRecord(body=record.body, key=record.key) for record in batch]
+
+
+async def slow(order: Order) -> None:
+    # Raises where a key is out of order, and the row never ends.
+    assert NEWEST.get(order.customer, -1) < order.id, (order, NEWEST[order.customer])
+    await asyncio.sleep(0.01)
+    NEWEST[order.customer] = order.id
+
+
 def timed(batch: Batch) -> None:
     now = time.perf_counter_ns()
     for record in batch:
@@ -79,6 +96,7 @@ bootstrap_servers = "{address}"
 handler = "bench_handlers.{handler}"
 runtime = "{runtime}"
 timeout = 60
+concurrency = {concurrency}
 
 [mappings.orders]
 source = "kafka:local/{topic}"
@@ -86,7 +104,7 @@ function = "work"
 starting_position = "{start}"
 consumer_group_id = "{group}"
 batch_size = {batch_size}
-{window}
+{mapping}
 """
 
 _numbers = itertools.count()
@@ -102,9 +120,9 @@ def body_of(number: int) -> bytes:
     return (text[:-2] + "x" * (RECORD_BYTES - len(text)) + '"}').encode()
 
 
-async def produce(address: str, topic: str, count: int) -> Figures:
+async def produce(address: str, topic: str, count: int, partitions: int = PARTITIONS) -> Figures:
     """Create a topic and fill it, a batch at a time."""
-    await _create_topic(address, topic)
+    await _create_topic(address, topic, partitions)
     async with AIOKafkaProducer(bootstrap_servers=address, max_batch_size=PRODUCE_BYTES, linger_ms=0) as producer:
         pending = []
         batch, partition = producer.create_batch(), 0
@@ -112,7 +130,7 @@ async def produce(address: str, topic: str, count: int) -> Figures:
             key = b"%06d" % (number % 1000)
             if batch.append(key=key, value=body_of(number), timestamp=None) is None:
                 pending.append(await producer.send_batch(batch, topic, partition=partition))
-                batch, partition = producer.create_batch(), (partition + 1) % PARTITIONS
+                batch, partition = producer.create_batch(), (partition + 1) % partitions
                 batch.append(key=key, value=body_of(number), timestamp=None)
         pending.append(await producer.send_batch(batch, topic, partition=partition))
         for each in pending:
@@ -120,11 +138,11 @@ async def produce(address: str, topic: str, count: int) -> Figures:
     return {"count": count}
 
 
-async def _create_topic(address: str, topic: str) -> None:
+async def _create_topic(address: str, topic: str, partitions: int = PARTITIONS) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+        await admin.create_topics([NewTopic(topic, partitions, 1)])
     finally:
         await admin.close()
 
@@ -173,7 +191,14 @@ async def loop(address: str, topic: str, count: int) -> Figures:
 
 
 async def engine(
-    address: str, topic: str, count: int, handler: str, batch_size: int, runtime: str = "inline"
+    address: str,
+    topic: str,
+    count: int,
+    handler: str,
+    batch_size: int,
+    runtime: str = "inline",
+    mapping: str = "",
+    concurrency: int = 10,
 ) -> Figures:
     """Run an engine until it has settled every record."""
     meter, done = Meter(), anyio.Event()
@@ -189,10 +214,31 @@ async def engine(
     events = EngineEvents()
     events.subscribe(on_event)
     text = {"address": address, "topic": topic, "handler": handler, "runtime": runtime, "start": "TRIM_HORIZON"}
-    async with _running(text | {"batch_size": str(batch_size), "window": ""}, events):
+    more = {"batch_size": str(batch_size), "mapping": mapping, "concurrency": str(concurrency)}
+    async with _running(text | more, events):
         with anyio.fail_after(PATIENCE_S):
             await done.wait()
         return meter.figures()
+
+
+async def laned_engine(address: str, count: int, lanes: int) -> Figures:
+    """Run an engine on one partition whose handler waits `LANE_WAIT_S` a record, and checks the order of keys."""
+    topic = f"lanes-{_group()}"
+    await produce(address, topic, count, partitions=1)
+    mapping = f"lanes = {lanes}\nmaximum_batching_window_in_seconds = 0"
+    return await engine(address, topic, count, "slow", 100, mapping=mapping, concurrency=lanes)
+
+
+async def answering_engine(address: str, topic: str, count: int, delivery: str) -> Figures:
+    """Run an engine whose function answers each record, in batches of 1,000."""
+    results, failed = f"results-{_group()}", f"failed-{_group()}"
+    await _create_topic(address, results)
+    await _create_topic(address, failed)
+    mapping = (
+        f'results = "kafka:local/{results}"\non_failure = "kafka:local/{failed}"\ndelivery = "{delivery}"\n'
+        "maximum_retry_attempts = 3"
+    )
+    return await engine(address, topic, count, "answered", 1000, mapping=mapping)
 
 
 async def traced_engine(ratio: float, **arguments: Any) -> Figures:
@@ -296,7 +342,8 @@ async def engine_latency(address: str, topic: str, count: int, per_s: int) -> Fi
 
     events.subscribe(on_event)
     text = {"address": address, "topic": topic, "handler": "timed", "runtime": "inline", "start": "LATEST"}
-    async with _running(text | {"batch_size": "1000", "window": "maximum_batching_window_in_seconds = 0"}, events):
+    more = {"batch_size": "1000", "mapping": "maximum_batching_window_in_seconds = 0", "concurrency": "10"}
+    async with _running(text | more, events):
         with anyio.fail_after(PATIENCE_S):
             await ready.wait()
             async with await anyio.open_process(_sender(address, topic, count, per_s)):

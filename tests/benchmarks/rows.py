@@ -40,6 +40,9 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     records: int = 1_000_000
     typed_records: int = 400_000
+    answered_records: int = 200_000
+    laned_records: int = 60_000
+    single_records: int = 300
     rate_records: int = 5_000
     sends: int = 100_000
     raw_sends: int = 10_000
@@ -55,6 +58,9 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 SMOKE = Scale(
     records=40_000,
     typed_records=40_000,
+    answered_records=5_000,
+    laned_records=2_000,
+    single_records=20,
     rate_records=1_000,
     sends=2_000,
     raw_sends=200,
@@ -92,6 +98,7 @@ def _kafka(scale: Scale, address: str, topic: str) -> list[Comparison]:
     records, typed = scale.records, scale.typed_records
     loop = Contestant("kafka:loop", {"address": address, "topic": topic, "count": records})
     inline_100 = _engine(address, topic, typed, "native", 100)
+    answering = {"address": address, "topic": topic, "count": scale.answered_records}
     at_rate = {"address": address, "topic": topic, "count": scale.rate_records, "per_s": RATE}
     return [
         Comparison(
@@ -132,6 +139,28 @@ def _kafka(scale: Scale, address: str, topic: str) -> list[Comparison]:
             ours=_engine(address, topic, typed, "native", 100, "process"),
             peer=inline_100,
             rows=[Row(what="Kafka to process, native batches of 100", figure="per_s", least=0.45)],
+            needs_kafka=True,
+        ),
+        Comparison(
+            name="lanes",
+            against="one at a time",
+            ours=Contestant("kafka:laned_engine", {"address": address, "count": scale.laned_records, "lanes": 1000}),
+            peer=Contestant("kafka:laned_engine", {"address": address, "count": scale.single_records, "lanes": 1}),
+            rows=[
+                Row(
+                    what="10 ms for each record, 1 partition, 1,000 keys, 1,000 lanes, typed",
+                    figure="per_s",
+                    least=300.0,
+                )
+            ],
+            needs_kafka=True,
+        ),
+        Comparison(
+            name="exactly-once",
+            against="at least once",
+            ours=Contestant("kafka:answering_engine", {**answering, "delivery": "exactly_once"}),
+            peer=Contestant("kafka:answering_engine", {**answering, "delivery": "at_least_once"}),
+            rows=[Row(what="each record answered exactly once, batches of 1,000", figure="per_s", least=0.6)],
             needs_kafka=True,
         ),
         Comparison(
