@@ -23,6 +23,9 @@ from eventcore.ports.ranges import RangeSource
 READ_STEP = 1000
 #: Failures that a report names, of all that it counts.
 FAILURES_MAX = 100
+#: Shards that run side by side: each holds up to two batches' worth of records, some 12 MB, and no more invocations can
+#: run at once than the function has slots. With a speed all do, for each record has its time.
+SHARDS_AT_ONCE = 16
 
 
 class ReplayShard(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +68,8 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
 class ReplayListener(Protocol):
     """What a replay tells as it goes."""
 
-    def on_done(self, shard: str, position: int, count: int) -> None:
-        """Hear that records ran, and where their shard goes on."""
+    def on_done(self, shard: str, position: int) -> None:
+        """Hear where a shard goes on."""
         ...
 
     def on_failure(self, failure: ReplayFailure) -> None:
@@ -110,6 +113,8 @@ class Replay:
         self._records = self._invocations = self._failed = 0
         self._failures: list[ReplayFailure] = []
         self._reading = anyio.Lock()
+        self._side_by_side = anyio.Semaphore(SHARDS_AT_ONCE)
+        self._stopping = anyio.Event()
         self._began_s = 0.0
         self._first_ms: int | None = None
 
@@ -125,7 +130,7 @@ class Replay:
         )
 
     async def run(self, shards: Sequence[ReplayShard]) -> None:
-        """Run ranges of shards to their ends.
+        """Run ranges of shards to their ends, or, once `stop` was called, until what runs has ended.
 
         Cancelled, a batch that was running may have had its effects, and counts as not run.
 
@@ -139,7 +144,11 @@ class Replay:
         self._began_s = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             for shard in waiting.values():
-                tasks.start_soon(self._run_shard, shard)
+                tasks.start_soon(self._run_shard if self._speed else self._run_side_by_side, shard)
+
+    def stop(self) -> None:
+        """Begin no other batch. Called again, nothing changes."""
+        self._stopping.set()
 
     async def _find_begin(self, waiting: Mapping[str, _Waiting]) -> None:
         """Read the first records of every shard: the oldest one is where the time begins."""
@@ -148,24 +157,35 @@ class Replay:
         arrived = [shard.records[0].arrived_ms for shard in waiting.values() if shard.records]
         self._first_ms = min(arrived, default=None)
 
+    async def _run_side_by_side(self, shard: _Waiting) -> None:
+        async with self._side_by_side:
+            await self._run_shard(shard)
+
     async def _run_shard(self, shard: _Waiting) -> None:
-        while await self._fill(shard):
+        while not self._stopping.is_set() and await self._fill(shard):
             if self._first_ms is not None:
-                await anyio.sleep_until(self._due_s(shard.records[0]))
+                with anyio.CancelScope(deadline=self._due_s(shard.records[0])):
+                    await self._stopping.wait()
             ready = self._ready(shard.records)
             count, _ = cut(ready, self._batching)
-            await self._run_batch(shard.name, [shard.records.popleft() for _ in range(count)])
-        self._go_on(shard.name, shard.end, 0)
+            await self._run_batch(shard.name, shard.take(count))
+        if not self._stopping.is_set():
+            self._go_on(shard.name, shard.end)
 
     async def _fill(self, shard: _Waiting) -> bool:
         """Read on when a batch's worth is not there; tell whether there is something to run."""
-        while len(shard.records) < self._batching.batch_size and shard.next < shard.end:
+        while not self._is_enough(shard) and shard.next < shard.end:
             # One after the other: a source has one connection.
             async with self._reading:
                 read = await self._source.read(shard.name, shard.next, shard.end, count_max=READ_STEP)
             shard.next = read.next
-            shard.records.extend(read.records)
+            shard.add(read.records)
         return bool(shard.records)
+
+    def _is_enough(self, shard: _Waiting) -> bool:
+        """Tell whether a whole batch waits: an event is never smaller than its records."""
+        policy = self._batching
+        return len(shard.records) >= policy.batch_size or shard.size_bytes >= policy.size_bytes_max
 
     def _due_s(self, record: Record) -> float:
         """Return the loop's time at which a record is to run."""
@@ -187,6 +207,8 @@ class Replay:
         while records:
             batch = Batch(source=self._reference, shard=shard, records=records, request_id=self._ids.new_id())
             async with self._dispatcher.function.slots:
+                if self._stopping.is_set():
+                    return
                 outcome = await self._dispatcher.invoke(batch)
             self._invocations += 1
             done, failed = self._judge(batch, outcome)
@@ -194,7 +216,7 @@ class Replay:
                 self._fail(batch, done, failed, outcome)
             passed = done + failed
             self._records += passed
-            self._go_on(shard, records[passed - 1].position + 1, passed)
+            self._go_on(shard, records[passed - 1].position + 1)
             records = records[passed:]
 
     def _judge(self, batch: Batch, outcome: Outcome) -> tuple[int, int]:
@@ -222,9 +244,9 @@ class Replay:
             self._failures.append(failure)
         self._listener.on_failure(failure)
 
-    def _go_on(self, shard: str, position: int, count: int) -> None:
+    def _go_on(self, shard: str, position: int) -> None:
         self._left[shard] = msgspec.structs.replace(self._left[shard], position=position)
-        self._listener.on_done(shard, position, count)
+        self._listener.on_done(shard, position)
 
 
 class _Waiting:
@@ -235,3 +257,15 @@ class _Waiting:
         self.next = shard.position
         self.end = shard.end
         self.records: deque[Record] = deque()
+        self.size_bytes = 0
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Put what was read behind what waits."""
+        self.records.extend(records)
+        self.size_bytes += sum(record.size_bytes for record in records)
+
+    def take(self, count: int) -> Sequence[Record]:
+        """Take the leading records out."""
+        taken = [self.records.popleft() for _ in range(count)]
+        self.size_bytes -= sum(record.size_bytes for record in taken)
+        return taken

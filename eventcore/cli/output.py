@@ -136,6 +136,12 @@ def show_progress(total: int | None, label: str) -> Iterator[Callable[[int], Non
         yield bar.update
 
 
+def clear_line() -> None:
+    """Take away a bar, before something is written beside it; it comes back when it moves on."""
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)
+
+
 def confirm(question: str) -> None:
     """Ask before much is deleted.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,16 +11,17 @@ import msgspec
 
 from eventcore.cli.complete import complete_names, complete_references
 from eventcore.cli.options import Options, PipelineCommand, pass_options
-from eventcore.cli.output import Output, confirm, show_count, show_line, show_progress
+from eventcore.cli.output import clear_line, confirm, show_count, show_progress
 from eventcore.cli.place import PipelinePlace, ReadPipeline, find_place, read_pipeline
-from eventcore.cli.replay_range import Bound, read_bound
-from eventcore.cli.replay_state import Position, ReplayState
+from eventcore.cli.replay_listener import Listener
+from eventcore.cli.replay_range import Bound, find_left, find_range, read_bound, shard_number
+from eventcore.cli.replay_state import ReplayState
 from eventcore.errors import CommandError
 from eventcore.http.refusals import ExitCode
 from eventcore.http.targets import name_known
 
 if TYPE_CHECKING:
-    from eventcore.archive.replay import ReplayFailure, ReplayReport, ReplayShard
+    from eventcore.archive.replay import Replay, ReplayFailure, ReplayReport
     from eventcore.config.effective import EffectiveMapping, EffectivePipeline
     from eventcore.config.reference import Reference
     from eventcore.ports.ranges import RangeSource
@@ -42,11 +44,23 @@ class _Plan(msgspec.Struct, frozen=True):
 @click.command("replay", cls=PipelineCommand)
 @click.argument("reference", metavar="REF", shell_complete=complete_references)
 @click.option("--from", "begin", metavar="WHERE", help="where to begin: `beginning`, an offset, a time, or `-2h` ago")
-@click.option("--to", "end", metavar="WHERE", help="where to stop, the same way  [default: the end as it is now]")
-@click.option("--partition", type=click.IntRange(min=0), metavar="N", help="this partition or shard alone")
-@click.option("--function", "function", metavar="NAME", default="", shell_complete=complete_names("functions"))
 @click.option(
-    "--mapping", metavar="NAME", default="", shell_complete=complete_names("mappings"), help="imitate this one"
+    "--to", "end", metavar="WHERE", help="the first that is not run, the same way  [default: the end as it is now]"
+)
+@click.option("--partition", type=click.IntRange(min=0), metavar="N", help="this partition or shard alone")
+@click.option(
+    "--function",
+    metavar="NAME",
+    default="",
+    shell_complete=complete_names("functions"),
+    help="what runs  [default: the mapping's]",
+)
+@click.option(
+    "--mapping",
+    metavar="NAME",
+    default="",
+    shell_complete=complete_names("mappings"),
+    help="whose batches and reports are imitated  [default: the only one of REF]",
 )
 @click.option("--speed", type=click.Choice(list(SPEEDS)), default="max", show_default=True, help="1x: as they came")
 @click.option("--dry-run", is_flag=True, help="count what would run, and run nothing")
@@ -70,11 +84,15 @@ def replay_command(
 
     Handlers have their real effects, and run in processes of this command's own, with the code that stands there now:
     a debugger can be attached. No group is joined, no position moves, and a running engine is left alone. A batch runs
-    once; what fails is told, passed by, and makes the exit code 6.
+    once; what fails is told, passed by, and makes the exit code 6. Ctrl-C lets the running batches end; twice aborts.
     """
     target = _read_reference(reference)
     if (begin is None) == (not resume):
         raise click.UsageError("say where to begin: --from beginning, an offset, a time, or -2h; or --resume")
+    if resume and (end is not None or partition is not None):
+        raise click.UsageError(
+            "--resume goes on with the range and the partitions that it had: no --to, no --partition"
+        )
     place = find_place(options)
     pipeline = read_pipeline(place)
     import anyio
@@ -86,11 +104,11 @@ def replay_command(
         partition=partition,
         function=function,
         mapping=mapping,
-        speed=SPEEDS[speed],
+        speed=speed,
         is_dry=dry_run,
         is_confirmed=yes,
     )
-    return anyio.run(_Command(options.output, place, pipeline, request).run)
+    return anyio.run(_Command(options, place, pipeline, request).run)
 
 
 def _read_reference(text: str) -> Reference:
@@ -114,7 +132,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     partition: int | None
     function: str
     mapping: str
-    speed: float
+    speed: str  #: of `SPEEDS`
     is_dry: bool
     is_confirmed: bool
 
@@ -122,10 +140,11 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
 class _Command:
     """One run of the command."""
 
-    def __init__(self, output: Output, place: PipelinePlace, pipeline: ReadPipeline, request: _Request) -> None:
+    def __init__(self, options: Options, place: PipelinePlace, pipeline: ReadPipeline, request: _Request) -> None:
         from eventcore.config.effective import resolve
 
-        self._output = output
+        self._options = options
+        self._output = options.output
         self._place = place
         self._pipeline = pipeline
         self._effective: EffectivePipeline = resolve(pipeline.loaded)
@@ -145,75 +164,72 @@ class _Command:
             found = [entry for entry in found if entry.name == request.mapping]
             if not found:
                 raise CommandError(f"no mapping `{request.mapping}` reads {request.target}", exit_code=ExitCode.USAGE)
-        elif request.function:
-            found = [entry for entry in found if entry.function == request.function]
+        # Another function than the mapping's gets the batches that the mapping's own would get.
+        found = [entry for entry in found if entry.function == request.function] or found
         if len(found) > 1:
-            names = ", ".join(entry.name for entry in found)
-            raise CommandError(f"several mappings read {request.target}: {names}", hint="choose one: --mapping NAME")
+            problem = f"several mappings read {request.target}: {', '.join(entry.name for entry in found)}"
+            raise CommandError(problem, exit_code=ExitCode.USAGE, hint="choose one: --mapping NAME")
         if not found and not request.function:
-            raise CommandError(f"no mapping reads {request.target}", hint="say what to run: --function NAME")
+            problem, hint = f"no mapping reads {request.target}", "say what to run: --function NAME"
+            raise CommandError(problem, exit_code=ExitCode.USAGE, hint=hint)
         return found[0] if found else None
 
     async def run(self) -> int:
+        from eventcore.archive.replay import ReplayReport
         from eventcore.cli.replay_source import open_source
 
         async with open_source(self._request.target, self._place, self._pipeline) as source:
             plan = await self._plan(source)
             if self._request.is_dry:
-                self._tell_plan(plan, "would run")
+                self._tell_dry(plan)
                 return ExitCode.OK
+            self._output.note(f"{'runs' if plan.count else 'nothing to run:'} {self._show_plan(plan)}")
             if not plan.count:
-                self._tell_plan(plan, "nothing to run:")
+                self._tell_report(ReplayReport(records=0, invocations=0, failed=0, failures=(), left=()))
                 return ExitCode.OK
-            self._tell_plan(plan, "runs")
+            self._tell_not_imitated()
             if not self._request.is_confirmed:
                 confirm("The handler has its real effects. Go on?")
             return await self._replay(source, plan)
 
     async def _plan(self, source: RangeSource) -> _Plan:
-        from eventcore.archive.replay import ReplayShard
-
         extents = [
             extent
             for extent in await source.open()
-            if self._request.partition is None or _number(extent.shard) == self._request.partition
+            if self._request.partition is None or shard_number(extent.shard) == self._request.partition
         ]
         if not extents:
             raise CommandError(f"{self._request.target} has no partition {self._request.partition}")
-        if self._request.bounds is None:
-            kept = {position.shard: position for position in self._state.read()}
-            shards = [
-                ReplayShard(shard=extent.shard, position=max(kept[extent.shard].position, extent.first), end=end)
-                for extent in extents
-                if extent.shard in kept and (end := min(kept[extent.shard].end, extent.end)) >= 0
-            ]
-        else:
-            begin, stop = self._request.bounds
-            begins, stops = await _positions(source, begin), await _positions(source, stop)
-            shards = [
-                ReplayShard(
-                    shard=extent.shard,
-                    position=max(begin.of(extent.first, begins.get(extent.shard), extent), extent.first),
-                    end=min(stop.of(extent.end, stops.get(extent.shard), extent), extent.end),
-                )
-                for extent in extents
-            ]
+        bounds = self._request.bounds
+        shards = await find_range(source, extents, *bounds) if bounds else find_left(extents, self._state.read())
         return _Plan(str(self._request.target), self._function, [shard for shard in shards if shard.count])
 
-    def _tell_plan(self, plan: _Plan, verb: str) -> None:
-        if not self._output.is_table:
-            if self._request.is_dry:
-                self._output.data({"records": plan.count, "function": plan.function, "shards": plan.shards})
-            return
+    def _tell_dry(self, plan: _Plan) -> None:
+        if self._output.is_table:
+            self._output.note(f"would run {self._show_plan(plan)}")
+        else:
+            self._output.data({"records": plan.count, "function": plan.function, "shards": plan.shards})
+
+    def _show_plan(self, plan: _Plan) -> str:
         shards = ", ".join(f"{shard.shard} from {shard.position} to {shard.end - 1}" for shard in plan.shards)
         count = f"up to {show_count(plan.count, 'record')}"
-        self._output.note(f"{verb} {count} of {plan.reference} through {plan.function}{': ' if shards else ''}{shards}")
+        return f"{count} of {plan.reference} through {plan.function}{': ' if shards else ''}{shards}"
+
+    def _tell_not_imitated(self) -> None:
+        """Say which of the mapping's settings have no effect here."""
+        mapping = self._mapping
+        if mapping is None:
+            return
+        if mapping.results is not None:
+            self._output.note(f"what {self._function} returns is not sent to {mapping.results}")
+        if mapping.lanes > 1:
+            self._output.note("without lanes: a partition's records run in its own order, of several keys a batch")
 
     async def _replay(self, source: RangeSource, plan: _Plan) -> int:
-        from eventcore.cli.replay_run import open_replay
+        from eventcore.cli.replay_run import open_replay, run_until_signal
 
         with show_progress(plan.count, f"replaying {plan.reference}") as advance:
-            listener = _Listener(self._output, self._state, plan.shards, advance)
+            listener = Listener(self._output, self._state, plan.shards, advance)
             replay_opened = open_replay(
                 self._pipeline,
                 self._mapping,
@@ -221,16 +237,36 @@ class _Command:
                 source,
                 listener,
                 reference=plan.reference,
-                speed=self._request.speed,
+                speed=SPEEDS[self._request.speed],
             )
             async with replay_opened as replay:
                 try:
-                    await replay.run(plan.shards)
+                    is_interrupted = await run_until_signal(replay, plan.shards, self._output)
                 finally:
-                    report: ReplayReport = replay.report
-                    listener.finish(report)
-        self._tell_report(report)
-        return ExitCode.SOME_FAILED if report.failed else ExitCode.OK
+                    self._keep(replay, listener)
+        self._tell_report(replay.report)
+        if is_interrupted:
+            return ExitCode.INTERRUPTED
+        return ExitCode.SOME_FAILED if replay.report.failed else ExitCode.OK
+
+    def _keep(self, replay: Replay, listener: Listener) -> None:
+        """Forget how far it was when it is through; else say how to go on."""
+        report = replay.report
+        listener.finish(report)
+        if report.left:
+            done = show_count(report.records, "record")
+            clear_line()
+            self._output.warn(f"interrupted after {done}; to go on: {self._repeat('--resume')}")
+
+    def _repeat(self, *arguments: str) -> str:
+        """Return the command once more, with other arguments for its range."""
+        request = self._request
+        words = [str(request.target), "--function", self._function]
+        if request.mapping:
+            words += ["--mapping", request.mapping]
+        if request.speed != "max":
+            words += ["--speed", request.speed]
+        return self._options.repeat_in(f"eventcore replay {shlex.join([*words, *arguments])}")
 
     def _tell_report(self, report: ReplayReport) -> None:
         if not self._output.is_table:
@@ -239,49 +275,9 @@ class _Command:
         failed = f", {show_count(report.failed, 'record')} failed" if report.failed else ""
         invocations = show_count(report.invocations, "invocation")
         self._output.text(f"ran {show_count(report.records, 'record')} in {invocations}{failed}")
+        if report.failures:
+            self._output.note(f"the first failure alone, once more: {self._repeat_failure(report.failures[0])}")
 
-
-class _Listener:
-    """Tells failures as they happen, and keeps how far the replay is."""
-
-    def __init__(self, output: Output, state: ReplayState, shards: Sequence[ReplayShard], advance: Any) -> None:
-        self._output = output
-        self._state = state
-        self._advance = advance
-        self._positions = {shard.shard: Position(shard.shard, shard.position, shard.end) for shard in shards}
-        state.write(list(self._positions.values()), is_urgent=True)
-
-    def on_done(self, shard: str, position: int, count: int) -> None:
-        """Note how far a shard is."""
-        self._positions[shard] = msgspec.structs.replace(self._positions[shard], position=position)
-        self._state.write(list(self._positions.values()))
-        self._advance(count)
-
-    def on_failure(self, failure: ReplayFailure) -> None:
-        """Say what failed and where; the traceback with `-v`."""
-        if not self._output.is_table:
-            return
-        where = f" ({failure.location})" if failure.location else ""
-        last = f"-{failure.last}" if failure.last != failure.first else ""
-        error = f"{failure.error_type}: {failure.error_message}" if failure.error_type else failure.error_message
-        self._output.warn(f"{failure.shard} [{failure.first}{last}] failed: {show_line(error)}{where}")
-        if self._output.verbosity > 0 and failure.stack_trace:
-            for line in failure.stack_trace.rstrip().splitlines():
-                self._output.note(show_line(line))
-
-    def finish(self, report: ReplayReport) -> None:
-        """Forget where it was when it is through; else say how to go on."""
-        if not report.left:
-            self._state.clear()
-            return
-        self._state.write(list(self._positions.values()), is_urgent=True)
-        self._output.warn(f"interrupted after {show_count(report.records, 'record')}; --resume goes on from there")
-
-
-async def _positions(source: RangeSource, bound: Bound) -> Mapping[str, int]:
-    return await source.find(bound.at_ms) if bound.at_ms is not None else {}
-
-
-def _number(shard: str) -> int:
-    """Return a shard's number: what stands behind its last hyphen, for Kafka and for embedded streams."""
-    return int(shard.rpartition("-")[2])
+    def _repeat_failure(self, failure: ReplayFailure) -> str:
+        shard = ("--partition", str(shard_number(failure.shard)))
+        return self._repeat(*shard, "--from", str(failure.first), "--to", str(failure.last + 1))

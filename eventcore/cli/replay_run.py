@@ -1,17 +1,21 @@
-"""Makes a replay ready to run: the function in processes of the command's own."""
+"""Makes a replay ready to run, the function in processes of the command's own, and runs it until a signal."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import anyio
+import anyio.abc
 import click
 
 from eventcore.app import open_runtimes
-from eventcore.archive.replay import Replay, ReplayListener
+from eventcore.archive.replay import Replay, ReplayListener, ReplayShard
 from eventcore.cli.log_lines import print_line
+from eventcore.cli.output import Output, clear_line
 from eventcore.cli.place import ReadPipeline
 from eventcore.clock import SystemClock
 from eventcore.config.defaults import STREAM_BATCH_SIZE
@@ -55,6 +59,7 @@ async def open_replay(
 
     def show(line: LogLine) -> None:
         if line.stream != "platform":
+            clear_line()
             print_line(line, color=color)
 
     with TemporaryDirectory(prefix="eventcore-") as folder:
@@ -71,3 +76,35 @@ async def open_replay(
             reports_failures = mapping.reports_failures if mapping else False
             dispatcher = Dispatcher(found, source.shape, NULL_TRACING, reports_failures=reports_failures)
             yield Replay(source, dispatcher, batching, ids, listener, reference=reference, speed=speed)
+
+
+async def run_until_signal(replay: Replay, shards: Sequence[ReplayShard], output: Output) -> bool:
+    """Run a replay; the first signal lets its running batches end, the second one aborts them.
+
+    Returns:
+        Whether a signal came.
+
+    Raises:
+        EventcoreError: what is read can't be read any more.
+    """
+    running = anyio.CancelScope()
+    is_interrupted = False
+
+    async def watch_signals(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        nonlocal is_interrupted
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                if is_interrupted:
+                    running.cancel()
+                is_interrupted = True
+                replay.stop()
+                clear_line()
+                output.note("ending: running batches may finish; once more aborts them")
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watch_signals)
+        with running:
+            await replay.run(shards)
+        tasks.cancel_scope.cancel()
+    return is_interrupted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_it_moves_no_position_and_keeps_no_failure(folder: Path) -> None:
         (["--from", "-1h", "--to", "-30m"], 0),
         (["--from", "2020-01-01T00:00:00", "--to", "end"], 3),
         (["--from", "2035-01-01T00:00:00+00:00"], 0),
+        (["--from", "1960-01-01T00:00:00+00:00"], 3),
     ],
 )
 def test_a_dry_run_counts_and_runs_nothing(folder: Path, bounds: list[str], records: int) -> None:
@@ -65,6 +67,44 @@ def test_a_dry_run_counts_and_runs_nothing(folder: Path, bounds: list[str], reco
     assert (plan["records"], plan["function"]) == (records, "work")
     shown = run("replay", "stream:orders", *bounds, "--dry-run", cwd=folder)
     assert "work | order" not in shown.stderr
+
+
+def test_it_says_how_the_first_failure_is_run_again(folder: Path) -> None:
+    """As it stands there: that batch alone."""
+    done = run("replay", "stream:orders", "--from", "beginning", "--yes", cwd=folder)
+    _, _, command = done.stderr.partition("alone, once more: eventcore ")
+    again = run(*shlex.split(command), "--yes", cwd=folder)
+    assert (again.returncode, again.stdout) == (6, "ran 1 record in 1 invocation, 1 record failed\n")
+    assert 'work |     raise ValueError("a poison order")' in again.stderr
+
+
+def test_another_function_gets_the_batches_of_the_mapping(folder: Path) -> None:
+    with (folder / "eventcore.toml").open("a") as pipeline:
+        pipeline.write('\n[functions.other]\nhandler = "handlers.other"\n')
+    with (folder / "handlers.py").open("a") as handlers:
+        handlers.write("\ndef other(event, context):\n    print('other', len(event['Records']))\n")
+    done = run("replay", "stream:orders", "--from", "0", "--function", "other", "--yes", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "ran 3 records in 3 invocations\n")
+    assert done.stderr.count("other | other 1") == 3
+
+
+def test_of_several_mappings_one_is_chosen(folder: Path) -> None:
+    pipeline = (folder / "eventcore.toml").read_text()
+    _, _, mapping = pipeline.partition("[mappings.orders]")
+    again = mapping.partition("[queues.failed]")[0].replace('"work"', '"other"').replace("size = 1", "size = 10")
+    other = '[functions.other]\nhandler = "handlers.work"\n'
+    (folder / "eventcore.toml").write_text(f"{pipeline}\n{other}\n[mappings.all]{again}")
+    unclear = run("replay", "stream:orders", "--from", "0", "--yes", cwd=folder)
+    assert unclear.returncode == 2
+    assert "several mappings read stream:orders: orders, all" in unclear.stderr
+    for choice in (("--mapping", "all"), ("--function", "other")):
+        done = run("replay", "stream:orders", "--from", "0", *choice, "--yes", cwd=folder)
+        assert done.stdout == "ran 3 records in 1 invocation, 3 records failed\n"
+
+
+def test_nothing_to_run_is_a_report_as_well(folder: Path) -> None:
+    report = ask("replay", "stream:orders", "--from", "3", cwd=folder)
+    assert (report["records"], report["invocations"], report["left"]) == (0, 0, [])
 
 
 def test_a_range_without_failures_ends_with_0(folder: Path) -> None:
@@ -84,7 +124,10 @@ def test_it_asks_before_it_runs(folder: Path) -> None:
         (["queue:failed", "--from", "0"], 2, "keeps nothing to run again"),
         (["stream:orders"], 2, "say where to begin"),
         (["stream:orders", "--from", "0", "--resume"], 2, "say where to begin"),
+        (["stream:orders", "--resume", "--to", "2"], 2, "the range and the partitions that it had"),
+        (["stream:orders", "--resume", "--partition", "0"], 2, "the range and the partitions that it had"),
         (["stream:orders", "--from", "soon"], 2, "`soon` is neither"),
+        (["stream:orders", "--from", "0001-01-01T00:00:00"], 2, "is neither"),
         (["stream:orders", "--from", "0", "--function", "nix"], 2, "no function `nix`"),
         (["stream:orders", "--from", "0", "--mapping", "nix"], 2, "no mapping `nix` reads stream:orders"),
         (["stream:orders", "--from", "0", "--partition", "7"], 1, "has no partition 7"),
@@ -111,18 +154,26 @@ def test_beside_a_running_engine_it_reads_through_it(tmp_path: Path) -> None:
         assert engine.wait() == 0
 
 
-def test_an_interrupted_one_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_one_goes_on_where_it_was(tmp_path: Path, times: int) -> None:
+    """Once lets the batch end that runs; twice aborts it, so that it runs again."""
     folder = write_gated(tmp_path, ONE_BY_ONE, GATED)
     assert run("send", "stream:orders", "a", "b", "c", "--key", "k", cwd=folder).returncode == 0
     with running("replay", "stream:orders", "--from", "0", "--yes", cwd=folder, until="runs up to 3") as replay:
         wait_gated(folder)
         open_gate(folder)
         wait_gated(folder)
-        replay.send_signal(signal.SIGINT)
+        for _ in range(times):
+            replay.send_signal(signal.SIGINT)
+            replay.wait_line("ending: running batches may finish")
+        if times == 1:
+            open_gate(folder)
+        told = replay.wait_line("interrupted after")
         assert replay.wait() == 130
-        assert any("interrupted after 1 record; --resume goes on from there" in line for line in replay.lines)
-    plan = ask("replay", "stream:orders", "--resume", "--dry-run", cwd=folder)
-    assert (plan["records"], plan["shards"][0]["position"]) == (2, 1)
+    ran = 2 if times == 1 else 1
+    _, _, command = told.partition("to go on: eventcore ")
+    plan = ask(*shlex.split(command), "--dry-run", cwd=folder)
+    assert (plan["records"], plan["shards"][0]["position"]) == (3 - ran, ran)
     (folder / "handlers.py").write_text("def work(event, context): ...\n")
-    assert ask("replay", "stream:orders", "--resume", "--yes", cwd=folder)["records"] == 2
-    assert run("replay", "stream:orders", "--resume", cwd=folder).returncode == 1
+    assert ask(*shlex.split(command), "--yes", cwd=folder)["records"] == 3 - ran
+    assert run(*shlex.split(command), cwd=folder).returncode == 1

@@ -10,14 +10,15 @@ import anyio
 import pytest
 
 import eventcore
-from eventcore.archive.replay import Replay, ReplayFailure, ReplayReport, ReplayShard
+from eventcore.archive.replay import SHARDS_AT_ONCE, Replay, ReplayFailure, ReplayReport, ReplayShard
 from eventcore.clock import LoopClock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.embedded.ranges import EmbeddedRange
 from eventcore.embedded.stream import append_records
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.ids import SeededIds
-from eventcore.model import OutgoingRecord
+from eventcore.model import PAYLOAD_BYTES_MAX, OutgoingRecord
+from eventcore.ports.ranges import ReadRange
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.ports.store import DefineStream, Store, StreamSettings
 from eventcore.registry import Function
@@ -31,14 +32,25 @@ class Heard:
     """What a replay told."""
 
     def __init__(self) -> None:
-        self.done: list[tuple[str, int, int]] = []
+        self.done: list[tuple[str, int]] = []
         self.failures: list[ReplayFailure] = []
 
-    def on_done(self, shard: str, position: int, count: int) -> None:
-        self.done.append((shard, position, count))
+    def on_done(self, shard: str, position: int) -> None:
+        self.done.append((shard, position))
 
     def on_failure(self, failure: ReplayFailure) -> None:
         self.failures.append(failure)
+
+
+class CountedRange(EmbeddedRange):
+    """Counts what was read."""
+
+    read_bytes = 0
+
+    async def read(self, shard: str, position: int, end: int, *, count_max: int) -> ReadRange:
+        read = await super().read(shard, position, end, count_max=count_max)
+        CountedRange.read_bytes += sum(record.size_bytes for record in read.records)
+        return read
 
 
 async def fill(store: Store, bodies: Sequence[tuple[str, bytes]], *, shards: int, pause_s: float) -> None:
@@ -50,6 +62,11 @@ async def fill(store: Store, bodies: Sequence[tuple[str, bytes]], *, shards: int
         await anyio.sleep(pause_s)
 
 
+async def stop_later(made: Replay, at_s: float) -> None:
+    await anyio.sleep_until(at_s)
+    made.stop()
+
+
 def replay(
     handler: Callable[..., Any],
     bodies: Sequence[tuple[str, bytes]],
@@ -59,7 +76,10 @@ def replay(
     batch_size: int = 10,
     speed: float = 0.0,
     begin: int = 0,
-    cancel_after_s: float | None = None,
+    cancel_after_s: float = float("inf"),
+    stop_after_s: float = float("inf"),
+    concurrency: int = 10,
+    source_class: type[EmbeddedRange] = EmbeddedRange,
 ) -> tuple[ReplayReport, Heard, float]:
     """Run a replay of a stream in virtual time; return its report, what it told, and how long it took."""
     heard = Heard()
@@ -68,9 +88,9 @@ def replay(
         ids = SeededIds(1)
         async with open_memory_store() as store, open_inline_runtime(LoopClock(), ids, lambda _: None) as runtime:
             await fill(store, bodies, shards=shards, pause_s=pause_s)
-            source = EmbeddedRange("orders", store=store, region="r", account_id="0" * 12)
+            source = source_class("orders", store=store, region="r", account_id="0" * 12)
             spec = FunctionSpec(name="work", handler="made.up", code=Path.cwd(), arn="arn:", target=handler)
-            function = Function(spec, runtime, concurrency=10)
+            function = Function(spec, runtime, concurrency=concurrency)
             dispatcher = Dispatcher(function, source.shape, NULL_TRACING, reports_failures=False)
             batching = BatchPolicy(batch_size=batch_size)
             made = Replay(source, dispatcher, batching, ids, heard, reference="stream:orders", speed=speed)
@@ -79,8 +99,11 @@ def replay(
                 for extent in await source.open()
             ]
             began_s = anyio.current_time()
-            with anyio.move_on_after(cancel_after_s):
-                await made.run(ranges)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stop_later, made, began_s + stop_after_s)
+                with anyio.CancelScope(deadline=began_s + cancel_after_s):
+                    await made.run(ranges)
+                tasks.cancel_scope.cancel()
             assert await store.checkpoints() == []
             return made.report, heard, anyio.current_time() - began_s
 
@@ -99,7 +122,7 @@ def test_everything_runs_once_in_order_in_batches() -> None:
     report, heard, _ = replay(work, NUMBERS)
     assert seen == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
     assert (report.records, report.invocations, report.failed, report.left) == (25, 3, 0, ())
-    assert sum(count for _, _, count in heard.done) == 25
+    assert [position for _, position in heard.done] == [10, 20, 25, 25]
 
 
 def test_a_range_begins_where_it_is_told() -> None:
@@ -177,3 +200,53 @@ def test_what_is_left_when_it_is_interrupted_is_known() -> None:
     (left,) = report.left
     assert (left.position, left.end) == (10, 25)
     assert report.records == 10
+
+
+def test_stopped_it_lets_what_runs_end_and_begins_nothing_else() -> None:
+    async def work(batch: eventcore.Batch) -> None:
+        await anyio.sleep(1)
+
+    report, heard, took_s = replay(work, [(f"k{number}", b"") for number in range(80)], shards=3, stop_after_s=1.5)
+    assert took_s == pytest.approx(2)
+    assert report.records == 60
+    assert sum(shard.count for shard in report.left) == 20
+    assert {(shard.shard, shard.position) for shard in report.left} <= set(heard.done)
+
+
+def test_stopped_between_two_records_it_ends_at_once() -> None:
+    async def work(batch: eventcore.Batch) -> None: ...
+
+    report, _, took_s = replay(work, NUMBERS, pause_s=10, speed=1, stop_after_s=25)
+    assert took_s == pytest.approx(25)
+    assert (report.records, report.left[0].position) == (3, 3)
+
+
+@pytest.mark.parametrize(("speed", "at_once"), [(0.0, SHARDS_AT_ONCE), (1.0, SHARDS_AT_ONCE + 8)])
+def test_side_by_side_has_a_bound_unless_each_record_has_its_time(speed: float, at_once: int) -> None:
+    running = [0, 0]
+
+    async def work(batch: eventcore.Batch) -> None:
+        running[0] += 1
+        running[1] = max(running)
+        await anyio.sleep(1)
+        running[0] -= 1
+
+    bodies = [(f"k{number}", b"") for number in range(300)]
+    report, _, _ = replay(work, bodies, shards=SHARDS_AT_ONCE + 8, speed=speed, concurrency=100)
+    assert report.records == 300
+    assert running[1] == at_once
+
+
+def test_large_records_are_read_no_further_ahead_than_a_batch_takes() -> None:
+    """Ten thousand of the largest records would be ten gigabytes."""
+    done, ahead = [0], [0]
+    CountedRange.read_bytes = 0
+
+    async def work(batch: eventcore.Batch) -> None:
+        ahead.append(CountedRange.read_bytes - done[0])
+        done[0] += sum(len(record.body or b"") for record in batch)
+
+    bodies = [("k", bytes(500_000))] * 60
+    report, _, _ = replay(work, bodies, batch_size=10_000, source_class=CountedRange)
+    assert report.records == 60
+    assert max(ahead) <= 2 * PAYLOAD_BYTES_MAX

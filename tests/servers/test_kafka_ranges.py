@@ -64,6 +64,19 @@ async def test_markers_of_transactions_and_aborted_records_are_passed_over(kafka
         assert await read_all(source, extent) == [b"kept"]
 
 
+async def test_an_open_transaction_is_not_waited_for(kafka: KafkaCluster) -> None:
+    topic = await kafka.create_topic()
+    await kafka.send(topic, [b"before"])
+    async with kafka.transactions() as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"open", partition=0)
+        async with open_range(kafka, topic) as (source, (extent,)):
+            assert extent.end == 1
+            assert await read_all(source, extent) == [b"before"]
+            assert await source.find(4_102_444_800_000) == {extent.shard: extent.end}
+        await producer.abort_transaction()
+
+
 async def test_a_time_is_the_offset_of_the_first_record_at_or_after_it(kafka: KafkaCluster) -> None:
     topic = await kafka.create_topic()
     for at_ms in (1000, 2000, 3000):

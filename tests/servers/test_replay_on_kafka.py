@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from tests.behaviours.commands import run_process
 from tests.servers.kafka_cluster import KafkaCluster
@@ -37,10 +39,25 @@ def handle(event, context):
 """
 
 
+async def commit(kafka: KafkaCluster, topic: str, offset: int) -> OffsetAndMetadata:
+    """Be the mapping's group for a moment."""
+    mark = OffsetAndMetadata(offset, "not to be touched")
+    async with AIOKafkaConsumer(bootstrap_servers=kafka.address, group_id=topic, enable_auto_commit=False) as member:
+        partition = TopicPartition(topic, 0)
+        member.assign([partition])
+        await member.commit({partition: mark})
+    return mark
+
+
 async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, tmp_path: Path) -> None:
     topic = await kafka.create_topic(partitions=2)
     for number in range(8):
         await kafka.send(topic, [str(number).encode()], partition=number % 2, timestamp_ms=1_700_000_000_000 + number)
+    async with kafka.transactions() as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"aborted", partition=0)
+        await producer.abort_transaction()
+    committed = await commit(kafka, topic, 3)
     (tmp_path / "eventcore.toml").write_text(PIPELINE.format(address=kafka.address, topic=topic))
     (tmp_path / "work.py").write_text(HANDLER)
 
@@ -50,6 +67,7 @@ async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, t
         return done.returncode, done.stdout, done.stderr
 
     code, out, notes = await replay("--from", "beginning", "--yes")
+    assert "runs up to 10 records" in notes  # the aborted one, and the marker behind it
     assert (code, out) == (6, "ran 8 records in 4 invocations, 3 records failed\n")
     assert f"{topic}-1 [0-2] failed: ValueError: no three" in notes
     code, out, notes = await replay("--from", "2", "--partition", "0", "--yes")
@@ -57,4 +75,5 @@ async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, t
     assert [line for line in notes.splitlines() if "saw" in line] == ["work | saw 4", "work | saw 6"]
     code, out, notes = await replay("--from", "2023-11-14T22:13:20.006+00:00", "--yes")
     assert (code, out) == (0, "ran 2 records in 2 invocations\n")
-    assert await kafka.committed(topic, topic) is None
+    assert await kafka.committed(topic, topic) == committed
+    assert await kafka.members(topic) == []
