@@ -86,9 +86,11 @@ class Admission:
                 elif type(operation) not in self._unchecked:
                     raise ProgrammingError(f"{type(operation).__name__} is not an operation of the store")
         finally:
-            self._queues.clear()
-            self._streams.clear()
-            self._progress.clear()
+            # Usually there is nothing; every send passes here.
+            if self._queues or self._streams or self._progress:
+                self._queues.clear()
+                self._streams.clear()
+                self._progress.clear()
 
     def _queue(self, name: str) -> QueueSettings:
         settings = self._queues.get(name) or self._known.queue_settings(name)
@@ -119,13 +121,18 @@ class Admission:
         self._queue(operation.queue)
 
     def _send(self, operation: port.SendMessages) -> None:
-        settings = self._queue(operation.queue)
-        size_bytes_max = settings.maximum_message_size if operation.is_bounded else BODY_BYTES_MAX
+        settings, size_bytes_max = self._queue(operation.queue), BODY_BYTES_MAX
+        if operation.is_bounded and settings.maximum_message_size < size_bytes_max:
+            size_bytes_max = settings.maximum_message_size
         for message in operation.messages:
-            if operation.is_bounded and _size_bytes(message) > size_bytes_max:
+            size_bytes = len(message.body)
+            if operation.is_bounded and message.headers:
+                size_bytes += _size_bytes(message.headers)
+            if size_bytes <= size_bytes_max:
+                continue
+            if operation.is_bounded:
                 raise ValueError(f"Message must be shorter than {size_bytes_max} bytes.")
-            if len(message.body) > BODY_BYTES_MAX:
-                raise ValueError(f"message {message.id} is {len(message.body)} bytes long; at most {BODY_BYTES_MAX}")
+            raise ValueError(f"message {message.id} is {size_bytes} bytes long; at most {BODY_BYTES_MAX}")
 
     def _receive(self, operation: port.ReceiveMessages) -> None:
         target = self._queue(operation.queue).dead_letter_queue
@@ -182,9 +189,6 @@ class Admission:
         self._progress[operation.mapping, operation.shard] = (epoch + 1, operation.position)
 
 
-def _size_bytes(message: port.NewMessage) -> int:
-    """Return what a message counts: attributes with name and value (SQS developer guide, "Message quotas")."""
-    size_bytes = len(message.body)
-    for name, value in message.headers:
-        size_bytes += len(name.encode()) + len(value)
-    return size_bytes
+def _size_bytes(headers: tuple[tuple[str, bytes], ...]) -> int:
+    """Return what headers count: attributes, with name and value (SQS developer guide, "Message quotas")."""
+    return sum([len(name.encode()) + len(value) for name, value in headers])

@@ -25,9 +25,9 @@ def define(tx: Transaction, operation: port.DefineQueue) -> None:
 def send(tx: Transaction, operation: port.SendMessages) -> list[str]:
     """Carry out `SendMessages`. Rows are left in the buffers."""
     queue, now_ms = tx.ledger.queues[operation.queue], operation.now_ms
-    messages = tx.buffers.messages.values
-    key, delay_s = queue.next_key, queue.settings.delay
-    ids = []
+    rows, delay_s = tx.buffers.messages.values, queue.settings.delay
+    first = key = queue.next_key
+    ids, delayed = [], 0
     for new in operation.messages:
         if new.idempotency_token and not tx.take_token(queue.topic, new.idempotency_token, now_ms=now_ms):
             continue
@@ -35,17 +35,17 @@ def send(tx: Transaction, operation: port.SendMessages) -> list[str]:
         is_delayed = message_delay_s > 0
         if is_delayed:
             tx.buffers.hidden.values += (queue.number, now_ms + message_delay_s * 1000, key, 0, 0)
-            queue.delayed += 1
+            delayed += 1
             if queue.fresh_key == key:
                 # Nothing before it waits: so it need not be skipped later.
                 queue.fresh_key = key + 1
-        else:
-            queue.visible += 1
         headers = encode_headers(new.headers) if new.headers else None
-        messages += (key, new.id, now_ms, is_delayed, new.group, headers, new.body)
+        rows += (key, new.id, now_ms, is_delayed, new.group, headers, new.body)
         key += 1
         ids.append(new.id)
     queue.next_key = key
+    queue.delayed += delayed
+    queue.visible += key - first - delayed
     tx.ledger.change(queue)
     tx.wake(queue.topic)
     return ids

