@@ -29,7 +29,7 @@ def lint_lanes(subject: Subject, findings: Findings) -> None:
         findings.add("EC128", subject.path("lanes"), message, hint, depends_on=(concurrency,))
     if subject.parking is None:
         return
-    if subject.address(subject.parking) == subject.address(subject.source):
+    if subject.is_read_from(subject.parking):
         message = "what is parked would come back at once: this is the mapping's own source"
         findings.add(
             "EC114", subject.path("parking"), message, "write another place", depends_on=(subject.path("source"),)

@@ -212,7 +212,7 @@ def _lint_start(subject: Subject, findings: Findings) -> None:
 def _lint_destination(subject: Subject, destination: Reference, findings: Findings) -> None:
     path = subject.path("on_failure")
     seen = (subject.path("source"), subject.path("function"))
-    if subject.address(destination) == subject.address(subject.source):
+    if subject.is_read_from(destination):
         message = "what is given up would come back at once: this is the mapping's own source"
         findings.add("EC114", path, message, "write another destination", depends_on=seen)
     if destination.kind == "function" and destination.name == subject.mapping.function:

@@ -32,6 +32,10 @@ def read_reference(
         reason, hint = ("is not a reference", "write kind:name") if is_masked else (error.reason, error.hint)
         findings.add("EC101", path, f"`{shown}` {reason}", _suggest(draft, text, kinds) or hint)
         return None
+    if reference.is_pattern and setting != "source":
+        message = f"`{shown}` can't be a {setting}: an expression stands for several topics, and it takes one"
+        findings.add("EC101", path, message, "write kafka:CONNECTION/TOPIC")
+        return None
     if reference.kind not in kinds:
         allowed = ", ".join(f"{kind}:" for kind in kinds)
         findings.add(

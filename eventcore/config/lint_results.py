@@ -19,7 +19,7 @@ def lint_results(subject: Subject, findings: Findings) -> None:
         return
     if subject.results is not None:
         _lint_topic(subject, subject.results, "results", findings)
-        if subject.address(subject.results) == subject.address(subject.source):
+        if subject.is_read_from(subject.results):
             message = "results would come back at once: this is the mapping's own source"
             findings.add("EC114", subject.path("results"), message, "write another topic")
     if subject.mapping.delivery == "exactly_once":

@@ -9,6 +9,7 @@ import msgspec
 from eventcore.config.provenance import KeyPath
 from eventcore.config.reference import Reference
 from eventcore.config.structs import FunctionConfig, MappingConfig, PipelineConfig
+from eventcore.patterns.topics import TopicPattern
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,14 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     def timeout_path(self) -> KeyPath:
         """The path of the function's timeout."""
         return ("functions", self.mapping.function, "timeout")
+
+    def is_read_from(self, reference: Reference) -> bool:
+        """Tell whether what is sent there comes back: the source is there, or has it among its topics."""
+        source = self.source
+        if source.is_pattern and reference.kind == "kafka":
+            brokers = [self.address(each)[1] for each in (source, reference)]
+            return brokers[0] == brokers[1] and TopicPattern(source.part).match(reference.part)
+        return self.address(reference) == self.address(source)
 
     def address(self, reference: Reference) -> tuple[Any, ...]:
         """Return what a reference means outside: two connections to the same brokers are one place."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from eventcore.patterns.topics import SIGN, BadExpression, TopicPattern, is_topic_name
+
 #: The built-in queue for what is given up by mappings without `on_failure`.
 DISCARDS_QUEUE = "discards"
 #: The built-in queue for the records of keys that are parked by mappings without `parking`.
@@ -41,7 +43,7 @@ class Reference(msgspec.Struct, frozen=True):
 
     kind: str
     name: str = ""  #: empty for `stdout`
-    part: str = ""  #: the topic of a Kafka connection
+    part: str = ""  #: the topic of a Kafka connection, or an expression that topics match (`is_pattern`)
 
     def __str__(self) -> str:
         name = f":{self.name}" if self.name else ""
@@ -51,6 +53,11 @@ class Reference(msgspec.Struct, frozen=True):
     def is_stream(self) -> bool:
         """Whether, as a source, its records stand in ordered shards."""
         return self.kind in {"stream", "kafka"}
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it names all topics that match an expression."""
+        return self.part.startswith(SIGN)
 
 
 class StartingPosition(msgspec.Struct, frozen=True):
@@ -82,4 +89,17 @@ def parse_reference(text: str) -> Reference:
         raise BadReference(text, f"names no {PARTS[kind]}", f"write {kind}:{name}/{PARTS[kind].upper()}")
     if kind not in PARTS and slash:
         raise BadReference(text, f"has a part that a {kind} does not have", f"write {kind}:{name}")
+    if kind == "kafka":
+        _check_topic(text, name, part)
     return Reference(kind, name, part)
+
+
+def _check_topic(text: str, name: str, part: str) -> None:
+    if part.startswith(SIGN):
+        try:
+            TopicPattern(part)
+        except BadExpression as error:
+            raise BadReference(text, error.reason, error.hint) from error
+    elif not is_topic_name(part):
+        hint = f"write letters, digits, '.', '_' and '-', or an expression for several topics: kafka:{name}/^orders-.*"
+        raise BadReference(text, "names no topic that Kafka allows", hint)

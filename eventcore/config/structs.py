@@ -127,7 +127,8 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     source: Annotated[
         str,
         Meta(
-            description="where records come from: `kind:name[/part]`", examples=["stream:orders", "kafka:local/orders"]
+            description="where records come from: `kind:name[/part]`; a topic may be an expression for several",
+            examples=["stream:orders", "kafka:local/orders", "kafka:local/^orders-.*"],
         ),
     ]
     function: Annotated[str, Meta(description="the function's name", examples=["enrich-order"])]

@@ -93,6 +93,7 @@ class EmbeddedStream:
     ) -> None:
         self.name = name
         self.shape = KinesisShape(stream_arn(name, region=region, account_id=account_id))
+        self.waits_for = ""
         self.capabilities = StreamCapabilities(survives_restart=store.capabilities.is_durable)
         self._store = store
         self._mapping = mapping

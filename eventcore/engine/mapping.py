@@ -62,6 +62,8 @@ class RunningMapping(Protocol):
         """Move a shard's position."""
         ...
 
+    waits_for: str  #: what has to appear outside before there is anything to read; empty when it is there
+
     @property
     def running(self) -> int:
         """How many batches are being worked on."""
@@ -128,7 +130,7 @@ class MappingSupervisor:
             self._current = mapping
             async with anyio.create_task_group() as tasks:
                 await tasks.start(mapping.run)
-                self._enter(MappingState.ENABLED)
+                self._enter(MappingState.ENABLED, mapping.waits_for)
                 if self._stopping.is_set():
                     mapping.drain()
         finally:
@@ -199,7 +201,7 @@ class MappingSupervisor:
             source=self._source,
             function=self._reporter.function,
             state=self.state,
-            reason=self.reason,
+            reason=current.waits_for if current is not None and self.state is MappingState.ENABLED else self.reason,
             rate=self._reporter.rate,
             counters=self._reporter.counters.snapshot(),
             last_result=self._reporter.last_result,

@@ -65,6 +65,8 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
 class QueueMapping:
     """Runs one queue mapping. Not reusable."""
 
+    waits_for = ""  #: a queue is there, or the mapping has a problem
+
     def __init__(self, context: QueueContext) -> None:
         self._context = context
         self._buffer = RecordBuffer(context.batching)

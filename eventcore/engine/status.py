@@ -58,7 +58,7 @@ class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     function: str
     state: MappingState
-    reason: str = ""  #: why, for `Problem`
+    reason: str = ""  #: why, for `Problem`; what it waits for, for `Enabled`
     rate: float = 0.0  #: records settled a second, over the last seconds
     counters: CountersSnapshot | None = None
     last_result: str = ""  #: "OK", "PROBLEM: ..." or empty before the first

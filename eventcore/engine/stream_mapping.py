@@ -20,7 +20,7 @@ from eventcore.engine.laned_shard import LanedShard
 from eventcore.engine.parking import ParkingContext
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard import ShardWorker
-from eventcore.engine.status import ParkedRedriven, ShardStatus
+from eventcore.engine.status import MappingState, ParkedRedriven, ShardStatus
 from eventcore.errors import CommandError, ShardLost, SourceError
 from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
 
@@ -45,6 +45,7 @@ class StreamMapping:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._polling = anyio.CancelScope()
         self._is_stopping = False
+        self.waits_for = ""  #: as `StreamSource.waits_for`, when it was last looked at
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -58,6 +59,7 @@ class StreamMapping:
         try:
             async with anyio.create_task_group() as self._tasks:
                 await self._source.open(self)
+                self.waits_for = self._source.waits_for
                 task_status.started()
                 with self._polling:
                     await self._poll()
@@ -85,6 +87,7 @@ class StreamMapping:
             with context.tracing.receive(context.mapping, context.source_reference) as span:
                 arrived = await self._source.receive(wait_s=RECEIVE_WAIT_S)
                 span.count(sum([len(received.records) for received in arrived]))
+            self._look_whether_it_waits()
             for received in arrived:
                 worker = self._workers.get(received.shard)
                 if worker is None:
@@ -92,6 +95,11 @@ class StreamMapping:
                 count = worker.offer(received.records, received.lost)
                 context.reporter.received(received.shard, count)
             await signals.reach("poller.received")
+
+    def _look_whether_it_waits(self) -> None:
+        if self._source.waits_for != self.waits_for:
+            self.waits_for = self._source.waits_for
+            self._context.reporter.state(MappingState.ENABLED.value, self.waits_for)
 
     # -- ShardListener -------------------------------------------------------------------------------------------------
 
@@ -108,6 +116,7 @@ class StreamMapping:
             # One worker a shard: the one that was abandoned a moment ago may still be killing its invocation.
             run = partial(worker.run, after=before)
             self._tasks.start_soon(run, name=f"shard {self._context.mapping}/{taken.shard}")
+        self._look_whether_it_waits()
         self._share_buffers()
 
     def _make_worker(self, taken: TakenShard) -> ShardWorker | LanedShard:

@@ -24,6 +24,9 @@ def read_target(text: str) -> Reference:
         hint = f"eventcore invoke {reference.name}" if reference.kind == "function" else ""
         kinds = ", ".join(f"{kind}:" for kind in SOURCE_KINDS)
         raise CommandError(f"records can be sent to {kinds} and not to `{text}`", exit_code=ExitCode.USAGE, hint=hint)
+    if reference.is_pattern:
+        hint = f"kafka:{reference.name}/TOPIC"
+        raise CommandError(f"`{text}` stands for several topics: name one", exit_code=ExitCode.USAGE, hint=hint)
     return reference
 
 

@@ -247,6 +247,11 @@ class StreamSource(Protocol):
         """
         ...
 
+    @property
+    def waits_for(self) -> str:
+        """What has to appear outside before there is anything to read, for people; empty when it is there."""
+        ...
+
     async def lag(self) -> Sequence[ShardLag]:
         """Return how far behind each owned shard is, from what is known without asking the outside."""
         ...

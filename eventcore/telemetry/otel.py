@@ -34,6 +34,7 @@ from eventcore.config.reference import parse_reference
 from eventcore.delivery.decide import Decision
 from eventcore.errors import ConnectorUnavailable
 from eventcore.model import Batch, Fault, VerdictKind
+from eventcore.patterns.topics import SIGN
 from eventcore.telemetry import attributes as names
 from eventcore.telemetry.events import fault_text
 from eventcore.telemetry.propagation import TraceContext, contexts_of
@@ -208,6 +209,9 @@ def _batch_attributes(batch: Batch) -> dict[str, str | int]:
     }
     if batch.shard:
         attributes[names.MESSAGING_DESTINATION_PARTITION_ID] = batch.shard
+    if _name_source(batch.source)[1].startswith(SIGN):
+        # The source is all topics that match an expression; a shard is of one of them.
+        attributes[names.MESSAGING_DESTINATION_NAME] = batch.shard.rpartition("-")[0]
     return attributes
 
 

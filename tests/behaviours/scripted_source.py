@@ -114,6 +114,7 @@ class ScriptedSource:
 
     def __init__(self, stream: ScriptedStream) -> None:
         self._stream = stream
+        self.waits_for = ""
         self.capabilities = StreamCapabilities(is_settle_durable=stream.is_settle_durable, has_rebalance=True)
         self.shape = KinesisShape("arn:aws:kinesis:us-east-1:000000000000:stream/scripted")
         self.listener: ShardListener

@@ -37,6 +37,7 @@ BODY_BYTES = 200
 class EndlessSource:
     """Four shards that always have more."""
 
+    waits_for = ""
     capabilities = StreamCapabilities(is_settle_durable=False)
 
     def __init__(self) -> None:

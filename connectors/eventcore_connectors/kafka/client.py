@@ -7,7 +7,7 @@ there is no other way; `pyproject.toml` therefore pins its minor version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -18,6 +18,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from eventcore.config.reference import Reference
 from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
+from eventcore.patterns.topics import SIGN, TopicPattern
 from eventcore_connectors.kafka.security import UnusableSecurity, explain_refusal, security_settings
 
 #: A wrong address or a missing topic is reported by then, seconds: a person waits for it.
@@ -26,6 +27,8 @@ OPEN_TIMEOUT_S = 5.0
 MISSING_PATIENCE_S = 1.0
 #: Pause between two looks, seconds.
 _LOOK_AGAIN_S = 0.1
+#: So many of the topics that match an expression are named in a line.
+TOPICS_SHOWN = 5
 #: Leaving a group and closing connections takes milliseconds, or never ends because the broker is gone, seconds.
 STOP_TIMEOUT_S = 5.0
 #: What is left is closed without waiting for answers, seconds.
@@ -58,18 +61,33 @@ def _security(config: KafkaConfig) -> dict[str, Any]:
         raise Unreachable(f"{error}: no connection to {config.bootstrap_servers}") from error
 
 
-async def connect(start: Callable[[], Awaitable[None]], client: Any, config: KafkaConfig, topic: str) -> int:
-    """Start a client, find the topic, and return its number of partitions; in `OPEN_TIMEOUT_S` at most.
+def locate(topics: str, config: KafkaConfig) -> str:
+    """Return the words for a topic, or for all that match an expression, and where they are."""
+    return f"{'topics' if topics.startswith(SIGN) else 'topic'} `{topics}` at {config.bootstrap_servers}"
+
+
+async def connect(
+    start: Callable[[], Awaitable[None]], client: Any, config: KafkaConfig, topics: str
+) -> Mapping[str, int]:
+    """Start a client and find topics; return their numbers of partitions; in `OPEN_TIMEOUT_S` at most.
+
+    Args:
+        start: connects the client.
+        client: aiokafka's, which `start` connects.
+        config: of the connection.
+        topics: a topic's name; or an expression, which none need match yet.
 
     Raises:
         Unreachable: no broker answers, or the topic does not exist.
     """
-    where = f"topic `{topic}` at {config.bootstrap_servers}"
+    where = locate(topics, config)
     _refuse_topic_creation(client)
     try:
         with anyio.fail_after(OPEN_TIMEOUT_S):
             await start()
-            return await _count_partitions(client, topic, where)
+            if topics.startswith(SIGN):
+                return await _find_matching(client, TopicPattern(topics))
+            return {topics: await _count_partitions(client, topics, where)}
     except TimeoutError as error:
         if why := await explain_refusal(config):
             raise Unreachable(f"Kafka can't be reached: {where} ({why})") from error
@@ -81,7 +99,7 @@ async def connect(start: Callable[[], Awaitable[None]], client: Any, config: Kaf
 
 
 async def check(reference: Reference, config: KafkaConfig) -> str:
-    """Return one line about the cluster and the topic.
+    """Return one line about the cluster and the topic, or the topics that match.
 
     Raises:
         SourceUnavailable: no broker answers, or the topic does not exist.
@@ -92,14 +110,29 @@ async def check(reference: Reference, config: KafkaConfig) -> str:
             **connection_settings(config)
         )
         closing.append(client.close)
-        partitions = await connect(client.bootstrap, client, config, reference.part)
+        found = await connect(client.bootstrap, client, config, reference.part)
         brokers = len(client.cluster.brokers())
     except Unreachable as error:
         raise SourceUnavailable(str(error), source=str(reference)) from error
     finally:
         if closing:
             await stop(*closing)
-    return f"Kafka at {config.bootstrap_servers}: brokers {brokers}, topic `{reference.part}`, partitions {partitions}"
+    cluster = f"Kafka at {config.bootstrap_servers}: brokers {brokers}"
+    if reference.is_pattern:
+        shown = ", ".join(f"`{topic}` with {count}" for topic, count in sorted(found.items())[:TOPICS_SHOWN])
+        more = ", and more" if len(found) > TOPICS_SHOWN else ""
+        return f"{cluster}, topics that match `{reference.part}`: {len(found)}, partitions: {shown or 'none'}{more}"
+    return f"{cluster}, topic `{reference.part}`, partitions {found[reference.part]}"
+
+
+async def _find_matching(client: Any, pattern: TopicPattern) -> dict[str, int]:
+    """Return the topics that match, without those that brokers keep for themselves."""
+    response = await client.send(_any_node(client), MetadataRequest(None, allow_auto_topic_creation=False))
+    return {
+        topic: len(partitions)
+        for code, topic, is_internal, partitions in (entry[:3] + entry[-1:] for entry in response.topics)
+        if not code and not is_internal and pattern.match(topic)
+    }
 
 
 async def _count_partitions(client: Any, topic: str, where: str) -> int:

@@ -1,4 +1,4 @@
-"""A member of a consumer group that reads one topic.
+"""A member of a consumer group that reads a topic, or all that match an expression.
 
 What aiokafka does not do, and this does:
 
@@ -20,6 +20,7 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.commit import OffsetCommitRequest
 
 from eventcore.config.structs import KafkaConfig
+from eventcore.patterns.topics import SIGN, TopicPattern
 from eventcore_connectors.kafka import client
 from eventcore_connectors.kafka.reader import TopicReader
 from eventcore_connectors.kafka.shape import Partition
@@ -60,7 +61,7 @@ class _Rebalance(ConsumerRebalanceListener):
 class GroupMember(TopicReader):
     """One member: `join`, then anything, then `leave`. Not reusable."""
 
-    def __init__(self, config: KafkaConfig, topic: str, group: str) -> None:
+    def __init__(self, config: KafkaConfig, topics: str, group: str) -> None:
         """Connect nothing yet.
 
         Raises:
@@ -68,7 +69,7 @@ class GroupMember(TopicReader):
         """
         super().__init__(
             config,
-            topic,
+            topics,
             group_id=group,
             group_instance_id=config.group_instance_id or None,
             session_timeout_ms=config.session_timeout_ms,
@@ -77,21 +78,29 @@ class GroupMember(TopicReader):
             rebalance_timeout_ms=config.rebalance_timeout_ms,
         )
         self._group = group
+        self._found: Sequence[Partition] = ()
         self._activity: AbstractContextManager[None] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def join(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> int:
-        """Connect, find the topic, and begin to join the group; partitions come later, through the hooks.
+    async def join(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> Sequence[Partition]:
+        """Connect, find the topics, and begin to join the group; partitions come later, through the hooks.
 
-        Returns how many partitions the topic has.
+        With an expression, topics are looked for every `metadata_max_age_ms` from then on. Returns the partitions that
+        there are now.
 
         Raises:
             Unreachable: no broker answers, or the topic does not exist.
         """
-        count = await self.connect()
-        self._kafka.subscribe([self._topic], listener=_Rebalance(on_revoked, on_assigned))
-        return count
+        self._found = await self.connect()
+        listener = _Rebalance(on_revoked, on_assigned)
+        if self._topics.startswith(SIGN):
+            # What its own `subscribe` does, which would compile the expression in Python's dialect.
+            self._kafka._subscription.subscribe_pattern(TopicPattern(self._topics), listener)  # noqa: SLF001
+            self._kafka._client.set_topics([])  # noqa: SLF001
+        else:
+            self._kafka.subscribe([self._topics], listener=listener)
+        return self._found
 
     async def leave(self) -> None:
         """Leave the group and disconnect, in bounded time."""
@@ -112,9 +121,12 @@ class GroupMember(TopicReader):
         return int(self._kafka._coordinator.generation)  # noqa: SLF001
 
     @property
-    def knows_topic(self) -> bool:
-        """Tell whether the brokers' last answer had the topic in it."""
-        return bool(self._kafka.partitions_for_topic(self._topic))
+    def knows_topics(self) -> bool:
+        """Tell whether the brokers' last answer had the topic, or one that matches, in it."""
+        subscription = self._kafka._subscription.subscription  # noqa: SLF001
+        if subscription is None:
+            return bool(self._found)
+        return any(self._kafka.partitions_for_topic(topic) for topic in subscription.topics)
 
     def set_active(self, is_active: bool) -> None:
         """Count as alive from now on, or be thrown out after `max_poll_interval_ms` of not being so.

@@ -1,4 +1,4 @@
-"""A topic's records from one offset to another, read by nobody's group; see `eventcore.ports.ranges`."""
+"""Records of topics from one offset to another, read by nobody's group; see `eventcore.ports.ranges`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
 from eventcore.ports.ranges import Extent, ReadRange
 from eventcore.ports.sources import EventShape
-from eventcore_connectors.kafka.client import Unreachable, describe
+from eventcore_connectors.kafka.client import Unreachable, describe, locate
 from eventcore_connectors.kafka.reader import OutOfRange, TopicReader
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
 
@@ -24,14 +24,13 @@ _PATIENCE_S = 30.0
 
 
 class KafkaRange:
-    """A topic that is read by offsets. Life: `open`, then anything, then `aclose`."""
+    """A topic, or all that match an expression, read by offsets. Life: `open`, then anything, then `aclose`."""
 
     def __init__(self, reference: Reference, config: KafkaConfig) -> None:
         self._reference = reference
         self._config = config
-        self._topic = reference.part
-        self._where = f"topic `{self._topic}` at {config.bootstrap_servers}"
-        self.shape: EventShape = KafkaShape(self._topic, config.bootstrap_servers)
+        self._where = locate(reference.part, config)
+        self.shape: EventShape = KafkaShape(reference.part, config.bootstrap_servers)
         self._partitions: dict[str, Partition] = {}
         self._reader: TopicReader | None = None
 
@@ -42,11 +41,10 @@ class KafkaRange:
             SourceUnavailable: no broker answers, or the topic does not exist; the message names both.
         """
         try:
-            self._reader = TopicReader(self._config, self._topic, group_id=None)
-            count = await self._reader.connect()
+            self._reader = TopicReader(self._config, self._reference.part, group_id=None)
+            partitions = await self._reader.connect()
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._reference)) from error
-        partitions = [Partition(self._topic, number) for number in range(count)]
         self._partitions = {partition.shard: partition for partition in partitions}
         self._reader.assign(partitions)
         try:

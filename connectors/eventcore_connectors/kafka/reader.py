@@ -34,21 +34,21 @@ class OutOfRange(Exception):
 
 
 class TopicReader:
-    """A connection that reads one topic: `connect`, then anything, then `disconnect`. Not reusable."""
+    """A connection that reads topics: `connect`, then anything, then `disconnect`. Not reusable."""
 
-    def __init__(self, config: KafkaConfig, topic: str, **settings: Any) -> None:
+    def __init__(self, config: KafkaConfig, topics: str, **settings: Any) -> None:
         """Connect nothing yet.
 
         Args:
             config: of the connection.
-            topic: its name.
+            topics: a topic's name, or an expression for several.
             settings: of the consumer group, by aiokafka's names; none without one.
 
         Raises:
             Unreachable: a certificate or a key can't be loaded.
         """
         self._config = config
-        self._topic = topic
+        self._topics = topics
         self._kafka: Any = AIOKafkaConsumer(  # type: ignore[no-untyped-call]
             **client.connection_settings(config),
             **settings,
@@ -63,16 +63,16 @@ class TopicReader:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def connect(self) -> int:
-        """Connect and find the topic; return how many partitions it has.
+    async def connect(self) -> Sequence[Partition]:
+        """Connect and find the topics; return their partitions, none where no topic matches the expression.
 
         Raises:
             Unreachable: no broker answers, or the topic does not exist.
         """
         start, connection = self._kafka.start, self._kafka._client  # noqa: SLF001
-        count = await client.connect(start, connection, self._config, self._topic)
+        found = await client.connect(start, connection, self._config, self._topics)
         read_directly(self._kafka)
-        return count
+        return [Partition(topic, number) for topic, count in sorted(found.items()) for number in range(count)]
 
     def assign(self, partitions: Sequence[Partition]) -> None:
         """Read partitions without a group: nobody else is kept from them, and nothing is committed."""

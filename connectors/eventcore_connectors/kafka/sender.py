@@ -46,7 +46,7 @@ class Sender:
         """
         self._config = config
         self._topic = topic
-        self._where = f"topic `{topic}` at {config.bootstrap_servers}"
+        self._where = client.locate(topic, config)
         self._partitions = 0
         self._producer = make_producer(config)
 
@@ -56,7 +56,8 @@ class Sender:
         Raises:
             Unreachable: no broker answers, or the topic does not exist; the message names both.
         """
-        self._partitions = await client.connect(self._start, self._producer.client, self._config, self._topic)
+        found = await client.connect(self._start, self._producer.client, self._config, self._topic)
+        self._partitions = found[self._topic]
 
     async def _start(self) -> None:
         await self._producer.start()

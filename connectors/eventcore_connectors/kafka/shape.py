@@ -12,6 +12,7 @@ import msgspec
 
 from eventcore.clock import iso_ms
 from eventcore.model import Record, TimestampKind
+from eventcore.patterns.topics import NAME_CHARACTERS_MAX, SIGN
 
 EVENT_SOURCE = "SelfManagedKafka"
 #: Keys, quotes and the largest numbers around one record beside its topic, bytes: counted, and rounded up.
@@ -43,9 +44,10 @@ class KafkaShape:
 
     is_base64 = True
 
-    def __init__(self, topic: str, bootstrap_servers: str) -> None:
+    def __init__(self, topics: str, bootstrap_servers: str) -> None:
+        """Make the shape of a topic's records, or of those of all topics that match an expression."""
         self._servers = ",".join(server.strip() for server in bootstrap_servers.split(","))
-        self.record_overhead_bytes = _OVERHEAD_BYTES + len(topic.encode())
+        self.record_overhead_bytes = _OVERHEAD_BYTES + (NAME_CHARACTERS_MAX if topics.startswith(SIGN) else len(topics))
 
     def event(self, records: Sequence[Record], shard: str) -> dict[str, Any]:
         """Return the event: `eventSource`, `bootstrapServers`, `records` by shard.

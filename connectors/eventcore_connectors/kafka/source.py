@@ -27,7 +27,7 @@ from eventcore.ports.sources import (
     StreamCapabilities,
     TakenShard,
 )
-from eventcore_connectors.kafka.client import Unreachable, describe
+from eventcore_connectors.kafka.client import Unreachable, describe, locate
 from eventcore_connectors.kafka.member import GroupMember
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
 from eventcore_connectors.kafka.reader import OutOfRange
@@ -42,7 +42,7 @@ TAKE_TIMEOUT_S = 5.0
 
 
 class KafkaSource:
-    """A topic, read by one member of the mapping's consumer group. Life: `open`, then anything, then `aclose`."""
+    """Topics, read by one member of the mapping's consumer group. Life: `open`, then anything, then `aclose`."""
 
     capabilities = StreamCapabilities(
         has_rebalance=True,
@@ -55,15 +55,14 @@ class KafkaSource:
     def __init__(self, request: StreamRequest) -> None:
         self._request = request
         self._config: KafkaConfig = request.connection
-        self._topic = request.reference.part
-        self._where = f"topic `{self._topic}` at {self._config.bootstrap_servers}"
-        self.shape: EventShape = KafkaShape(self._topic, self._config.bootstrap_servers)
+        self._where = locate(request.reference.part, self._config)
+        self.shape: EventShape = KafkaShape(request.reference.part, self._config.bootstrap_servers)
         self._listener: ShardListener | None = None
         self._progress: Progress | None = None
         self._results = SourceResults(request) if request.topics_written else None
         self._readable: tuple[Partition, ...] = ()  #: partitions that are owned, not paused and not being revoked
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
-        self._partitions_at_open = 0
+        self._partitions_at_open: frozenset[Partition] = frozenset()
         self._failure: SourceUnavailable | None = None
         self._is_revoking = False
         self._is_closed = False
@@ -75,18 +74,18 @@ class KafkaSource:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def open(self, listener: ShardListener) -> None:
-        """Connect, find the topic, and begin to join the group.
+        """Connect, find the topics, and begin to join the group.
 
         Raises:
             SourceUnavailable: no broker answers, or the topic does not exist; within `client.OPEN_TIMEOUT_S`.
         """
         self._listener = listener
         try:
-            member = GroupMember(self._config, self._topic, self._request.consumer_group_id)
+            member = GroupMember(self._config, self._request.reference.part, self._request.consumer_group_id)
             self._progress = Progress(member, self._unavailable, self._lose)
             if self._results is not None:
                 await self._results.open()
-            self._partitions_at_open = await member.join(self._on_revoked, self._on_assigned)
+            self._partitions_at_open = frozenset(await member.join(self._on_revoked, self._on_assigned))
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._request.reference)) from error
 
@@ -322,6 +321,13 @@ class KafkaSource:
             for shard in list(self._opened().shards.values()):
                 await self._commit_results(shard)
 
+    @property
+    def waits_for(self) -> str:
+        """The topics that an expression does not match yet."""
+        if not self._request.reference.is_pattern or self._opened().member.knows_topics:
+            return ""
+        return f"none yet of the {self._where}: looked for every {self._config.metadata_max_age_ms / 1000:g} s"
+
     async def lag(self) -> Sequence[ShardLag]:
         """Return how far behind each owned shard is, from the answers to the last fetches."""
         return self._opened().lag()
@@ -371,7 +377,7 @@ class KafkaSource:
     async def _on_assigned(self, partitions: Sequence[Partition]) -> None:
         """Look up where each partition is to be read from, and hand it to the listener."""
         member = self._opened().member
-        if not partitions and not member.knows_topic:
+        if not partitions and not self._request.reference.is_pattern and not member.knows_topics:
             self._fail("the topic does not exist any more")
         if self._is_closed or not partitions:
             return
@@ -411,8 +417,8 @@ class KafkaSource:
                 return await member.first_positions(partitions)
             case "LATEST":
                 # One that was added since has nothing old: what it got before it was found must not be missed.
-                added = [each for each in partitions if each.number >= self._partitions_at_open]
-                there = [each for each in partitions if each.number < self._partitions_at_open]
+                added = [each for each in partitions if each not in self._partitions_at_open]
+                there = [each for each in partitions if each in self._partitions_at_open]
                 return {**await member.end_positions(there), **await member.first_positions(added)}
             case _:
                 return await member.positions_at(partitions, position.at_ms)

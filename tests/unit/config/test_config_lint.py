@@ -84,6 +84,11 @@ CASES = [
     ({"mappings__q": 'source = "queue:"\nfunction = "g"'}, "EC101", "mappings.q.source", "names nothing", "queue:NAME"),
     ({"mappings__q": 'source = "queue:q/x"\nfunction = "g"'}, "EC101", "mappings.q.source", "a part", "write queue:q"),
     ({"mappings__k": KAFKA.replace("/t", "")}, "EC101", "mappings.k.source", "names no topic", "kafka:k/TOPIC"),
+    ({"mappings__k": KAFKA.replace("/t", "/t*")}, "EC101", "mappings.k.source", "no topic that Kafka allows", "kafka:k/^"),
+    ({"mappings__k": KAFKA.replace("/t", "/^(t")}, "EC101", "mappings.k.source", "ends too early", "close"),
+    ({"mappings__k": KAFKA.replace("/t", "/^t|u")}, "EC101", "mappings.k.source", "leaves it open", "^(one|other)"),
+    ({"mappings__k": KAFKA + 'on_failure = "kafka:k/^f"'}, "EC101", "mappings.k.on_failure", "several topics", "/TOPIC"),
+    ({"mappings__k": KAFKA + 'results = "kafka:k/^f"'}, "EC101", "mappings.k.results", "several topics", "/TOPIC"),
     (
         {"mappings__q": 'source = "arn:aws:sqs:us-east-1:000000000000:q"\nfunction = "g"'},
         "EC101", "mappings.q.source", "is an ARN", "`queue:q`?",
@@ -183,6 +188,15 @@ CASES = [
         {"kafka__l": SERVERS, "mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "kafka:l/t"'},
         "EC114", "mappings.k.on_failure", "own source", "another destination",
     ),
+    (
+        {"mappings__k": KAFKA.replace("/t", "/^t") + 'maximum_retry_attempts = 1\non_failure = "kafka:k/t-failed"'},
+        "EC114", "mappings.k.on_failure", "own source", "another destination",
+    ),
+    (
+        {"mappings__k": KAFKA.replace("/t", "/^t") + 'lanes = 2\nparking = "kafka:k/t-parked"'},
+        "EC114", "mappings.k.parking", "own source", "another place",
+    ),
+    ({"mappings__k": KAFKA.replace("/t", "/^t") + 'results = "kafka:k/t-done"'}, "EC114", "mappings.k.results", "own source", "another topic"),
     ({"mappings__s": STREAM + 'on_failure = "function:f"'}, "EC115", "mappings.s.on_failure", "own failures", "another destination"),
     # the other tables
     (
@@ -320,7 +334,7 @@ TABLES = st.fixed_dictionaries(
         name: st.lists(
             st.sampled_from(
                 [
-                    'source = "queue:q"', 'source = "stream:s"', 'source = "kafka:k/t"', 'source = ""', "source = 1",
+                    'source = "queue:q"', 'source = "stream:s"', 'source = "kafka:k/t"', 'source = "kafka:k/^t.*"', 'source = "kafka:k/^("', 'source = ""', "source = 1",
                     'function = "f"', 'function = "x"', 'handler = "a.b"', "handler = []", "timeout = 900",
                     'on_failure = "queue:q"', 'on_failure = "function:f"', "batch_size = 11", "BatchSize = 1",
                     'starting_position = "LATEST"', 'starting_position = "x"', "starting_position_timestamp = 1",

@@ -109,6 +109,17 @@ def test_a_batch_has_three_spans() -> None:
     assert context.flags & TraceFlags.SAMPLED
 
 
+def test_a_batch_of_a_source_of_several_topics_names_its_own() -> None:
+    """The span's name stays the source's: few names, as OpenTelemetry asks for."""
+    traced = Traced()
+    with traced.tracing.process(_batch(source="kafka:local/^orders"), "enrich"):
+        pass
+    (span,) = traced.spans.values()
+    assert span.name == "process ^orders"
+    assert span.attributes is not None
+    assert span.attributes["messaging.destination.name"] == "orders"
+
+
 def test_a_batch_is_linked_to_its_records_and_continues_none_of_them() -> None:
     """Lambda semantics §8.2: batch sources get span links, not one parent."""
     traced = Traced()
