@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from eventcore.clock import Clock
-from eventcore.delivery.ordering import EMPTY, ShardState
+from eventcore.delivery.ordering import ShardState
 from eventcore.embedded.shapes import KinesisShape, stream_arn
 from eventcore.embedded.sharding import shard_name, shard_of_key
 from eventcore.errors import (
@@ -293,10 +293,7 @@ class EmbeddedStream:
             with self._translated():
                 await self._store.commit([save])
         except FencedOut as error:
-            if self._shards.get(shard) is owned:
-                del self._shards[shard]
-                self._fenced.append(shard)
-                self._wake()
+            self._fence(owned)
             raise self._lost(shard, epoch) from error
         owned.checkpoint = checkpoint
 
@@ -306,16 +303,31 @@ class EmbeddedStream:
         if owned is None:
             raise self._lost(shard, 0)
         name = checkpoint_shard(self.name, shard)
-        with self._translated():
-            seek = SeekCheckpoint(mapping=self._mapping, shard=name, position=position)
-            (epoch,) = await self._store.commit([seek])
-            if state != EMPTY:
-                keep = SaveCheckpoint(mapping=self._mapping, shard=name, epoch=epoch, position=position, state=state)
-                await self._store.commit([keep])
+        epoch = owned.epoch + 1
+        # One transaction, which the store refuses when somebody else has raised the epoch.
+        moves = [
+            SeekCheckpoint(mapping=self._mapping, shard=name, position=position),
+            SaveCheckpoint(mapping=self._mapping, shard=name, epoch=epoch, position=position, state=state),
+        ]
+        try:
+            with self._translated():
+                await self._store.commit(moves)
+        except FencedOut as error:
+            self._fence(owned)
+            raise self._lost(shard, owned.epoch) from error
+        if self._shards.get(shard) is not owned:
+            raise self._lost(shard, owned.epoch)
         taken = TakenShard(shard=shard, epoch=epoch, checkpoint=position, state=state)
         self._shards[shard] = _Shard(taken)
         self._wake()
         return taken
+
+    def _fence(self, owned: _Shard) -> None:
+        """Give up a shard that another has; the next receive says so, and takes it again."""
+        if self._shards.get(owned.name) is owned:
+            del self._shards[owned.name]
+            self._fenced.append(owned.name)
+            self._wake()
 
     def _lost(self, shard: str, epoch: int) -> ShardLost:
         message = f"{shard} of the stream {self.name} has another owner"

@@ -81,6 +81,7 @@ class RecordBuffer:
         self._arrivals.appendleft([anyio.current_time(), len(records)])
         self._records.extendleft(reversed(records))
         self._size_bytes += sum([record.size_bytes for record in records])
+        self._wake()
 
     def interrupt(self) -> None:
         """Let the `take` that waits, or else the next one, return nothing once."""

@@ -23,6 +23,11 @@ Range = tuple[int, int]
 _ranges = msgspec.json.Decoder(list[Range])
 
 
+def covered_note(mapping: str, source: str, shard: str) -> str:
+    """Return the name of the note of a shard."""
+    return f"covered/{mapping}/{source}/{shard}"
+
+
 class GivenUp(Protocol):
     """What a lane has given up, as its settling step sees it."""
 

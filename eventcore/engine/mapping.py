@@ -58,8 +58,8 @@ class RunningMapping(Protocol):
         """Give up what holds up a shard."""
         ...
 
-    async def seek(self, shard: str, position: int) -> None:
-        """Move a shard's position."""
+    async def seek(self, shard: str, position: int) -> int:
+        """Move a shard's position; return where it was."""
         ...
 
     waits_for: str  #: what has to appear outside before there is anything to read; empty when it is there
@@ -177,14 +177,14 @@ class MappingSupervisor:
         """
         return await self._run_now().skip(shard, count)
 
-    async def seek(self, shard: str, position: int) -> None:
-        """Move a shard's position.
+    async def seek(self, shard: str, position: int) -> int:
+        """Move a shard's position; return where it was, -1 when nothing was ever settled.
 
         Raises:
             CommandError: the mapping does not run, or has not the shard.
             SourceError, StoreError: it may or may not have been moved.
         """
-        await self._run_now().seek(shard, position)
+        return await self._run_now().seek(shard, position)
 
     def _run_now(self) -> RunningMapping:
         if self._current is None or self.state is not MappingState.ENABLED:

@@ -90,6 +90,8 @@ class QueueMapping:
         self._receiving = anyio.CancelScope()
         self._keeping = anyio.CancelScope()
         self._invocations: set[anyio.CancelScope] = set()
+        self._going_on = anyio.Event()  #: set when the mapping is resumed, or drained
+        self._is_draining = False
         self._is_aborted = False
 
     @property
@@ -114,7 +116,7 @@ class QueueMapping:
             hint="give them up by a redrive policy, or move them: eventcore queue redrive",
         )
 
-    async def seek(self, shard: str, position: int) -> None:
+    async def seek(self, shard: str, position: int) -> int:
         """Refuse: a queue has no positions."""
         del shard, position
         raise CommandError(f"a queue has no positions, and `{self._context.mapping}` reads one")
@@ -138,7 +140,7 @@ class QueueMapping:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._hand_out, tasks)
                     task_status.started()
-                    with self._polling, self._context.gate.listening(self._stop_receiving):
+                    with self._polling, self._context.gate.listening(self._on_gate):
                         await self._poll()
                 self._keeping.cancel()
         finally:
@@ -152,6 +154,8 @@ class QueueMapping:
         """Take nothing new; let the batches that run be settled."""
         self._polling.cancel()
         self._buffer.close()
+        self._is_draining = True
+        self._going_on.set()
 
     def abort(self) -> None:
         """Kill what runs; its messages come back after their visibility timeout."""
@@ -179,10 +183,10 @@ class QueueMapping:
         while True:
             await gate.wait_open(ALL)
             room = self._room()
-            while room <= 0:
+            if room <= 0:
                 self._taken = anyio.Event()
                 await self._taken.wait()
-                room = self._room()
+                continue
             context = self._context
             with context.tracing.receive(context.mapping, context.source_reference) as span:
                 received = Received()
@@ -192,10 +196,12 @@ class QueueMapping:
             await self._note(received)
             await signals.reach("poller.received")
 
-    def _stop_receiving(self) -> None:
+    def _on_gate(self) -> None:
         """End a receive that waits when the mapping is paused: it has hidden nothing, or that comes back."""
         if self._context.gate.find(ALL) is not None:
             self._receiving.cancel()
+        else:
+            self._going_on.set()
 
     def _room(self) -> int:
         """Return how many messages fit: a batch for every free slot, and some ahead, within the bounds.
@@ -243,10 +249,21 @@ class QueueMapping:
             if not records:
                 self._slots.release()
                 return
+            if self._context.gate.find(ALL) is not None:
+                self._buffer.give_back(records)
+                self._slots.release()
+                await self._wait_resumed()
+                continue
             self._pace.count(len(records))
             self._running += 1
             self._taken.set()
             tasks.start_soon(self._work, records)
+
+    async def _wait_resumed(self) -> None:
+        """Wait while the mapping is paused; what was received ahead comes back when its visibility timeout ends."""
+        while self._context.gate.find(ALL) is not None and not self._is_draining:
+            self._going_on = anyio.Event()
+            await self._going_on.wait()
 
     async def _work(self, records: Sequence[Record]) -> None:
         """Invoke a batch and settle it; the next one begins when the invocation is over, not when this returns."""
@@ -256,7 +273,10 @@ class QueueMapping:
             lease = None
             try:
                 async with self._context.dispatcher.function.slots:
-                    lease = self._lease(records)
+                    if self._context.gate.find(ALL) is None:
+                        lease = self._lease(records)
+                    else:
+                        self._buffer.give_back(records)
                     if lease is not None:
                         held = lease.records
                         batch, outcome = await self._invoke(lease)

@@ -25,7 +25,7 @@ from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
-from eventcore.engine.covered import Covered, GivenUp
+from eventcore.engine.covered import Covered, GivenUp, covered_note
 from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
@@ -86,7 +86,7 @@ class Settler:
 
     def covered(self, shard: str) -> Covered:
         """Return what was given up of a shard and its source may not know yet; nothing is read before it is loaded."""
-        return Covered(self._context.store, f"covered/{self._context.mapping}/{self._context.source}/{shard}")
+        return Covered(self._context.store, covered_note(self._context.mapping, self._context.source, shard))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from eventcore.engine.parking import ParkingContext
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard import ShardWorker
 from eventcore.engine.status import MappingState, ParkedRedriven, ShardStatus
-from eventcore.errors import CommandError, ShardLost, SourceError
+from eventcore.errors import CommandError, ShardLost, SourceError, SourceUnavailable
 from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
 
 #: One receive waits this long for a first record, seconds; a stop does not wait for it.
@@ -46,6 +46,7 @@ class StreamMapping:
         self._polling = anyio.CancelScope()
         self._is_stopping = False
         self.waits_for = ""  #: as `StreamSource.waits_for`, when it was last looked at
+        self._unmoved: SourceUnavailable | None = None  #: a shard that nobody works on, as it could not be moved
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -63,6 +64,8 @@ class StreamMapping:
                 task_status.started()
                 with self._polling:
                     await self._poll()
+                if self._unmoved is not None:
+                    raise self._unmoved
                 # Drained: the workers end by themselves; the group waits for them.
         finally:
             with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
@@ -176,8 +179,11 @@ class StreamMapping:
         """
         return await self._find(shard).skip(count)
 
-    async def seek(self, shard: str, position: int) -> None:
+    async def seek(self, shard: str, position: int) -> int:
         """Move a shard's position: what runs is finished or handed back, what fails is forgotten, and it begins anew.
+
+        Returns:
+            Where it was, once what ran was settled; -1: nothing was ever settled.
 
         Raises:
             CommandError: the shard is not ours.
@@ -185,19 +191,35 @@ class StreamMapping:
             SourceUnavailable, StoreUnavailable: it may or may not have been moved.
         """
         worker = self._find(shard)
+        try:
+            await self._end(worker)
+            await self._context.settler.commit([self._context.settler.covered(shard).forget()])
+            if self._workers.get(shard) is not worker:
+                raise ShardLost(source=self._context.source_reference, shard=shard)
+            taken = await self._source.seek(shard, position, worker.kept_by_seek)
+            # What came while it was moved is void: its books are closed once more.
+            self._workers.pop(shard).abandon()
+        finally:
+            if self._workers.get(shard) is worker and not self._is_stopping:
+                self._begin_anew(shard)
+        self._context.reporter.released(shard, "its position was moved by hand")
+        if not self._is_stopping:
+            await self.on_taken([taken])
+        return worker.status(-1).checkpoint
+
+    async def _end(self, worker: ShardWorker | LanedShard) -> None:
+        """Let what runs be settled, or released when it takes longer than a rebalance would wait."""
         worker.stop()
         with anyio.move_on_after(self._revoke_budget_s):
             await worker.finished.wait()
         worker.abort()
         await worker.finished.wait()
-        if self._workers.get(shard) is not worker:
-            raise ShardLost(source=self._context.source_reference, shard=shard)
-        covered = self._context.settler.covered(shard)
-        await self._context.settler.commit([covered.forget()])
-        taken = await self._source.seek(shard, position, worker.kept_by_seek)
-        del self._workers[shard]
-        self._context.reporter.released(shard, "its position was moved by hand")
-        await self.on_taken([taken])
+
+    def _begin_anew(self, shard: str) -> None:
+        """Have the mapping start again, where the source says: nobody works on a shard that could not be moved."""
+        what = f"the position of {shard} could not be moved"
+        self._unmoved = SourceUnavailable(what, source=self._context.source_reference)
+        self._polling.cancel()
 
     def _find(self, shard: str) -> ShardWorker | LanedShard:
         worker = self._workers.get(shard)

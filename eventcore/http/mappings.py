@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import anyio
 import msgspec
 
 from eventcore.app import Engine
 from eventcore.clock import Clock
 from eventcore.config.effective import EffectiveMapping
+from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import checkpoint_shard
+from eventcore.engine.covered import Covered, covered_note
 from eventcore.engine.gate import ALL, keep_pauses, read_pauses
 from eventcore.engine.status import Pause
 from eventcore.errors import CommandError
@@ -23,7 +26,7 @@ from eventcore.http.contract import (
     SkipRecords,
 )
 from eventcore.http.targets import name_known
-from eventcore.ports.store import PutNote, SeekCheckpoint, Store
+from eventcore.ports.store import Operation, PutNote, SeekCheckpoint, Store
 from eventcore.telemetry.events import MappingControlled
 
 #: Entries that a mapping's book holds; the oldest go first.
@@ -50,23 +53,41 @@ class MappingOperations:
         self._clock = clock
         self._mappings = mappings
         self._engine = engine
+        #: Notes are read, changed and written: two people at once must not undo each other's.
+        self._writing = anyio.Lock()
 
     async def pause(self, request: PauseMapping) -> None:
         """Pause a mapping, or one shard of it, until it is resumed; it survives restarts.
 
         Raises:
-            CommandError: there is no such mapping, it reads a queue and a shard is named, or it is paused already.
+            CommandError: there is no such mapping, it has not the shard that is named, or it is paused already.
             StoreUnavailable: nothing was changed.
         """
         mapping = self._find(request.mapping)
         if request.shard and mapping.kind == "queue":
             raise CommandError(f"a queue has no shards, and `{mapping.name}` reads one", hint="pause the mapping")
-        pauses = await read_pauses(self._store, mapping.name)
-        held = pauses.get(request.shard) or pauses.get(ALL)
-        if held is not None:
-            raise CommandError(f"{_name(mapping.name, request.shard)} is paused already, by {held.by}")
-        pauses[request.shard] = Pause(by=request.by, since_ms=self._clock.now_ms())
-        await self._replace(mapping.name, pauses, self._entry(request.by, "pause", request.shard))
+        if request.shard:
+            await self._check_shard(mapping, request.shard)
+        async with self._writing:
+            pauses = await read_pauses(self._store, mapping.name)
+            held = pauses.get(request.shard) or pauses.get(ALL)
+            if held is not None:
+                raise CommandError(f"{_name(mapping.name, request.shard)} is paused already, by {held.by}")
+            pauses[request.shard] = Pause(by=request.by, since_ms=self._clock.now_ms())
+            await self._replace(mapping.name, pauses, self._entry(request.by, "pause", request.shard))
+
+    async def _check_shard(self, mapping: EffectiveMapping, shard: str) -> None:
+        """Refuse a shard that is not there: its pause would hold nothing, and nobody would see that."""
+        known: Sequence[str] = ()
+        if mapping.source.kind == "stream":
+            known = [shard_name(extent.shard) for extent in await self._store.extents(mapping.source.name)]
+        elif self._engine is not None:
+            known = [status.shard for status in (await self._engine.mapping(mapping.name).status()).shards]
+        if shard not in known:
+            raise CommandError(
+                f"`{mapping.name}` does not have the shard {shard} here",
+                hint=f"it has: {', '.join(known)}" if known else "which ones it has is known while an engine runs it",
+            )
 
     async def resume(self, request: ResumeMapping) -> None:
         """End the pause of a shard; without one, that of the mapping and of all its shards.
@@ -76,16 +97,17 @@ class MappingOperations:
             StoreUnavailable: nothing was changed.
         """
         mapping = self._find(request.mapping)
-        pauses = await read_pauses(self._store, mapping.name)
-        if request.shard and request.shard not in pauses and ALL in pauses:
-            raise CommandError(
-                f"the whole of `{mapping.name}` is paused, not {request.shard} alone",
-                hint=f"resume all of it: eventcore mapping resume {mapping.name}",
-            )
-        if not pauses or (request.shard and request.shard not in pauses):
-            raise CommandError(f"{_name(mapping.name, request.shard)} is not paused")
-        left = {shard: pause for shard, pause in pauses.items() if request.shard and shard != request.shard}
-        await self._replace(mapping.name, left, self._entry(request.by, "resume", request.shard))
+        async with self._writing:
+            pauses = await read_pauses(self._store, mapping.name)
+            if request.shard and request.shard not in pauses and ALL in pauses:
+                raise CommandError(
+                    f"the whole of `{mapping.name}` is paused, not {request.shard} alone",
+                    hint=f"resume all of it: eventcore mapping resume {mapping.name}",
+                )
+            if not pauses or (request.shard and request.shard not in pauses):
+                raise CommandError(f"{_name(mapping.name, request.shard)} is not paused")
+            left = {shard: pause for shard, pause in pauses.items() if request.shard and shard != request.shard}
+            await self._replace(mapping.name, left, self._entry(request.by, "resume", request.shard))
 
     async def _replace(self, mapping: str, pauses: Mapping[str, Pause], entry: ControlEntry) -> None:
         await self._store.commit([keep_pauses(mapping, pauses), await self._write_down(mapping, entry)])
@@ -110,13 +132,23 @@ class MappingOperations:
             )
         for shard, position in request.positions.items():
             if self._engine is not None:
-                await self._engine.mapping(mapping.name).seek(shard, position)
+                before = await self._engine.mapping(mapping.name).seek(shard, position)
+                entry = self._entry(request.by, "seek", shard, f"from {before} to {position}")
+                await self._note(mapping.name, entry)
             else:
-                name = checkpoint_shard(mapping.source.name, shard)
-                await self._store.commit([SeekCheckpoint(mapping=mapping.name, shard=name, position=position)])
-            entry = self._entry(request.by, "seek", shard, f"to {position}")
-            await self._store.commit([await self._write_down(mapping.name, entry)])
-            self._tell(mapping.name, entry)
+                await self._seek_here(mapping, shard, position, request.by)
+
+    async def _seek_here(self, mapping: EffectiveMapping, shard: str, position: int, by: str) -> None:
+        """Move the checkpoint of an embedded stream's shard that nobody works on."""
+        await self._check_shard(mapping, shard)
+        name = checkpoint_shard(mapping.source.name, shard)
+        before = {each.shard: each.position for each in await self._store.checkpoints(mapping.name)}.get(name, -1)
+        entry = self._entry(by, "seek", shard, f"from {before} to {position}")
+        # What an engine gave up before it died must not stay hidden behind its note.
+        covered = Covered(self._store, covered_note(mapping.name, str(mapping.source), shard)).forget()
+        await self._note(
+            mapping.name, entry, SeekCheckpoint(mapping=mapping.name, shard=name, position=position), covered
+        )
 
     async def skip(self, request: SkipRecords) -> Skipped:
         """Give up what holds up a shard: a discard like any other, with its failure and its destination.
@@ -134,8 +166,7 @@ class MappingOperations:
         count = sum(entry.count for entry in discarded)
         if count:
             told = self._entry(request.by, "skip", request.shard, f"[{discarded[0].first}-{discarded[-1].last}]")
-            await self._store.commit([await self._write_down(mapping.name, told)])
-            self._tell(mapping.name, told)
+            await self._note(mapping.name, told)
         return Skipped(
             shard=request.shard,
             count=count,
@@ -156,6 +187,12 @@ class MappingOperations:
     async def _read_book(self, mapping: str) -> list[ControlEntry]:
         note = await self._store.note(_book_name(mapping))
         return _book.decode(note) if note is not None else []
+
+    async def _note(self, mapping: str, entry: ControlEntry, *operations: Operation) -> None:
+        """Write down what was done, in one transaction with what is done by that, and tell it."""
+        async with self._writing:
+            await self._store.commit([*operations, await self._write_down(mapping, entry)])
+        self._tell(mapping, entry)
 
     async def _write_down(self, mapping: str, entry: ControlEntry) -> PutNote:
         entries = [*await self._read_book(mapping), entry][-ENTRIES_MAX:]

@@ -234,7 +234,8 @@ class StreamSource(Protocol):
     async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
         """Move an owned shard's checkpoint anywhere, durably, and begin there anew; return the shard as taken again.
 
-        What was received of it before is void: nobody works on it, and none of it is settled any more.
+        What was received of it before is void: nobody works on it, and none of it is settled any more. No receive
+        returns records from the new position on before this has returned.
 
         Args:
             shard: an owned shard.

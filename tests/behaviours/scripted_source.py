@@ -16,7 +16,7 @@ import eventcore
 from eventcore.config.reference import Reference
 from eventcore.delivery.ordering import EMPTY, ShardState
 from eventcore.embedded.shapes import KinesisShape
-from eventcore.errors import ProgrammingError
+from eventcore.errors import ProgrammingError, ShardLost
 from eventcore.model import Record
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
 from eventcore.ports.destinations import Destination
@@ -71,6 +71,7 @@ class ScriptedStream:
         self.on_receive: Callable[[], Awaitable[None]] = _nothing
         self.on_lag: Callable[[], Awaitable[None]] = _nothing
         self.on_settle: Callable[[Settled], Awaitable[None]] = _take_it
+        self.on_seek: Callable[[], Awaitable[None]] = _nothing
         self.source: ScriptedSource
 
     # -- what the group's coordinator does -----------------------------------------------------------------------------
@@ -183,7 +184,15 @@ class ScriptedSource:
         self._stream.kept[shard] = (checkpoint, state)
 
     async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
-        raise ProgrammingError("a scripted stream is moved by its test")
+        epoch = self._stream.epoch
+        await self._stream.on_seek()
+        if shard not in self.owned or self._stream.epoch != epoch:
+            raise ShardLost(source="scripted", shard=shard)
+        self._stream.kept[shard] = (position, state)
+        self.owned[shard] = sum(_end(entry) < position for entry in self._stream.shards[shard])
+        self.paused.discard(shard)
+        self.wake()
+        return TakenShard(shard=shard, epoch=epoch, checkpoint=position, state=state)
 
     async def lag(self) -> Sequence[ShardLag]:
         await self._stream.on_lag()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
+import eventcore
 from eventcore.config.effective import resolve
 from eventcore.config.pipeline import Pipeline
 from eventcore.embedded.sharding import shard_name
-from eventcore.errors import CommandError
+from eventcore.errors import CommandError, ShardLost, SourceUnavailable
 from eventcore.http.contract import GetMappingLog, PauseMapping, ResumeMapping, SeekMapping, Skipped, SkipRecords
 from eventcore.http.mappings import MappingOperations
+from eventcore.ports.store import Operation, PutNote, Store
 from eventcore.store.memory import open_memory_store
-from eventcore.telemetry.events import MappingControlled
+from eventcore.telemetry.events import MappingControlled, RecordsReturned
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import numbers, play, queue_app, send_numbers, stream_app
+from tests.behaviours.scripted_source import ScriptedStream, play_scripted, record, scripted_app
 
 SHARD = shard_name(0)
 
@@ -150,6 +154,67 @@ def test_a_failing_batch_is_not_tried_while_its_shard_is_paused() -> None:
     assert work.done == [1]
 
 
+def test_a_paused_queue_begins_nothing_of_what_it_has_received() -> None:
+    """Messages are received ahead; those wait, and are shown to others when their visibility timeout ends."""
+    work = Work()
+    app = queue_app(work, batch_size=1, maximum_concurrency=2, queue={"visibility_timeout": 30})
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await send_numbers(harness, 12, source="queue:orders")
+        await harness.advance(0.5)
+        running = len(harness.invocations)
+        await control.pause()
+        await harness.advance(120)
+        assert len(harness.invocations) == running == len(work.done)
+        (depth,) = [each for each in await harness.store.queue_depths() if each.queue == "orders"]
+        assert (depth.visible, depth.hidden) == (12 - running, 0)
+        await control.resume()
+        await harness.run_until_idle()
+
+    play(app, scenario)
+    assert sorted(work.done) == list(range(1, 13))
+
+
+def test_a_paused_queue_stops_at_once_and_shows_what_it_had_received() -> None:
+    work = Work()
+    app = queue_app(work, batch_size=1, maximum_concurrency=2, queue={"visibility_timeout": 30})
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(app, store=store) as harness:
+                await send_numbers(harness, 12, source="queue:orders")
+                await harness.advance(0.5)
+                await Control(app, harness).pause()
+                await harness.advance(2)
+            (depth,) = [each for each in await store.queue_depths() if each.queue == "orders"]
+            assert (depth.visible, depth.hidden) == (12 - len(work.done), 0)
+
+    run_virtual(run)
+    assert len(work.done) < 12
+
+
+def test_a_batch_that_waits_for_its_function_does_not_begin_when_its_queue_is_paused() -> None:
+    work = Work()
+    app = eventcore.App()
+    app.queue("orders")
+    app.function("work", runtime="inline", concurrency=1)(work)
+    app.mapping("orders", source="queue:orders", function="work", batch_size=1, maximum_concurrency=5)
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await send_numbers(harness, 5, source="queue:orders")
+        await harness.advance(0.5)
+        await control.pause()
+        await harness.advance(10)
+        assert len(harness.invocations) == 1
+        await control.resume()
+        await harness.run_until_idle()
+
+    play(app, scenario)
+    assert sorted(work.done) == [1, 2, 3, 4, 5]
+
+
 def test_a_paused_queue_receives_nothing() -> None:
     work = Work()
     app = queue_app(work)
@@ -280,9 +345,9 @@ def test_a_seek_back_runs_records_again_and_a_seek_forward_leaves_some_out() -> 
         await control.resume()
         await harness.run_until_idle()
         assert await control.log() == [
-            ("ann", "seek", SHARD, "to 3"),
+            ("ann", "seek", SHARD, "from 5 to 3"),
             ("ann", "pause", "", ""),
-            ("ann", "seek", SHARD, "to 7"),
+            ("ann", "seek", SHARD, "from 5 to 7"),
             ("ann", "resume", "", ""),
         ]
 
@@ -324,6 +389,108 @@ def test_a_record_that_was_given_up_runs_again_after_a_seek() -> None:
     assert work.done == [1, 3, 2, 3]
 
 
+def test_a_shard_that_can_not_be_moved_is_worked_on_again() -> None:
+    """The source is away in the middle of it: the mapping starts anew, and nothing stands still or is left out."""
+    work = Work()
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(6)]})
+
+    async def fail() -> None:
+        stream.on_seek = succeed
+        raise SourceUnavailable("the broker is away", source="scripted")
+
+    async def succeed() -> None:
+        """Let it be moved from now on."""
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await harness.advance(1.5)
+        stream.on_seek = fail
+        with pytest.raises(SourceUnavailable):
+            await control.seek(0, "orders-0")
+        await harness.advance(0.1)
+        (mapping,) = (await harness.status()).mappings
+        assert (mapping.state, mapping.reason) == ("Problem", "the position of orders-0 could not be moved")
+        await harness.advance(60)
+        assert await control.log() == []
+        await control.seek(4, "orders-0")
+        await harness.advance(60)
+
+    app = scripted_app(work, batch_size=1)
+    play_scripted(app, scenario, stream)
+    assert work.done == [0, 1, 2, 3, 4, 5, 4, 5]
+
+
+def test_a_shard_that_changes_hands_while_it_is_moved_belongs_to_its_new_owner() -> None:
+    """A rebalance in the middle of a seek: the one who has the shard now goes on undisturbed."""
+    work = Work()
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(4)]})
+    moving = False
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        nonlocal moving
+        if moving and any(isinstance(each, PutNote) and each.name.startswith("covered/") for each in operations):
+            moving = False
+            await stream.revoke()
+            await stream.source.take()
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        nonlocal moving
+        await harness.advance(1.5)
+        moving = True
+        with pytest.raises(ShardLost):
+            await Control(app, harness).seek(0, "orders-0")
+        await harness.advance(60)
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.state == "Enabled"
+
+    app = scripted_app(work, batch_size=1)
+    play_scripted(app, scenario, stream, commit=commit)
+    assert work.done == [0, 1, 2, 3]
+
+
+def test_the_books_balance_when_records_come_while_a_shard_is_moved() -> None:
+    work = Work()
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(4)]}, receive_max=1)
+
+    async def meanwhile() -> None:
+        stream.shards["orders-0"].append(record(4))
+        stream.source.wake()
+        await anyio.sleep(1)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(10)
+        stream.on_seek = meanwhile
+        await Control(app, harness).seek(2, "orders-0")
+        await harness.advance(60)
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.counters is not None
+        assert mapping.counters.in_flight == 0
+        assert sum(event.count for event in harness.events(RecordsReturned)) == 1
+        assert mapping.counters.is_balanced, mapping.counters
+
+    app = scripted_app(work, batch_size=1)
+    play_scripted(app, scenario, stream)
+    assert work.done == [0, 1, 2, 3, 2, 3, 4]
+
+
+def test_two_people_at_once_lose_nothing_of_each_other() -> None:
+    app = stream_app(Work(), shards=4)
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await harness.run_until_idle()
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(control.pause, shard_name(number))
+        (mapping,) = (await harness.status()).mappings
+        assert [shard.pause is not None for shard in mapping.shards] == [True] * 4
+        assert len(await control.log()) == 4
+        await control.resume()
+
+    play(app, scenario)
+
+
 @pytest.mark.parametrize("first", ["", SHARD])
 def test_what_makes_no_sense_is_refused_with_a_reason(first: str) -> None:
     app = stream_app(Work())
@@ -339,8 +506,9 @@ def test_what_makes_no_sense_is_refused_with_a_reason(first: str) -> None:
         if not first:
             with pytest.raises(CommandError, match="the whole of `orders` is paused"):
                 await control.resume(SHARD)
-        with pytest.raises(CommandError, match="does not have the shard nix"):
-            await control.seek(0, "nix")
+        for refused in (control.seek(0, "nix"), control.pause("nix")):
+            with pytest.raises(CommandError, match="does not have the shard nix"):
+                await refused
         await control.resume()
 
     play(app, scenario)

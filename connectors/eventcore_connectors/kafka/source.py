@@ -272,10 +272,14 @@ class KafkaSource:
             await self._commit_results(owned)
         self._owned(shard, owned.epoch)
         moved = OwnedShard(owned.partition, owned.epoch, start=position, state=state, saved=None)
+        # Nobody works on it yet: a record that came before this returns would be lost.
+        moved.is_paused = True
         progress.shards[shard] = moved
+        self._update_readable()
         progress.member.seek(owned.partition, position)
         await progress.write()
         self._owned(shard, owned.epoch)
+        moved.is_paused = False
         self._update_readable()
         return TakenShard(shard=shard, epoch=owned.epoch, checkpoint=position, state=state)
 

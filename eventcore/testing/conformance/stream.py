@@ -252,6 +252,56 @@ class StreamConformance:
             await reader.until(lambda: len(reader.bodies(shard)) >= 3)
             assert reader.bodies(shard) == [b"a-1", b"b-0", b"b-1"]
 
+    # -- moved by hand -------------------------------------------------------------------------------------------------
+
+    async def test_a_moved_shard_begins_where_it_was_moved_to(self, stream: StreamUnderTest) -> None:
+        """Moved back or forward, its records come from there on, all, in order and once; the others' do not."""
+        shard, other = stream.shards[:2]
+        async with reading(stream.source()) as reader:
+            await stream.send(other, _numbered("b", 3))
+            sent = await stream.send(shard, _numbered("a", 10))
+            await reader.until(lambda: len(reader.bodies(shard)) == 10 and len(reader.bodies(other)) == 3)
+            for target in (3, 0, 7):
+                before = await reader.seek(shard, sent[target])
+                assert reader.taken[shard].checkpoint == sent[target]
+                assert await stream.checkpoint(shard) == (sent[target], EMPTY)
+                count = before + 10 - target
+                await reader.until(lambda count=count: len(reader.bodies(shard)) >= count)  # type: ignore[misc]
+                assert reader.positions(shard)[before:] == list(sent[target:])
+            await reader.settle(shard, sent[-1] + 1, is_urgent=True)
+        assert len(reader.bodies(other)) == 3
+        assert (await stream.checkpoint(shard))[0] == sent[-1] + 1
+
+    async def test_a_moved_shard_leaves_out_what_it_was_moved_past(self, stream: StreamUnderTest) -> None:
+        """What lies in front of the new position never comes, and a pause of before is over."""
+        shard = stream.shards[0]
+        async with reading(stream.source()) as reader:
+            await reader.until(lambda: reader.owns(stream.shards))
+            reader.source.pause(shard)
+            sent = await stream.send(shard, _numbered("a", 10))
+            await reader.seek(shard, sent[6])
+            await reader.until(lambda: len(reader.bodies(shard)) >= 4)
+        assert reader.bodies(shard) == _numbered("a", 10)[6:]
+
+    async def test_a_move_replaces_the_failing_work(self, stream: StreamUnderTest) -> None:
+        """What was kept of failing work is gone, and what is given instead is there for the next owner."""
+        shard = stream.shards[0]
+        async with reading(stream.source()) as reader:
+            sent = await stream.send(shard, _numbered("a", 10))
+            await reader.until(lambda: len(reader.bodies(shard)) == 10)
+            await reader.settle(shard, sent[5], FAILING, is_urgent=True)
+            await reader.seek(shard, sent[2])
+            assert await stream.checkpoint(shard) == (sent[2], EMPTY)
+            await reader.seek(shard, sent[1], FAILING)
+        assert await stream.checkpoint(shard) == (sent[1], FAILING)
+
+    async def test_a_foreign_shard_is_not_moved(self, stream: StreamUnderTest) -> None:
+        """A shard that is not ours stays where it is."""
+        async with reading(stream.source()) as reader:
+            await reader.until(lambda: reader.owns(stream.shards))
+            with pytest.raises(ShardLost):
+                await reader.source.seek("nobodys-0", 0, EMPTY)
+
     # -- pauses --------------------------------------------------------------------------------------------------------
 
     async def test_a_paused_shard_waits_and_others_go_on(self, stream: StreamUnderTest) -> None:

@@ -136,6 +136,11 @@ class Reader:
         """Settle as the shard's owner."""
         await self.source.settle(shard, self.taken[shard].epoch, checkpoint, state, is_urgent=is_urgent)
 
+    async def seek(self, shard: str, position: int, state: ShardState = EMPTY) -> int:
+        """Move a shard as its owner; return how many of its records had come by then."""
+        self.taken[shard] = await self.source.seek(shard, position, state)
+        return len(self.positions(shard))
+
     def bodies(self, shard: str) -> list[bytes | None]:
         """Return the bodies received of a shard."""
         return [record.body for record in self.records.get(shard, ())]
