@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
+import click
 
 from eventcore.cli.place import PipelinePlace, ReadPipeline
 from eventcore.cli.reach import Asker, reach
@@ -14,12 +15,29 @@ from eventcore.embedded.shapes import KinesisShape, stream_arn
 from eventcore.engine.definitions import pipeline_connections
 from eventcore.engine.outside import load_connector
 from eventcore.errors import CommandError
-from eventcore.http.contract import FindPositions, GetExtents, ReadRecords
+from eventcore.http.contract import FindPositions, GetExtents, ReadRecords, Request, Result
 from eventcore.ports.ranges import Extent, RangeSource, ReadRange
 from eventcore.ports.sources import EventShape
 
 #: Closing a connection may take this long after Ctrl-C, seconds.
 CLOSE_GRACE_S = 5.0
+
+
+class _AskedEachTime:
+    """Whoever has the state at the moment of a request: the engine that runs, or this process for that request alone.
+
+    A replay may take hours, in which engines start and end, and other commands look and send. To open the state takes
+    4 ms, for up to a thousand records.
+    """
+
+    def __init__(self, place: PipelinePlace) -> None:
+        self._place = place
+        self._context = click.get_current_context()
+
+    def ask(self, request: Request[Result]) -> Result:
+        # click knows its context by thread, and this may be another one.
+        with self._context.scope(cleanup=False), reach(self._place) as asker:
+            return asker.ask(request)
 
 
 class _AskedRange:
@@ -53,15 +71,10 @@ async def open_source(reference: Reference, place: PipelinePlace, pipeline: Read
 
     Raises:
         CommandError: the reference leads to no connection of the pipeline.
-        StateInUse, StoreError: the state can't be used.
     """
-    if reference.kind == "stream":
-        with reach(place) as asker:
-            async with open_source_of(reference, asker, pipeline) as source:
-                yield source
-    else:
-        async with open_source_of(reference, None, pipeline) as source:
-            yield source
+    asker = _AskedEachTime(place) if reference.kind == "stream" else None
+    async with open_source_of(reference, asker, pipeline) as source:
+        yield source
 
 
 @asynccontextmanager

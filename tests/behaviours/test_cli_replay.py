@@ -154,6 +154,26 @@ def test_beside_a_running_engine_it_reads_through_it(tmp_path: Path) -> None:
         assert engine.wait() == 0
 
 
+def test_engines_start_and_end_while_it_runs(tmp_path: Path) -> None:
+    """It has the state only while it reads."""
+    latest = STREAM.replace("TRIM_HORIZON", "LATEST").replace("batch_size = 10", "batch_size = 1000")
+    folder = write_gated(tmp_path, latest, GATED)
+    assert run("send", "stream:orders", "a", "--count", "2500", "--key", "k", cwd=folder).returncode == 0
+    with running("replay", "stream:orders", "--from", "0", "--yes", cwd=folder, until="runs up to 2,500") as replay:
+        wait_gated(folder)
+        with running("run", cwd=folder) as engine:
+            open_gate(folder)
+            wait_gated(folder)
+            engine.send_signal(signal.SIGTERM)
+            assert engine.wait() == 0
+        open_gate(folder)
+        wait_gated(folder)
+        assert run("status", cwd=folder).returncode == 0
+        open_gate(folder)
+        assert replay.wait() == 0
+    assert replay.printed == ["ran 2,500 records in 3 invocations"]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupted_one_goes_on_where_it_was(tmp_path: Path, times: int) -> None:
     """Once lets the batch end that runs; twice aborts it, so that it runs again."""
