@@ -36,10 +36,14 @@ class Contestant(msgspec.Struct, frozen=True):
 
     function: str
     arguments: Mapping[str, Any] = {}
+    python: str = ""  #: runs `peers.py` in an environment of its own; empty: ours
 
     def run(self) -> Figures:
         """Run in a fresh process and return the figures."""
         command = [sys.executable, "-m", "tests.benchmarks.measure", self.function, json.dumps(dict(self.arguments))]
+        if self.python:
+            name = self.function.partition(":")[2]
+            command = [self.python, str(Path(__file__).parent / "peers.py"), name, json.dumps(dict(self.arguments))]
         quiet = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         done = subprocess.run(
             command,

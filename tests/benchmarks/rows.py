@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import msgspec
@@ -40,6 +41,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     records: int = 1_000_000
     typed_records: int = 400_000
+    peer_records: int = 200_000
     answered_records: int = 200_000
     laned_records: int = 60_000
     single_records: int = 300
@@ -58,6 +60,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 SMOKE = Scale(
     records=40_000,
     typed_records=40_000,
+    peer_records=20_000,
     answered_records=5_000,
     laned_records=2_000,
     single_records=20,
@@ -79,7 +82,13 @@ PARENT_MB = 20
 
 def comparisons(scale: Scale, address: str, topic: str) -> list[Comparison]:
     """Return every comparison, in the table's order."""
-    return [*_kafka(scale, address, topic), *_spans(scale, address, topic), *_durable(scale), *_processes(scale)]
+    return [
+        *_kafka(scale, address, topic),
+        *_peers(scale, address, topic),
+        *_spans(scale, address, topic),
+        *_durable(scale),
+        *_processes(scale),
+    ]
 
 
 def _engine(address: str, topic: str, count: int, handler: str, batch_size: int, runtime: str = "inline") -> Contestant:
@@ -175,6 +184,34 @@ def _kafka(scale: Scale, address: str, topic: str) -> list[Comparison]:
             needs_kafka=True,
         ),
     ]
+
+
+def _peers(scale: Scale, address: str, topic: str) -> list[Comparison]:
+    """Return the rows against other frameworks, where an environment has them (see `peers.py`)."""
+    python = os.environ.get("EVENTCORE_PEERS", "")
+    if not python:
+        return []
+    ours = _engine(address, topic, scale.records, "typed", 1000)
+    found = []
+    for name, what, count, least in (
+        ("faststream_at_most_once", "FastStream, at most once: its fastest single messages", scale.peer_records, 10.0),
+        ("faststream_at_least_once", "FastStream, at least once", scale.peer_records // 10, None),
+        ("quix", "Quix Streams", scale.peer_records, None),
+        ("faust", "Faust", scale.peer_records // 4, None),
+    ):
+        arguments = {"address": address, "topic": topic, "count": count}
+        row = Row(what="Kafka to inline, one typed record a call", figure="per_s", least=least)
+        found.append(
+            Comparison(
+                name=f"peers-{name}",
+                against=what,
+                ours=ours,
+                peer=Contestant(f"peers:{name}", arguments, python),
+                rows=[row],
+                needs_kafka=True,
+            )
+        )
+    return found
 
 
 def _spans(scale: Scale, address: str, topic: str) -> list[Comparison]:
@@ -274,7 +311,7 @@ def _line(comparison: Comparison, row: Row, series: Series) -> tuple[str, ...]:
     ratios = sorted(series.ratios(row.figure))
     middle = verdict_value(row, series)
     sign = "x" if series.peers else f" {row.unit}"
-    bound = f"≥ {row.least:g}{sign}" if row.least is not None else f"≤ {row.most:g}{sign}"
+    bound = f"≥ {row.least:g}{sign}" if row.least is not None else f"≤ {row.most:g}{sign}" if row.most else ""
     return (
         row.what,
         comparison.against,
