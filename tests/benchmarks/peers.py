@@ -7,8 +7,8 @@ They are no dependency of ours. In an environment of its own:
     EVENTCORE_PEERS=peers/bin/python python -m tests.benchmarks peers
 
 Run as `python peers.py NAME '{"address": ..., "topic": ..., "count": ...}'` it prints its figures as our contestants
-do. Each is timed from its first record to 95 % of the topic, in the setting that its own documentation has for speed, and
-says so below; nothing of ours is imported here.
+do. Each is timed from its first record to 95 % of the topic, in the setting that its own documentation has for speed,
+and says so below; nothing of ours is imported here.
 """
 
 from __future__ import annotations
