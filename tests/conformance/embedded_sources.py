@@ -8,10 +8,12 @@ import anyio
 from eventcore.clock import Clock, LoopClock, SystemClock
 from eventcore.delivery.ordering import EMPTY, ShardState
 from eventcore.embedded.queue import EmbeddedQueue
+from eventcore.embedded.ranges import EmbeddedRange
 from eventcore.embedded.sharding import shard_index, shard_name
 from eventcore.embedded.stream import EmbeddedStream, checkpoint_shard
 from eventcore.ids import SeededIds
 from eventcore.ports.connectors import StartingPosition
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 from eventcore.ports.store import (
     AppendRecords,
@@ -150,6 +152,12 @@ class EmbeddedStreamUnderTest:
         return EmbeddedStream(
             name, store=self._around.store, mapping=mapping, starting_position=starting_position, **ARN
         )
+
+    def range_source(self) -> RangeSource:
+        return EmbeddedRange("tested", store=self._around.store, **ARN)
+
+    def missing_range(self) -> tuple[RangeSource, Sequence[str]]:
+        return EmbeddedRange("missing", store=self._around.store, **ARN), ["missing"]
 
     async def send(
         self,

@@ -18,6 +18,7 @@ from eventcore.config.structs import KafkaConfig
 from eventcore.delivery.ordering import EMPTY, ShardState, decode_state
 from eventcore.ids import SeededIds
 from eventcore.ports.connectors import ConnectorContext, StartingPosition, StreamRequest
+from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 from eventcore_connectors.kafka import connector
 
@@ -128,6 +129,10 @@ class KafkaCluster:
             )
         )
 
+    def range_source(self, topic: str) -> RangeSource:
+        """Return what reads a topic's ranges, not opened."""
+        return connector.open_range(Reference("kafka", "local", topic), self.config())
+
 
 @asynccontextmanager
 async def open_cluster(address: str) -> AsyncIterator[KafkaCluster]:
@@ -158,6 +163,13 @@ class KafkaStream:
     def missing_source(self) -> tuple[StreamSource, Sequence[str]]:
         missing = f"{self._topic}-missing"
         return self._cluster.source(missing, "nobody"), [missing, self._cluster.address]
+
+    def range_source(self) -> RangeSource:
+        return self._cluster.range_source(self._topic)
+
+    def missing_range(self) -> tuple[RangeSource, Sequence[str]]:
+        missing = f"{self._topic}-missing"
+        return self._cluster.range_source(missing), [missing, self._cluster.address]
 
     async def send(
         self,

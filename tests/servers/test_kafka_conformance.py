@@ -17,6 +17,7 @@ from eventcore.testing.conformance.destination import (
     DestinationUnderTest,
     Taken,
 )
+from eventcore.testing.conformance.ranges import RangeConformance
 from eventcore.testing.conformance.stream import StreamConformance, reading
 from eventcore_connectors.kafka import connector
 from tests.servers.kafka_cluster import CONTEXT, KafkaCluster, KafkaStream, open_cluster
@@ -25,6 +26,15 @@ from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer
 
 class TestKafkaStream(StreamConformance):
     """A topic of three partitions."""
+
+    @pytest.fixture
+    async def stream(self, kafka: KafkaCluster, kafka_server: KafkaServer | ComposedKafkaServer) -> KafkaStream:
+        topic = await kafka.create_topic(partitions=3)
+        return KafkaStream(kafka, topic, kafka_server.restart)
+
+
+class TestKafkaRange(RangeConformance):
+    """A topic of three partitions, by nobody's group."""
 
     @pytest.fixture
     async def stream(self, kafka: KafkaCluster, kafka_server: KafkaServer | ComposedKafkaServer) -> KafkaStream:

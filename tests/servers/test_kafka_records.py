@@ -10,6 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from eventcore.delivery.ordering import EMPTY
+from eventcore.testing.conformance import ranges
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from tests.servers.kafka_cluster import KafkaCluster
 
@@ -155,6 +156,12 @@ async def test_lag_reaches_zero_on_a_compacted_topic(kafka: KafkaCluster) -> Non
         await until_committed(kafka, "g", topic, 21)
         (lag,) = await reader.source.lag()
         assert lag.lag == 0
+    # A range may begin within a gap.
+    source = kafka.range_source(topic)
+    async with ranges.opened(source):
+        records = await ranges.read_all(source, shard, 1, 21)
+    assert records[-1].body == b"last"
+    assert [record.position for record in records] != list(range(1, 21))
 
 
 async def test_isolation_level_decides_on_open_transactions(kafka: KafkaCluster) -> None:
