@@ -68,8 +68,9 @@ def resume_command(options: Options, mapping: str, shard: str) -> None:
 @click.option("--to", "target", required=True, metavar="WHERE", help="`beginning`, `end`, an offset, a time, or `-2h`")
 @click.option("--shard", default="", metavar="SHARD", help="this shard alone  [default: every one that is owned]")
 @click.option("--yes", is_flag=True, help="do not ask before records are skipped")
+@click.option("--dry-run", is_flag=True, help="say what would be moved, and move nothing")
 @pass_options
-def seek_command(options: Options, mapping: str, target: str, shard: str, yes: bool) -> None:
+def seek_command(options: Options, mapping: str, target: str, shard: str, yes: bool, dry_run: bool) -> None:
     """Move the positions of a stream's mapping: back, to run records again, or forward, to leave some out.
 
     The batch that runs is finished or handed back first; what keeps failing is forgotten.
@@ -82,16 +83,19 @@ def seek_command(options: Options, mapping: str, target: str, shard: str, yes: b
         moves = plan_seek(place, asker, _find(asker, mapping), shard, target)
         skipped = sum(max(move.to - move.at, 0) for move in moves)
         again = sum(max(move.at - move.to, 0) for move in moves)
-        if skipped and not yes:
+        if skipped and not yes and not dry_run:
             confirm(f"Up to {show_count(skipped, 'record')} will never run. Go on?")
-        positions = {move.shard: move.to for move in moves}
-        asker.ask(SeekMapping(mapping=mapping, positions=positions, by=_user()))
+        if not dry_run:
+            positions = {move.shard: move.to for move in moves}
+            asker.ask(SeekMapping(mapping=mapping, positions=positions, by=_user()))
     if not output.is_table:
         output.data(moves)
         return
     for move in moves:
         output.text(f"{move.shard}: from {move.at} to {move.to}")
-    output.note(f"up to {show_count(again, 'record')} come again, up to {show_count(skipped, 'record')} never run")
+    would = "would " if dry_run else ""
+    again_text, skipped_text = show_count(again, "record"), show_count(skipped, "record")
+    output.note(f"up to {again_text} {would}come again, up to {skipped_text} {would}never run")
 
 
 @mapping_command.command("skip")

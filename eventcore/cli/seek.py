@@ -12,7 +12,7 @@ from eventcore.cli.reach import Asker
 from eventcore.cli.replay_range import Bound, read_bound
 from eventcore.cli.replay_source import open_source_of
 from eventcore.config.reference import Reference, parse_reference
-from eventcore.engine.status import MappingStatus
+from eventcore.engine.status import MappingState, MappingStatus
 from eventcore.errors import CommandError
 
 
@@ -28,7 +28,8 @@ def plan_seek(place: PipelinePlace, asker: Asker, mapping: MappingStatus, shard:
     """Return the moves of the shards that are meant.
 
     Raises:
-        CommandError: the mapping reads a queue, has no shards here, or not the one that is named.
+        CommandError: the mapping reads a queue, is not running and keeps its positions elsewhere, has no shards here,
+            or not the one that is named.
         UsageError: the target can't be read.
         SourceUnavailable: the stream can't be reached.
     """
@@ -36,6 +37,11 @@ def plan_seek(place: PipelinePlace, asker: Asker, mapping: MappingStatus, shard:
     reference = parse_reference(mapping.source)
     if not reference.is_stream:
         raise CommandError(f"a queue has no positions, and `{mapping.mapping}` reads one")
+    if reference.kind != "stream" and mapping.state is not MappingState.ENABLED:
+        raise CommandError(
+            f"`{mapping.mapping}` keeps its positions in its consumer group, and no engine runs here that is a member",
+            hint="start it: eventcore run",
+        )
     owned = {entry.shard: entry.checkpoint for entry in mapping.shards if shard in {"", entry.shard}}
     if not owned:
         names = ", ".join(entry.shard for entry in mapping.shards) or "none"
@@ -52,7 +58,9 @@ async def _find_moves(
         found = await source.find(bound.at_ms) if bound.at_ms is not None else {}
         moves = []
         for shard, checkpoint in owned.items():
-            extent = extents[shard]
+            extent = extents.get(shard)
+            if extent is None:
+                raise CommandError(f"{shard} is not there any more")
             to = min(max(bound.of(extent.end, found.get(shard), extent), extent.first), extent.end)
             moves.append(Move(shard, max(checkpoint, extent.first), to))
         return moves

@@ -151,31 +151,32 @@ def _details(output: Output, report: StatusReport) -> Iterator[str]:
 
 def _shard_line(shard: ShardStatus, now_ms: int) -> str:
     name = show_shard(shard.shard)
+    paused = f"PAUSED {_pause(shard.pause, now_ms)}" if shard.pause is not None else ""
     if shard.blocked is not None:
-        return click.style(
-            f"{name}  BLOCKED {_blocked(shard.blocked, now_ms)}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="red"
-        )
-    if shard.pause is not None:
-        paused = f"{name}  PAUSED {_pause(shard.pause, now_ms)}, lag {_show_lag(shard.lag)}{_parked(shard)}"
-        return click.style(paused, fg="yellow")
+        blocked = f"BLOCKED {_blocked(shard.blocked, now_ms, paused)}"
+        return click.style(f"{name}  {blocked}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="red")
+    if paused:
+        return click.style(f"{name}  {paused}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="yellow")
     position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
     buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
     return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}{_parked(shard)}"
 
 
 def _pause(pause: Pause, now_ms: int) -> str:
-    return f"by {pause.by} since {show_time(pause.since_ms)} ({show_span(now_ms - pause.since_ms)})"
+    return f"by {show_line(pause.by)} since {show_time(pause.since_ms)} ({show_span(now_ms - pause.since_ms)})"
 
 
 def _parked(shard: ShardStatus) -> str:
     return f", {show_count(shard.parked, 'key')} parked: eventcore mapping redrive" if shard.parked else ""
 
 
-def _blocked(blocked: Blocked, now_ms: int) -> str:
+def _blocked(blocked: Blocked, now_ms: int, paused: str) -> str:
     error = f"{blocked.error_type}: {blocked.error_message}" if blocked.error_type else blocked.error_message
     why = f", {show_error(error, blocked.location)}" if error else ""
     since = f"since {show_time(blocked.since_ms)} ({show_span(now_ms - blocked.since_ms)})"
-    if not blocked.next_try_ms:
+    if paused:
+        next_try = paused
+    elif not blocked.next_try_ms:
         next_try = "next try when an engine runs"
     elif blocked.next_try_ms > now_ms:
         next_try = f"next try in {show_span(blocked.next_try_ms - now_ms)}"

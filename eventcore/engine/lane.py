@@ -357,7 +357,8 @@ class Lane:
             if state is not None:
                 await self._checkpoint.mark(batch.first.position, state)
             self._is_first = False
-            if self._stopping.is_set():
+            if self._stopping.is_set() or context.gate.find(self._shard) is not None:
+                # Stopped or paused while it waited in line.
                 return RELEASED
             context.reporter.invoked(batch)
             with anyio.CancelScope() as self._invocation:
@@ -459,6 +460,9 @@ class Lane:
         """Tell people what was decided; a shard that will try again is shown as blocked."""
         self._books.done(sum(run.stop - run.start for run in decision.runs if run.verdict is SETTLE))
         self._context.reporter.decided(batch, decision, outcome)
+        if outcome is RELEASED:
+            # It was not tried: what it failed with before still holds it up.
+            return
         self.blocked = _blocked(batch, decision, outcome, self._context.clock.now_ms())
         self.failed = (batch, outcome) if self.blocked is not None and outcome is not None else None
 

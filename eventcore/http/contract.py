@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -323,7 +323,7 @@ class SeekMapping(Request[None], frozen=True, kw_only=True):
     TIMEOUT_S = INVOKE_TIMEOUT_S
 
     mapping: str
-    positions: dict[str, int]  #: by shard
+    positions: dict[str, Annotated[int, msgspec.Meta(ge=0)]]  #: by shard
     by: str
 
 

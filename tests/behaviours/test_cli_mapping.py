@@ -71,7 +71,13 @@ def test_a_seek_forward_asks(folder: Path) -> None:
     refused = run("mapping", "seek", "orders", "--to", "end", cwd=folder, data="n\n")
     assert refused.returncode == 130
     assert "Up to 2 records will never run" in refused.stderr
+    dry = run("mapping", "seek", "orders", "--to", "end", "--dry-run", cwd=folder)
+    assert (dry.returncode, dry.stdout) == (0, f"{SHARD}: from 0 to 2\n")
+    assert "up to 2 records would never run" in dry.stderr
+    assert ask("mapping", "log", "orders", cwd=folder) == []
     assert run("mapping", "seek", "orders", "--to", "end", "--yes", cwd=folder).returncode == 0
+    (entry,) = ask("mapping", "log", "orders", cwd=folder)
+    assert (entry["action"], entry["shard"], entry["detail"]) == ("seek", SHARD, "from 0 to 2")
     (mapping,) = ask("status", cwd=folder)["mappings"]
     assert mapping["shards"][0]["checkpoint"] == 2
 
@@ -93,3 +99,16 @@ def test_what_can_not_be_done_is_refused_with_a_reason(
     refused = run("mapping", *arguments, cwd=folder)
     assert refused.returncode == code, refused.stderr
     assert words in refused.stderr
+
+
+def test_positions_that_a_group_keeps_are_not_moved_without_its_member(tmp_path: Path) -> None:
+    """No broker is asked: nothing is there to ask."""
+    kafka = STREAM.replace("[streams.orders]\nshards = 1", '[kafka.local]\nbootstrap_servers = "127.0.0.1:9"')
+    folder = write_pipeline(tmp_path, POISONED, kafka.replace("stream:orders", "kafka:local/orders"))
+    refused = run("mapping", "seek", "orders", "--to", "beginning", cwd=folder)
+    assert refused.returncode == 1
+    assert "keeps its positions in its consumer group, and no engine runs here" in refused.stderr
+    shard = run("mapping", "pause", "orders", "--shard", "orders-0", cwd=folder)
+    assert shard.returncode == 1
+    assert "which ones it has is known while an engine runs it" in shard.stderr
+    assert run("mapping", "pause", "orders", cwd=folder).returncode == 0

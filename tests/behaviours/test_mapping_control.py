@@ -42,8 +42,8 @@ class Control:
     async def seek(self, position: int, shard: str = SHARD) -> None:
         await self._operations.seek(SeekMapping(mapping="orders", positions={shard: position}, by="ann"))
 
-    async def skip(self, count: int = 0) -> Skipped:
-        return await self._operations.skip(SkipRecords(mapping="orders", shard=SHARD, count=count, by="ann"))
+    async def skip(self, count: int = 0, shard: str = SHARD) -> Skipped:
+        return await self._operations.skip(SkipRecords(mapping="orders", shard=shard, count=count, by="ann"))
 
     async def log(self) -> list[tuple[str, str, str, str]]:
         entries = await self._operations.log(GetMappingLog(mapping="orders"))
@@ -152,6 +152,76 @@ def test_a_failing_batch_is_not_tried_while_its_shard_is_paused() -> None:
 
     play(app, scenario)
     assert work.done == [1]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_waits_for_its_function_does_not_begin_when_it_is_paused(lanes: int) -> None:
+    """The function serves few batches at a time, and the others wait in line for it."""
+    work = Work()
+    stream = ScriptedStream({f"orders-{shard}": [record(position) for position in range(3)] for shard in range(4)})
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await harness.advance(0.5)
+        await control.pause()
+        await harness.advance(60)
+        assert len(harness.invocations) == lanes
+        await control.resume()
+        await harness.advance(60)
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.counters is not None
+        assert mapping.counters.is_balanced, mapping.counters
+        assert [invoked.attempt for invoked in harness.invocations] == [1] * 12
+
+    app = scripted_app(work, batch_size=1, concurrency=lanes, lanes=lanes)
+    play_scripted(app, scenario, stream)
+    assert sorted(work.done) == sorted([0, 1, 2] * 4)
+
+
+def test_what_failed_and_waits_for_its_function_keeps_its_error_when_it_is_paused() -> None:
+    """A skip then is a discard with the error that people saw, not with none."""
+    work = Work(0)
+    stream = ScriptedStream({"orders-0": [record(0)], "orders-1": [record(position) for position in range(1, 60)]})
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        # It failed at 1 s, was due again at 1.2 s, and waits for the other shard's batch.
+        await harness.advance(1.5)
+        await control.pause()
+        await harness.advance(10)
+        (mapping,) = (await harness.status()).mappings
+        blocked = mapping.shards[0].blocked
+        assert blocked is not None
+        assert (blocked.error_type, blocked.error_message) == ("ValueError", "as asked")
+        calls = work.calls
+        assert (await control.skip(shard="orders-0")).count == 1
+        assert work.calls == calls
+        (failure,) = await harness.failures()
+        assert (failure.reason, failure.error_message) == ("Skipped", "as asked")
+
+    app = scripted_app(work, batch_size=1, concurrency=1, maximum_retry_attempts=-1)
+    play_scripted(app, scenario, stream)
+
+
+def test_what_succeeds_while_it_is_to_be_skipped_is_not_given_up() -> None:
+    work = Work(1)
+    app = stream_app(work, batch_size=1)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 2)
+        while not harness.retried:
+            await harness.advance(0.01)
+        work.failing.clear()
+        while len(harness.invocations) < 2:
+            await harness.advance(0.01)
+        # Its second attempt runs, and will succeed.
+        assert (await Control(app, harness).skip()).count == 0
+        await harness.run_until_idle()
+        assert harness.discarded == []
+        assert await Control(app, harness).log() == []
+
+    play(app, scenario)
+    assert work.done == [1, 2]
 
 
 def test_a_paused_queue_begins_nothing_of_what_it_has_received() -> None:

@@ -7,7 +7,7 @@ import pytest
 from eventcore.cli.options import Options
 from eventcore.cli.output import Output
 from eventcore.cli.status import show_status
-from eventcore.engine.status import Blocked, MappingState, MappingStatus, ShardStatus
+from eventcore.engine.status import Blocked, MappingState, MappingStatus, Pause, ShardStatus
 from eventcore.http.contract import StatusReport
 from eventcore.ports.store import QueueDepth
 
@@ -62,6 +62,18 @@ def test_the_last_result_carries_its_reason(capsys: pytest.CaptureFixture[str]) 
     shard = ShardStatus(shard="orders-0", checkpoint=1, lag=1, buffered=0, blocked=blocked)
     report = make_report(source="stream:s", last_result="PROBLEM: Function call failed", shards=[shard])
     assert "PROBLEM: ValueError: bad" in shown(capsys, report)
+
+
+def test_a_paused_shard_that_is_blocked_promises_no_next_try(capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = Blocked(
+        position=1, since_ms=1, attempt=2, error_type="E", error_message="bad", location="", next_try_ms=6000
+    )
+    pause = Pause(by="ann", since_ms=3900)
+    shard = ShardStatus(shard="orders-0", checkpoint=1, lag=1, buffered=0, blocked=blocked, pause=pause)
+    text = shown(capsys, make_report(source="stream:s", shards=[shard]))
+    assert "BLOCKED at 1 since" in text
+    assert "attempt 2, E: bad, PAUSED by ann since" in text
+    assert "next try" not in text
 
 
 def test_without_an_engine_the_hint_names_the_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
