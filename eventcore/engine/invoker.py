@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import msgspec
 
 from eventcore.clock import Clock
@@ -30,13 +31,17 @@ async def invoke_once(function: Function, invocation: Invocation) -> Outcome:
     Raises:
         Throttled: all of the function's environments are busy.
     """
-    if not function.slots.value:
+    try:
+        function.slots.acquire_nowait()
+    except anyio.WouldBlock:
         raise Throttled(
             f"function {function.spec.name} runs {function.concurrency} invocations, its concurrency",
             limit=function.concurrency,
-        )
-    async with function.slots:
+        ) from None
+    try:
         return await function.runtime.invoke(function.spec, invocation)
+    finally:
+        function.slots.release()
 
 
 class FunctionDestination:

@@ -8,14 +8,12 @@ wait (to a process that does not exist yet), and can be read one last time when 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
 
 from eventcore.runtime import protocol
-
-#: Bytes of one read: a usual reply in one, and a large one does not keep the loop for long.
-READ_BYTES = 64 * 1024
 
 
 def watch(descriptor: int, on_readable: Callable[[], object]) -> None:
@@ -53,14 +51,26 @@ class Channel:
         self.is_open = True
         self._loop.add_reader(end.fileno(), self.read)
 
-    async def receive(self) -> bytes | None:
-        """Return the next frame's body, or None when there will be none. For one waiting task at a time."""
-        while not self._received and self.is_open:
-            self._waiter = self._loop.create_future()
-            try:
+    async def receive(self, deadline: float = math.inf) -> bytes | None:
+        """Return the next frame's body, or None when there will be none. For one waiting task at a time.
+
+        Args:
+            deadline: when to give up, by the loop's clock. A timer here, as a cancel scope costs a round trip a tenth.
+
+        Raises:
+            TimeoutError: there was none until then.
+        """
+        timer: asyncio.TimerHandle | None = None
+        if deadline < math.inf and not self._received and self.is_open:
+            timer = self._loop.call_at(deadline, self._expire)
+        try:
+            while not self._received and self.is_open:
+                self._waiter = self._loop.create_future()
                 await self._waiter
-            finally:
-                self._waiter = None
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
         return self._received.popleft() if self._received else None
 
     def send(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
@@ -91,7 +101,7 @@ class Channel:
         if not self.is_open:
             return
         try:
-            data = self._socket.recv(READ_BYTES)
+            data = self._socket.recv(protocol.READ_BYTES)
             if data:
                 self._received += self._frames.feed(data)
         except BlockingIOError:
@@ -126,6 +136,10 @@ class Channel:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._wake()
+
+    def _expire(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

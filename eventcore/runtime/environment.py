@@ -17,7 +17,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -63,7 +64,7 @@ def begin(descriptors: Descriptors, zygote_pid: int) -> NoReturn:
     adopt_orphans()
     os.setpgid(0, 0)
     control, log = _take(descriptors)
-    launch = protocol.TO_ENVIRONMENT.decode(_receive(control))
+    launch = protocol.TO_ENVIRONMENT.decode(_receive(partial(protocol.read_body, control)))
     assert isinstance(launch, protocol.Launch)
     if launch.start == "spawn":
         _exec(control, log, launch.variables)
@@ -116,10 +117,10 @@ def _take(descriptors: Descriptors) -> tuple[socket.socket, int]:
     return socket.socket(fileno=control), log
 
 
-def _receive(control: socket.socket) -> bytes:
+def _receive(read: Callable[[], bytes | None]) -> bytes:
     """Return the next frame's body; without one, this environment's time is over."""
     try:
-        body = protocol.read_body(control)
+        body = read()
     except OSError:
         os._exit(EXIT_CLOSED)
     if body is None:
@@ -131,7 +132,7 @@ def _receive(control: socket.socket) -> bytes:
 
 
 def _serve(control: socket.socket, log: int) -> NoReturn:
-    setup = protocol.TO_ENVIRONMENT.decode(_receive(control))
+    setup = protocol.TO_ENVIRONMENT.decode(_receive(partial(protocol.read_body, control)))
     assert isinstance(setup, protocol.Setup)
     time.tzset()
     os.chdir(setup.code)
@@ -161,9 +162,9 @@ def _serve_invocations(
         control.sendall(protocol.encode(protocol.Unready(loaded)))
         os._exit(0)
     control.sendall(protocol.encode(protocol.Ready(loaded.form.kind)))
-    loop, trace = _Loop(), _Trace()
+    reader, loop, trace = protocol.FrameReader(control), _Loop(), _Trace()
     while True:
-        invoke = protocol.TO_ENVIRONMENT.decode(_receive(control))
+        invoke = protocol.TO_ENVIRONMENT.decode(_receive(reader.read))
         assert isinstance(invoke, protocol.Invoke)
         request.id = invoke.request_id
         outcome = _invoke(loaded, setup, invoke, loop, trace)

@@ -145,10 +145,11 @@ class ProcessRuntime:
         outcome = _RELEASED
         try:
             frame = _frame_for(environment.form, function, invocation)
-            with anyio.CancelScope(deadline=self._now() + function.timeout_s) as scope:
-                environment.send(frame)
-                reply = await environment.receive()
-            if scope.cancelled_caught:
+            deadline = self._now() + function.timeout_s
+            environment.send(frame)
+            try:
+                reply = await environment.receive(deadline)
+            except TimeoutError:
                 outcome = await self._stop_late(environment, function, request_id)
             else:
                 outcome = await self._judge(environment, invocation, reply)

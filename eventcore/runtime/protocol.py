@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import deque
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -20,6 +21,8 @@ from eventcore.runtime.context import Serving
 
 #: Ten times the largest payload: a native batch of 6 MB carries keys, headers and attributes that were not counted.
 FRAME_BYTES_MAX = 64 * 1024 * 1024
+#: Bytes of one read: a usual frame in one, and a large one does not keep the engine's loop for long.
+READ_BYTES = 64 * 1024
 
 _MAGIC = b"ec1\n"
 _HEADER = struct.Struct("!4sI")
@@ -179,6 +182,24 @@ def read_body(control: socket.socket) -> bytes | None:
     """
     header = _read_exactly(control, _HEADER.size)
     return None if header is None else _read_exactly(control, _length(header))
+
+
+class FrameReader:
+    """Reads frames one by one, each with one read if it came as a whole; blocks."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._frames = FrameBuffer()
+        self._bodies: deque[bytes] = deque()
+
+    def read(self) -> bytes | None:
+        """Return the next frame's body; None at the end of file."""
+        while not self._bodies:
+            data = self._control.recv(READ_BYTES)
+            if not data:
+                return None
+            self._bodies += self._frames.feed(data)
+        return self._bodies.popleft()
 
 
 def _read_exactly(control: socket.socket, size: int) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -91,9 +92,13 @@ class RemoteEnvironment:
         """Send a frame; an environment that is gone takes it to nowhere."""
         self._channel.send(protocol.encode(frame))
 
-    async def receive(self) -> protocol.FromEnvironment | None:
-        """Return the next frame; None when the environment is gone or writes what is none."""
-        body = await self._channel.receive()
+    async def receive(self, deadline: float = math.inf) -> protocol.FromEnvironment | None:
+        """Return the next frame; None when the environment is gone or writes what is none.
+
+        Raises:
+            TimeoutError: the loop's time passed ``deadline``, and there was none.
+        """
+        body = await self._channel.receive(deadline)
         if body is None:
             return None
         try:

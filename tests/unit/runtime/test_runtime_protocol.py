@@ -111,5 +111,17 @@ def test_reads_nothing_at_the_end(sent: bytes):
         assert protocol.read_body(theirs) is None
 
 
+def test_reads_frames_that_came_together_or_in_pieces_one_by_one():
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            ours.sendall(_frame(b"one") + _frame(b"two") + _frame(b"three")[:9])
+            reader = protocol.FrameReader(theirs)
+            assert [reader.read(), reader.read()] == [b"one", b"two"]
+            ours.sendall(_frame(b"three")[9:] + _frame(b"cut off")[:-1])
+            assert reader.read() == b"three"
+        assert reader.read() is None
+
+
 def _frame(body: bytes) -> bytes:
     return b"ec1\n" + struct.pack("!I", len(body)) + body
