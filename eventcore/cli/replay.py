@@ -19,6 +19,7 @@ from eventcore.cli.replay_state import ReplayState
 from eventcore.errors import CommandError
 from eventcore.http.refusals import ExitCode
 from eventcore.http.targets import name_known
+from eventcore.patterns.topics import TopicPattern
 
 if TYPE_CHECKING:
     from eventcore.archive.replay import Replay, ReplayFailure, ReplayReport
@@ -124,6 +125,14 @@ def _read_reference(text: str) -> Reference:
     return reference
 
 
+def _reads(source: Reference, target: Reference) -> bool:
+    """Tell whether a mapping's source is what is run again, or an expression that the topic matches."""
+    if source == target:
+        return True
+    is_one_of = source.is_pattern and (source.kind, source.name) == (target.kind, target.name)
+    return is_one_of and not target.is_pattern and TopicPattern(source.part).match(target.part)
+
+
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for."""
 
@@ -159,7 +168,7 @@ class _Command:
     def _find_mapping(self) -> EffectiveMapping | None:
         """Return the mapping that is imitated: its function, batches and reports."""
         request = self._request
-        found = [entry for entry in self._effective.mappings.values() if entry.source == request.target]
+        found = [entry for entry in self._effective.mappings.values() if _reads(entry.source, request.target)]
         if request.mapping:
             found = [entry for entry in found if entry.name == request.mapping]
             if not found:
@@ -258,10 +267,11 @@ class _Command:
             clear_line()
             self._output.warn(f"interrupted after {done}; to go on: {self._repeat('--resume')}")
 
-    def _repeat(self, *arguments: str) -> str:
-        """Return the command once more, with other arguments for its range."""
+    def _repeat(self, *arguments: str, topic: str = "") -> str:
+        """Return the command once more, with other arguments for its range, and one of its topics alone."""
         request = self._request
-        words = [str(request.target), "--function", self._function]
+        target = msgspec.structs.replace(request.target, part=topic) if topic else request.target
+        words = [str(target), "--function", self._function]
         if request.mapping:
             words += ["--mapping", request.mapping]
         if request.speed != "max":
@@ -280,4 +290,5 @@ class _Command:
 
     def _repeat_failure(self, failure: ReplayFailure) -> str:
         shard = ("--partition", str(shard_number(failure.shard)))
-        return self._repeat(*shard, "--from", str(failure.first), "--to", str(failure.last + 1))
+        topic = failure.shard.rpartition("-")[0] if self._request.target.is_pattern else ""
+        return self._repeat(*shard, "--from", str(failure.first), "--to", str(failure.last + 1), topic=topic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import anyio
@@ -49,6 +50,11 @@ async def commit(kafka: KafkaCluster, topic: str, offset: int) -> OffsetAndMetad
     return mark
 
 
+async def type_command(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    done = await anyio.to_thread.run_sync(lambda: run_process(*arguments, cwd=cwd))
+    return done.returncode, done.stdout, done.stderr
+
+
 async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, tmp_path: Path) -> None:
     topic = await kafka.create_topic(partitions=2)
     for number in range(8):
@@ -62,9 +68,7 @@ async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, t
     (tmp_path / "work.py").write_text(HANDLER)
 
     async def replay(*arguments: str) -> tuple[int, str, str]:
-        command = ("replay", f"kafka:local/{topic}", *arguments)
-        done = await anyio.to_thread.run_sync(lambda: run_process(*command, cwd=tmp_path))
-        return done.returncode, done.stdout, done.stderr
+        return await type_command("replay", f"kafka:local/{topic}", *arguments, cwd=tmp_path)
 
     code, out, notes = await replay("--from", "beginning", "--yes")
     assert "runs up to 10 records" in notes  # the aborted one, and the marker behind it
@@ -77,3 +81,20 @@ async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, t
     assert (code, out) == (0, "ran 2 records in 2 invocations\n")
     assert await kafka.committed(topic, topic) == committed
     assert await kafka.members(topic) == []
+
+
+async def test_topics_of_an_expression_are_run_again_together_or_alone(kafka: KafkaCluster, tmp_path: Path) -> None:
+    first, second = await kafka.create_topic("again"), await kafka.create_topic("again")
+    await kafka.send(first, [b"1", b"2"])
+    await kafka.send(second, [b"3"])
+    both = f"^({first}|{second})$"
+    pipeline = PIPELINE.replace("{topic}", both, 1).format(address=kafka.address, topic=first)
+    (tmp_path / "eventcore.toml").write_text(pipeline)
+    (tmp_path / "work.py").write_text(HANDLER)
+    code, out, notes = await type_command("replay", f"kafka:local/{both}", "--from", "0", "--yes", cwd=tmp_path)
+    assert (code, out) == (6, "ran 3 records in 2 invocations, 1 record failed\n")
+    _, _, once_more = notes.partition("alone, once more: eventcore ")
+    code, out, notes = await type_command(*shlex.split(once_more), "--yes", cwd=tmp_path)
+    assert (code, out) == (6, "ran 1 record in 1 invocation, 1 record failed\n")
+    code, out, notes = await type_command("replay", f"kafka:local/{first}", "--from", "0", "--yes", cwd=tmp_path)
+    assert (code, out) == (0, "ran 2 records in 1 invocation\n")
