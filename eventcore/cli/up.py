@@ -1,251 +1,216 @@
-"""`eventcore up`: starts what a pipeline needs around it, for development."""
+"""`eventcore up`: starts a server on this machine to try a pipeline with, and stops it again."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anyio
+import anyio.abc
 import click
 
-from eventcore.cli.kafka_broker import (
-    DOWNLOAD_MB,
-    KAFKA_VERSION,
-    BrokerUnavailable,
-    container_command,
-    docker_answers,
-    find_jars,
-    format_data,
-    has_jars,
-    java_command,
-    single_node,
-    write_properties,
-)
 from eventcore.cli.options import LazyGroup, Options, pass_options
-from eventcore.cli.output import Output, confirm
-from eventcore.errors import CommandError
+from eventcore.cli.output import Output, confirm, show_count, show_progress
+from eventcore.engine.outside import load_connector
+from eventcore.errors import CommandError, StateInUse
+from eventcore.http.refusals import ExitCode
+from eventcore.ports.servers import PreparedServer, RunningServer, ServerConnector, ServerRequest, Way
+from eventcore.store.lock import hold_state
 
-if TYPE_CHECKING:
-    from types import FrameType
+HOST = "127.0.0.1"
+#: Kafka's own, and the one in the template of `init`.
+PORT_DEFAULT = 9092
+PORT_MAX = 65535
+#: One broker with a quarter of a gigabyte bears them; more is a slip of the finger.
+PARTITIONS_MAX = 1000
+#: Kafka's rule for topics' names.
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+#: The topic that the template of `init` reads.
+_TEMPLATE_TOPIC = "orders"
 
-PORT = 9092
-#: Ready in 3 s alone on two cores; other work may run, or an image be pulled.
-READY_TIMEOUT_S = 120.0
-#: Pause between two looks whether it is ready, seconds.
-LOOK_PAUSE_S = 0.2
-#: A broker that has its data on disk needs less to stop, seconds.
-STOP_TIMEOUT_S = 10
-LOG_LINES_SHOWN = 20
-
-up_command = LazyGroup("up", help="Start what a pipeline needs around it, for development.")
+up_command = LazyGroup("up", help="Start a server on this machine to try a pipeline with.")
 
 
 class TopicToMake(click.ParamType[tuple[str, int]]):
-    """A topic and its number of partitions: `orders:4`."""
+    """A topic and its number of partitions: `orders:4`, or `orders` for one."""
 
     name = "NAME:PARTITIONS"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Return name and partitions."""
-        name, _, partitions = str(value).partition(":")
-        if not name or not (partitions or "1").isdecimal() or int(partitions or 1) < 1:
-            self.fail(f"`{value}`: write NAME or NAME:PARTITIONS, as orders:4", param, ctx)
-        return name, int(partitions or 1)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Return the name and the number of partitions."""
+        name, _, count = str(value).partition(":")
+        if not _TOPIC.fullmatch(name) or name in {".", ".."}:
+            self.fail(f"`{value}`: write NAME or NAME:PARTITIONS; a name has letters, digits, . _ -", param, ctx)
+        if count and not (count.isascii() and count.isdigit() and 1 <= int(count) <= PARTITIONS_MAX):
+            self.fail(f"`{value}`: write NAME or NAME:PARTITIONS, as orders:4; 1 to {PARTITIONS_MAX}", param, ctx)
+        return name, int(count or 1)
 
 
 @up_command.command("kafka")
-@click.option("--port", type=click.IntRange(1024, 65534), default=PORT, show_default=True, help="on loopback")
+@click.option(
+    "--port", type=click.IntRange(1, PORT_MAX), default=PORT_DEFAULT, show_default=True, help="where clients come"
+)
 @click.option(
     "--topic", "topics", type=TopicToMake(), multiple=True, help="make it, unless it is there; may be repeated"
 )
+@click.option("--with", "way", type=click.Choice(("docker", "java")), help="what it runs in  [default: what is there]")
 @click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), help="folder of its data  [default: one of the user's]"
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="where Java keeps its data  [default: in ~/.local/state, by port]",
 )
-@click.option("--fresh", is_flag=True, help="delete what the broker kept before")
+@click.option("--fresh", is_flag=True, help="delete what it has kept before")
 @click.option("--yes", is_flag=True, help="do not ask before that")
 @pass_options
 def kafka_command(
-    options: Options, port: int, topics: Sequence[tuple[str, int]], data: Path | None, fresh: bool, yes: bool
+    options: Options,
+    *,
+    port: int,
+    topics: tuple[tuple[str, int], ...],
+    way: Way | None,
+    data: Path | None,
+    fresh: bool,
+    yes: bool,
 ) -> int:
     """Run one Kafka broker on loopback until Ctrl-C; what was written is there again the next time.
 
-    In a container where a Docker engine answers, else on Java 17 or later, with jars that Maven downloads once.
+    In a container where a Docker engine answers, else in Java 17 or later. What is missing is downloaded once, after
+    saying so: the image by Docker, or Kafka's jars from Maven Central into ~/.cache/eventcore.
     """
-    folder = data or _data_folder(port)
-    _refuse_taken(port)
-    if fresh and folder.exists():
-        if not yes:
-            confirm(f"Delete {folder}, with all that the broker has kept?")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with _running(options.output, port, folder) as process:
-            _wait_ready(process, port, folder)
-            _make_topics(port, topics)
-            _tell(options.output, port, topics)
-            code = process.wait()
-    except BrokerUnavailable as error:
-        raise CommandError(
-            f"Kafka can't be started: {error}", hint="install Docker, or Java 17 and Maven; or name a broker that runs"
-        ) from error
-    raise CommandError(f"the broker ended with {code}: {_tail(folder)}")
+    if data is not None and way == "docker":
+        raise click.UsageError("--data is for Java: with Docker, data are kept in a volume")
+    _refuse_used_port(port)
+    if fresh and not yes:
+        confirm(f"Delete all that the broker on port {port} has kept{f' in {data}' if data else ''}?")
+    request = ServerRequest(
+        port=port,
+        folder=(data or _state_folder() / f"kafka-{port}").absolute(),
+        way="java" if data is not None else way,
+        is_fresh=fresh,
+        topics=dict(topics),
+    )
+    return _run("kafka", request, options.output)
 
 
-def _data_folder(port: int) -> Path:
-    root = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(root) / "eventcore" / f"kafka-{port}"
+def _run(kind: str, request: ServerRequest, output: Output) -> int:
+    connector = load_connector(kind)
+    assert isinstance(connector, ServerConnector)
+    with _hold(request.folder):
+        prepared = connector.prepare_server(request, _Progress(output))
+        return anyio.run(_Up(kind, request.topics, output).run, prepared)
 
 
-def _refuse_taken(port: int) -> None:
-    for each in (port, port + 1):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", each))
-            except OSError as error:
-                message = f"port {each} is taken: perhaps by a broker that runs already"
-                raise CommandError(message, hint="choose two others: --port 9192 takes 9192 and 9193") from error
+class _Progress:
+    """Tells what takes long."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def say(self, text: str) -> None:
+        self._output.note(text)
+
+    def show(self, total: int, label: str) -> AbstractContextManager[Callable[[int], None]]:
+        return show_progress(total, label)
+
+
+class _Up:
+    """Runs a server until a signal."""
+
+    def __init__(self, kind: str, wanted: Mapping[str, int], output: Output) -> None:
+        self._kind = kind
+        self._wanted = wanted
+        self._output = output
+        self._is_running = False
+
+    async def run(self, prepared: PreparedServer) -> int:
+        """Run the server and return the exit code; when this returns, it is stopped.
+
+        Raises:
+            CommandError: it did not start, or ended by itself.
+        """
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._watch_signals, tasks.cancel_scope)
+            self._output.note(f"starting {self._kind}")
+            async with prepared.open() as running:
+                self._is_running = True
+                self._tell(running)
+                why = await running.wait()
+                raise CommandError(f"{self._kind} has ended by itself: {why}")
+        return ExitCode.OK if self._is_running else ExitCode.INTERRUPTED
+
+    async def _watch_signals(
+        self, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        # A terminal that is closed sends the last one.
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            task_status.started()
+            async for _ in signals:
+                self._output.note(f"stopping {self._kind}")
+                scope.cancel()
+
+    def _tell(self, running: RunningServer) -> None:
+        output = self._output
+        if not output.is_table:
+            output.data(_describe(running))
+            return
+        output.note(
+            f"{self._kind} {running.version} is at {running.address}, in {running.way.capitalize()}; "
+            f"Ctrl-C stops it and keeps its data, in {running.data}"
+        )
+        self._tell_topics(running.topics)
+        output.note("in eventcore.toml:\n")
+        output.text(f'[{self._kind}.local]\nbootstrap_servers = "{running.address}"')
+        output.note("\nnext, in a second terminal:")
+        output.note(f"  eventcore init --template {self._kind} my-pipeline")
+        if not running.address.endswith(f":{PORT_DEFAULT}"):
+            output.note("  (then the address above belongs into my-pipeline/eventcore.toml)")
+        output.note("  eventcore -c my-pipeline dev")
+
+    def _tell_topics(self, topics: Mapping[str, int]) -> None:
+        """Say which topics are there, and which one has other partitions than was asked for."""
+        shown = [f"{name} ({show_count(count, 'partition')})" for name, count in topics.items()]
+        missing = "" if _TEMPLATE_TOPIC in topics else f"; --topic {_TEMPLATE_TOPIC}:4 makes the one of the template"
+        self._output.note(f"topics: {', '.join(shown) or 'none'}{missing}")
+        for name, wanted in self._wanted.items():
+            if topics[name] != wanted:
+                self._output.warn(f"the topic {name} was there already, with {show_count(topics[name], 'partition')}")
+
+
+def _describe(running: RunningServer) -> object:
+    names = ("address", "version", "way", "data", "topics")
+    return {name: getattr(running, name) for name in names}
+
+
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "eventcore"
 
 
 @contextmanager
-def _running(output: Output, port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the broker within the block; Ctrl-C and SIGTERM end the block, and the block's end the broker."""
-    command = _prepare(output, port, folder)
-    with (folder / "broker.log").open("ab") as log:
-        # A session of its own: Ctrl-C on the terminal is ours alone.
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
+def _hold(folder: Path) -> Iterator[None]:
+    """Have the folder for this command alone."""
     try:
-        yield process
-    except KeyboardInterrupt:
-        output.note("stopping")
-        _stop(process)
-        sys.exit(0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        _stop(process)
+        with hold_state(folder):
+            yield
+    except StateInUse as error:
+        raise CommandError(f"another `eventcore up` has {folder}", hint="name another folder: --data DIR") from error
 
 
-def _prepare(output: Output, port: int, folder: Path) -> Sequence[str]:
-    data = folder / "data"
-    if docker_answers():
-        data.mkdir(exist_ok=True)
-        output.note(f"starting Kafka {KAFKA_VERSION} in a container")
-        return container_command(port, data.resolve(), f"{os.getuid()}:{os.getgid()}")
-    if not has_jars():
-        output.note(f"downloading Kafka {KAFKA_VERSION} with Maven, once: about {DOWNLOAD_MB} MB")
-    jars = find_jars()
-    output.note(f"starting Kafka {KAFKA_VERSION} on Java")
-    properties = folder / "server.properties"
-    write_properties(properties, single_node(port, port + 1, str(data.resolve())))
-    format_data(jars, properties, "--ignore-formatted")
-    return java_command(jars, "kafka.Kafka", str(properties))
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _wait_ready(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-    """Wait until groups can be joined.
-
-    Raises:
-        CommandError: the broker ended, or is not ready in time; the message has its last words.
-    """
-    import anyio
-
-    async def wait() -> bool:
-        with anyio.move_on_after(READY_TIMEOUT_S):
-            while process.poll() is None:
-                if await _answers(port):
-                    return True
-                await anyio.sleep(LOOK_PAUSE_S)
-        return False
-
-    if not anyio.run(wait):
-        raise CommandError(f"the broker did not become ready: {_tail(folder)}")
-
-
-async def _answers(port: int) -> bool:
-    import logging
-
-    from aiokafka.admin import AIOKafkaAdminClient
-    from aiokafka.errors import KafkaError
-
-    # It reports every try that meets nobody yet.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    admin: Any = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=2000)
-    try:
-        await admin.start()
-        # The first question makes it create the topic for offsets.
-        await admin.find_coordinator("eventcore-up")
-    except (KafkaError, OSError):
-        return False
-    else:
-        return True
-    finally:
-        await admin.close()
-
-
-def _make_topics(port: int, topics: Sequence[tuple[str, int]]) -> None:
-    """Make topics that are not there."""
-    if not topics:
-        return
-    import anyio
-    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-    from aiokafka.errors import KafkaError
-
-    async def make() -> None:
-        admin: Any = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}")
-        await admin.start()
+def _refuse_used_port(port: int) -> None:
+    with closing(socket.socket()) as probe:
+        # As a server does it: connections of one that has ended are in nobody's way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            there = set(await admin.list_topics())
-            missing: list[Any] = [
-                NewTopic(name, partitions, 1)  # type: ignore[no-untyped-call]
-                for name, partitions in topics
-                if name not in there
-            ]
-            if missing:
-                await admin.create_topics(missing)
-        except KafkaError as error:
-            raise CommandError(f"a topic can't be made: {error}") from error
-        finally:
-            await admin.close()
-
-    anyio.run(make)
-
-
-def _tell(output: Output, port: int, topics: Sequence[tuple[str, int]]) -> None:
-    output.text(f"Kafka {KAFKA_VERSION} is at 127.0.0.1:{port}; Ctrl-C stops it")
-    output.note("put this into eventcore.toml:\n\n  [kafka.local]")
-    output.note(f'  bootstrap_servers = "127.0.0.1:{port}"\n')
-    topic = topics[0][0] if topics else "orders"
-    made = ", ".join(f"{name} ({partitions})" for name, partitions in topics)
-    output.note(f"topics: {made or 'none asked for: --topic orders:4 makes one'}")
-    output.note(f"then: eventcore dev, and in another terminal eventcore send kafka:local/{topic} '{{\"id\": 1}}'")
-
-
-def _tail(folder: Path) -> str:
-    path = folder / "broker.log"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(["", *lines[-LOG_LINES_SHOWN:], f"its log: {path}"])
+            probe.bind((HOST, port))
+        except PermissionError as error:
+            raise CommandError(f"port {port} is for administrators alone", hint="--port 9092, say") from error
+        except OSError as error:
+            other = port + 1 if port < PORT_MAX else port - 1
+            message = f"port {port} is taken: perhaps by a broker that runs already"
+            raise CommandError(message, hint=f"choose another one: --port {other}") from error

@@ -1,27 +1,30 @@
 """A real Kafka broker for the tests: one KRaft node on loopback, from Maven Central's jars or from `compose/`.
 
-Nothing is left behind: the process is stopped by its id, its data lives in a temporary folder. Jars are kept in the
-user's cache folder; a download becomes visible there only when it is whole.
+Nothing is left behind: the process is stopped by its id, its data lives in a temporary folder. Jars and settings are
+those of `eventcore up kafka`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
-import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import anyio
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
-from eventcore.cli import kafka_broker
+from eventcore.errors import CommandError
+from eventcore_connectors.kafka.local import docker, jars, java
+from eventcore_connectors.kafka.local.settings import broker_settings, free_ports
+from eventcore_connectors.kafka.local.topics import answers
 
+#: For Docker, which may download first.
+COMPOSE_TIMEOUT_S = 300
 #: Ready in 3 s alone on two cores; other work may run.
 READY_TIMEOUT_S = 60
 #: The last node of a quorum ignores SIGTERM for long: it waits for a controller.
@@ -34,41 +37,38 @@ class ServerUnavailable(Exception):
     """The server can't be had on this machine; the message says why."""
 
 
-# -- jars --------------------------------------------------------------------------------------------------------------
+class _Told:
+    """Takes what a download says."""
+
+    def say(self, text: str) -> None:
+        logging.getLogger(__name__).info(text)
+
+    def show(self, total: int, label: str) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        return contextlib.nullcontext(lambda _: None)
 
 
 def find_jars() -> Path:
     """Return the folder of Kafka's jars, downloading them first if need be.
 
     Raises:
-        ServerUnavailable: Java or Maven is missing, or the download failed.
+        ServerUnavailable: Java is missing, or the download failed.
     """
+    if missing := java.miss_java():
+        raise ServerUnavailable(missing)
     try:
-        return kafka_broker.find_jars()
-    except kafka_broker.BrokerUnavailable as error:
+        return jars.find_jars(_Told())
+    except CommandError as error:
         raise ServerUnavailable(str(error)) from error
 
 
-# -- the broker --------------------------------------------------------------------------------------------------------
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def _settings(port: int, controller_port: int, folder: Path, more: Mapping[str, str]) -> dict[str, str]:
-    settings = {
-        **kafka_broker.single_node(port, controller_port, str(folder / "data")),
-        # As brokers come: a client that asks for a missing topic makes it, unless it says that it must not.
-        "auto.create.topics.enable": "true",
-    }
+def _settings(port: int, controller_port: int, data: Path, more: Mapping[str, str]) -> Mapping[str, str]:
+    settings = broker_settings(port=port, controller_port=controller_port, data=data)
+    # As brokers come: a client that asks for a missing topic makes it, unless it says that it must not.
+    settings["auto.create.topics.enable"] = "true"
     for name, value in more.items():
         # Lists grow, everything else is replaced.
-        settings[name] = f"{settings[name]},{value}" if name in {"listeners", "advertised.listeners"} else value
+        is_list = name in {"listeners", "advertised.listeners", "listener.security.protocol.map"}
+        settings[name] = f"{settings[name]},{value}" if is_list else value
     return settings
 
 
@@ -104,16 +104,16 @@ class KafkaServer:
 
     def format(self) -> None:
         """Prepare the data folder."""
-        settings = _settings(self.port, self._controller_port, self._folder, self._more())
-        kafka_broker.write_properties(self._configuration, settings)
-        kafka_broker.format_data(self._jars, self._configuration, *self._format_arguments)
+        data = self._folder / "data"
+        java.write_settings(self._configuration, _settings(self.port, self._controller_port, data, self._more()))
+        java.prepare_data(self._jars, self._configuration, data, self._format_arguments)
 
     def _more(self) -> Mapping[str, str]:
         """Return the settings beside the usual ones, with the second listener among them."""
         mine = {
             "listeners": f"FRONT://127.0.0.1:{self.behind_port}",
             "advertised.listeners": f"FRONT://127.0.0.1:{self.front_port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,FRONT:PLAINTEXT",
+            "listener.security.protocol.map": "FRONT:PLAINTEXT",
         }
         lists = {name: ",".join(filter(None, (text, self._settings.get(name)))) for name, text in mine.items()}
         return {**self._settings, **lists}
@@ -122,10 +122,7 @@ class KafkaServer:
         """Start the broker and wait until it answers, and until groups can be joined."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                kafka_broker.java_command(self._jars, "kafka.Kafka", str(self._configuration)),
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
+                java.broker_command(self._jars, self._configuration), stdout=log, stderr=log, cwd=self._folder
             )
         try:
             anyio.run(_wait_ready, self.address)
@@ -159,22 +156,8 @@ class KafkaServer:
 
 async def _wait_ready(address: str) -> None:
     with anyio.fail_after(READY_TIMEOUT_S):
-        while not await _answers(address):  # noqa: ASYNC110 - another process is waited for
+        while not await answers(address):  # noqa: ASYNC110 - another process is waited for
             await anyio.sleep(0.1)
-
-
-async def _answers(address: str) -> bool:
-    """Tell whether the broker serves groups; the first question makes it create the topic for their offsets."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=2000)
-    try:
-        await admin.start()
-        await admin.find_coordinator("tests-of-eventcore")
-    except KafkaError:
-        return False
-    else:
-        return True
-    finally:
-        await admin.close()
 
 
 class ComposedKafkaServer:
@@ -215,7 +198,7 @@ class ComposedKafkaServer:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=kafka_broker.DOWNLOAD_TIMEOUT_S,
+            timeout=COMPOSE_TIMEOUT_S,
             check=False,
         )
         if done.returncode:
@@ -233,8 +216,8 @@ def running_kafka() -> Iterator[KafkaServer | ComposedKafkaServer]:
     try:
         jars = find_jars()
     except ServerUnavailable as error:
-        if not kafka_broker.docker_answers():
-            raise ServerUnavailable(f"{error}; and no Docker engine answers") from error
+        if missing := docker.miss_docker():
+            raise ServerUnavailable(f"{error}; and {missing}") from error
         composed = ComposedKafkaServer()
         try:
             composed.start()

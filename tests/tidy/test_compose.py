@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from eventcore_connectors.kafka.local.docker import IMAGE
+from eventcore_connectors.kafka.local.jars import read_jars
+from eventcore_connectors.kafka.local.settings import KAFKA_VERSION
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "compose"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -82,11 +86,10 @@ def test_volumes_are_declared(file: Path) -> None:
 
 
 def test_containers_and_jars_are_the_same_version() -> None:
-    """Whichever way the broker is had, it is the same one: compose, the jars, and the commands of the README."""
-    (version,) = re.findall(
-        r'^KAFKA_VERSION = "([\d.]+)"$', (ROOT / "eventcore/cli/kafka_broker.py").read_text(), re.MULTILINE
-    )
-    assert services(FOLDER / "kafka.yaml")["kafka"]["image"] == f"apache/kafka:{version}"
+    """Whichever way the broker is had, it is the same one: compose, image, jars, and the commands of the README."""
+    version = KAFKA_VERSION
+    assert services(FOLDER / "kafka.yaml")["kafka"]["image"] == IMAGE == f"apache/kafka:{version}"
+    assert read_jars()
     readme = (FOLDER / "README.md").read_text()
     assert re.findall(r"<artifactId>kafka[\w.-]+</artifactId><version>([\d.]+)<", readme) == [version, version]
     assert f"Apache Kafka {version}" in readme

@@ -11,6 +11,7 @@ from eventcore.errors import ConnectorUnavailable
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
 from eventcore.ports.destinations import Destination
 from eventcore.ports.ranges import RangeSource
+from eventcore.ports.servers import PreparedServer, Progress, ServerRequest
 from eventcore.ports.sources import StreamSource
 
 #: What to install where the client library is missing.
@@ -70,3 +71,14 @@ class KafkaConnector:
         with _client_library():
             from eventcore_connectors.kafka.client import check
         return await check(reference, connection)
+
+    def prepare_server(self, request: ServerRequest, progress: Progress) -> PreparedServer:
+        """Choose what a broker on this machine runs in, and download what is missing, after saying so.
+
+        Raises:
+            ConnectorUnavailable: there is neither Docker nor Java; the message says what to install.
+            CommandError: the download failed.
+        """
+        with _client_library():
+            from eventcore_connectors.kafka.local.server import prepare_kafka
+        return prepare_kafka(request, progress)
