@@ -37,6 +37,8 @@ def init_command(options: Options, template: str, folder: Path) -> None:
         output.data([str(path) for path in written])
     output.note("")
     output.note("next:")
+    if template == "kafka":
+        output.note("  eventcore up kafka --topic orders:4      in a terminal of its own, unless there is a broker")
     if folder != Path():
         output.note(f"  cd {folder}")
     output.note("  eventcore dev")

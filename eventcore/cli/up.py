@@ -176,7 +176,9 @@ class _Up:
     def _tell_topics(self, topics: Mapping[str, int]) -> None:
         """Say which topics are there, and which one has other partitions than was asked for."""
         shown = [f"{name} ({show_count(count, 'partition')})" for name, count in topics.items()]
-        missing = "" if _TEMPLATE_TOPIC in topics else f"; --topic {_TEMPLATE_TOPIC}:4 makes the one of the template"
+        missing = (
+            "" if _TEMPLATE_TOPIC in topics else f"; the template reads {_TEMPLATE_TOPIC}: --topic {_TEMPLATE_TOPIC}:4"
+        )
         self._output.note(f"topics: {', '.join(shown) or 'none'}{missing}")
         for name, wanted in self._wanted.items():
             if topics[name] != wanted:

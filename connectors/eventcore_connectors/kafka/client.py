@@ -160,6 +160,8 @@ def _any_node(client: Any) -> Any:
 
 def describe(error: BaseException) -> str:
     """Return an error's kind and text in one line."""
+    if isinstance(error, errors.KafkaConnectionError) and "Unable to bootstrap" in str(error):
+        return "no broker answers there"  # aiokafka's own text lists its addresses as the tuples that it keeps
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
