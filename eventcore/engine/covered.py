@@ -28,6 +28,33 @@ def covered_note(mapping: str, source: str, shard: str) -> str:
     return f"covered/{mapping}/{source}/{shard}"
 
 
+def _moves_note(mapping: str, source: str, shard: str) -> str:
+    return f"moved/{mapping}/{source}/{shard}"
+
+
+async def read_moves(store: Store, mapping: str, source: str, shard: str) -> int:
+    """Return how often a shard was moved by hand: what is given up again since then is told again.
+
+    Raises:
+        StoreUnavailable: the note can't be read.
+    """
+    note = await store.note(_moves_note(mapping, source, shard))
+    return int(note) if note is not None else 0
+
+
+async def forget_given_up(store: Store, mapping: str, source: str, shard: str) -> Sequence[PutNote]:
+    """Return the writes that let a shard which is moved by hand begin anew: nothing of it was ever given up.
+
+    Raises:
+        StoreUnavailable: a note can't be read.
+    """
+    moves = await read_moves(store, mapping, source, shard) + 1
+    return (
+        PutNote(name=covered_note(mapping, source, shard), value=b"[]"),
+        PutNote(name=_moves_note(mapping, source, shard), value=str(moves).encode()),
+    )
+
+
 class GivenUp(Protocol):
     """What a lane has given up, as its settling step sees it."""
 
@@ -82,12 +109,6 @@ class Covered:
     def is_loaded(self) -> bool:
         """Whether an earlier engine gave something up that has not come again."""
         return bool(self._loaded)
-
-    def forget(self) -> PutNote:
-        """Forget everything, whatever the source knows; return the write that makes it durable."""
-        self._ranges.clear()
-        self._loaded.clear()
-        return PutNote(name=self._name, value=b"[]")
 
     def pass_by(self, position: int) -> bool:
         """Tell whether an earlier engine gave a record up; to be asked in the order of positions."""

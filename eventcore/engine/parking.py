@@ -119,8 +119,9 @@ class Parking:
         if not context.outbox.has_room(self.destination):
             await context.outbox.wait_room(self.destination)
         operations: list[Operation] = []
+        place = f"{await context.settler.place(self._shard)}/{self._epoch}"
         for entry in entries:
-            operations.extend(context.router.operations(context.place, self._dispatch(entry)))
+            operations.extend(context.router.operations(context.place, self._dispatch(entry, place)))
             operations.extend(entry.operations)
         records = [entry.record for entry in entries]
         operations.append(self._covered.add(records))
@@ -134,10 +135,9 @@ class Parking:
         """The name under which the outbox keeps the shard's records in order."""
         return f"{self._context.mapping}/{self._shard}/parked"
 
-    def _dispatch(self, entry: _Waiting) -> Dispatch:
+    def _dispatch(self, entry: _Waiting, place: str) -> Dispatch:
         context, record = self._context, entry.record
         position = str(record.position)
-        place = f"{context.source}/{self._shard}/{self._epoch}"
         envelope = Envelope(
             mapping=context.mapping,
             source=context.source,

@@ -25,7 +25,7 @@ from eventcore import signals
 from eventcore.clock import Clock
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
-from eventcore.engine.covered import Covered, GivenUp, covered_note
+from eventcore.engine.covered import Covered, GivenUp, covered_note, forget_given_up, read_moves
 from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
@@ -83,10 +83,33 @@ class Settler:
         self._context = context
         #: Reference of where results go.
         self.destination = str(context.on_failure)
+        self._moves: dict[str, int] = {}  #: by shard of which something was given up
 
     def covered(self, shard: str) -> Covered:
         """Return what was given up of a shard and its source may not know yet; nothing is read before it is loaded."""
         return Covered(self._context.store, covered_note(self._context.mapping, self._context.source, shard))
+
+    async def forget(self, shard: str) -> None:
+        """Forget what was given up of a shard that is moved by hand: it is invoked again, and told again.
+
+        Raises:
+            StoreUnavailable: nothing was forgotten.
+        """
+        context = self._context
+        await self._commit(await forget_given_up(context.store, context.mapping, context.source, shard))
+        self._moves.pop(shard, None)
+
+    async def place(self, shard: str) -> str:
+        """Return where a record of a shard is given up, for its `dispatch_key`: after a move it is another place.
+
+        Raises:
+            StoreUnavailable: it can't be found out.
+        """
+        context = self._context
+        if shard not in self._moves:
+            self._moves[shard] = await read_moves(context.store, context.mapping, context.source, shard) if shard else 0
+        moves = self._moves[shard]
+        return f"{context.source}/{shard}" + (f"/{moves}" if moves else "")
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -122,10 +145,11 @@ class Settler:
             return []
         operations: list[Operation] = []
         discarded: list[Discarded] = []
+        place = await self.place(batch.shard)
         for run in runs:
             part = msgspec.structs.replace(batch, records=batch.records[run.start : run.stop])
             own = outcome.of(run.start) if outcome is not None and len(part) == 1 else outcome
-            entry, writes = self._give_up(run, part, own, invocations, first_failure_ms, traceparent)
+            entry, writes = self._give_up(run, part, place, own, invocations, first_failure_ms, traceparent)
             discarded.append(entry)
             operations.extend(writes)
             if covered is not None:
@@ -137,6 +161,7 @@ class Settler:
         self,
         run: Run,
         part: Batch,
+        place: str,
         outcome: Outcome | None,
         invocations: int,
         first_failure_ms: int,
@@ -160,7 +185,7 @@ class Settler:
         first, last = _name(part, 0), _name(part, -1)
         carries_payload = context.on_failure.kind == "kafka"
         dispatch = Dispatch(
-            key=self._key(part.shard, first, last, reason),
+            key=self._key(place, first, last, reason),
             payload=failure_record(
                 part,
                 context.shape,
@@ -192,8 +217,7 @@ class Settler:
         context = self._context
         return context.router.operations(context.on_failure, dispatch) if context.hands_over else ()
 
-    def _key(self, shard: str, first: int | str, last: int | str, reason: DiscardReason) -> str:
-        place = f"{self._context.source}/{shard}"
+    def _key(self, place: str, first: int | str, last: int | str, reason: DiscardReason) -> str:
         return dispatch_key(self._context.mapping, place, str(first), str(last), self.destination, reason.value)
 
     async def discard_lost(self, lost: LostRange) -> Discarded:
@@ -206,7 +230,7 @@ class Settler:
             lost, mapping=context.mapping, function=context.function, source=context.source, now_ms=now_ms
         )
         dispatch = Dispatch(
-            key=self._key(lost.shard, first, last, reason),
+            key=self._key(await self.place(lost.shard), first, last, reason),
             payload=lost_record(lost, source=context.source, function_arn=context.function_arn, now_ms=now_ms),
             lane=self.lane(lost.shard),
             attributes={"eventcore-failure-id": failure_id},

@@ -46,6 +46,7 @@ class StreamMapping:
         self._polling = anyio.CancelScope()
         self._is_stopping = False
         self.waits_for = ""  #: as `StreamSource.waits_for`, when it was last looked at
+        self._moving = anyio.Lock()  #: held while a shard is moved by hand
         self._unmoved: SourceUnavailable | None = None  #: a shard that nobody works on, as it could not be moved
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -190,22 +191,28 @@ class StreamMapping:
             ShardLost: another owner has it.
             SourceUnavailable, StoreUnavailable: it may or may not have been moved.
         """
-        worker = self._find(shard)
-        try:
-            await self._end(worker)
-            await self._context.settler.commit([self._context.settler.covered(shard).forget()])
-            if self._workers.get(shard) is not worker:
-                raise ShardLost(source=self._context.source_reference, shard=shard)
-            taken = await self._source.seek(shard, position, worker.kept_by_seek)
-            # What came while it was moved is void: its books are closed once more.
-            self._workers.pop(shard).abandon()
-        finally:
-            if self._workers.get(shard) is worker and not self._is_stopping:
-                self._begin_anew(shard)
-        self._context.reporter.released(shard, "its position was moved by hand")
-        if not self._is_stopping:
-            await self.on_taken([taken])
+        async with self._moving:
+            worker = self._find(shard)
+            try:
+                taken = await self._move(worker, shard, position)
+            finally:
+                if self._workers.get(shard) is worker and not self._is_stopping:
+                    self._begin_anew(shard)
+            self._context.reporter.released(shard, "its position was moved by hand")
+            if not self._is_stopping:
+                await self.on_taken([taken])
         return worker.status(-1).checkpoint
+
+    async def _move(self, worker: ShardWorker | LanedShard, shard: str, position: int) -> TakenShard:
+        """End a shard's worker and move the shard; it has no worker when this returns."""
+        await self._end(worker)
+        await self._context.settler.forget(shard)
+        if self._workers.get(shard) is not worker:
+            raise ShardLost(source=self._context.source_reference, shard=shard)
+        taken = await self._source.seek(shard, position, worker.kept_by_seek)
+        # What came while it was moved is void: its books are closed once more.
+        self._workers.pop(shard).abandon()
+        return taken
 
     async def _end(self, worker: ShardWorker | LanedShard) -> None:
         """Let what runs be settled, or released when it takes longer than a rebalance would wait."""

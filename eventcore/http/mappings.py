@@ -12,7 +12,7 @@ from eventcore.clock import Clock
 from eventcore.config.effective import EffectiveMapping
 from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import checkpoint_shard
-from eventcore.engine.covered import Covered, covered_note
+from eventcore.engine.covered import forget_given_up
 from eventcore.engine.gate import ALL, keep_pauses, read_pauses
 from eventcore.engine.status import Pause
 from eventcore.errors import CommandError
@@ -144,11 +144,9 @@ class MappingOperations:
         name = checkpoint_shard(mapping.source.name, shard)
         before = {each.shard: each.position for each in await self._store.checkpoints(mapping.name)}.get(name, -1)
         entry = self._entry(by, "seek", shard, f"from {before} to {position}")
-        # What an engine gave up before it died must not stay hidden behind its note.
-        covered = Covered(self._store, covered_note(mapping.name, str(mapping.source), shard)).forget()
-        await self._note(
-            mapping.name, entry, SeekCheckpoint(mapping=mapping.name, shard=name, position=position), covered
-        )
+        forgotten = await forget_given_up(self._store, mapping.name, str(mapping.source), shard)
+        move = SeekCheckpoint(mapping=mapping.name, shard=name, position=position)
+        await self._note(mapping.name, entry, move, *forgotten)
 
     async def skip(self, request: SkipRecords) -> Skipped:
         """Give up what holds up a shard: a discard like any other, with its failure and its destination.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 import eventcore
@@ -459,6 +460,67 @@ def test_a_record_that_was_given_up_runs_again_after_a_seek() -> None:
     assert work.done == [1, 3, 2, 3]
 
 
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_record_that_is_given_up_again_after_a_seek_is_told_again(is_running: bool) -> None:
+    """A redelivered batch writes its discard once; a person who runs records again wants to hear of them again."""
+    work = Work(2)
+    app = stream_app(work, batch_size=1, maximum_retry_attempts=0)
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(app, store=store) as harness:
+                await send_numbers(harness, 3)
+                await harness.run_until_idle()
+                clock = harness.clock
+                if is_running:
+                    await Control(app, harness).seek(0)
+                    await harness.run_until_idle()
+            if not is_running:
+                offline = MappingOperations(store, clock, resolve(app.loaded()).mappings, None)
+                await offline.seek(SeekMapping(mapping="orders", positions={SHARD: 0}, by="ann"))
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+                assert len(await harness.messages("failed")) == 2
+                assert await Control(app, harness).log() == [("ann", "seek", SHARD, "from 3 to 0")]
+
+    run_virtual(run)
+    assert work.done == [1, 3, 1, 3]
+
+
+def test_what_was_redriven_of_a_parked_key_runs_again_after_a_seek() -> None:
+    """Its later records are parked still: it is parked once more, in front of them, and the redrive has it again."""
+    seen: list[int] = []
+    failing = {1, 2, 3}
+
+    async def work(batch: eventcore.Batch) -> None:
+        for each in batch:
+            if each.position in failing:
+                raise ValueError("no")
+            seen.append(each.position)
+
+    keys = [b"x", b"a", b"b", b"b"]
+    log = [msgspec.structs.replace(record(position), key=key) for position, key in enumerate(keys)]
+    stream = ScriptedStream({"orders-0": list(log)})
+
+    async def scenario(harness: Harness) -> None:
+        async def redrive() -> int:
+            return (await harness.engine.redrive("orders", "orders-0", count_max=10)).redriven
+
+        await harness.advance(20)
+        failing.remove(2)
+        assert await redrive() == 1
+        await Control(app, harness).seek(0, "orders-0")
+        await harness.advance(20)
+        failing.clear()
+        assert await redrive() == 2
+        await harness.advance(60)
+
+    app = scripted_app(work, lanes=2, batch_size=1)
+    play_scripted(app, scenario, stream)
+    assert [position for position in seen if position in {2, 3}] == [2, 2, 3]
+    assert seen.count(0) == 2
+
+
 def test_a_shard_that_can_not_be_moved_is_worked_on_again() -> None:
     """The source is away in the middle of it: the mapping starts anew, and nothing stands still or is left out."""
     work = Work()
@@ -517,6 +579,72 @@ def test_a_shard_that_changes_hands_while_it_is_moved_belongs_to_its_new_owner()
     app = scripted_app(work, batch_size=1)
     play_scripted(app, scenario, stream, commit=commit)
     assert work.done == [0, 1, 2, 3]
+
+
+def test_a_shard_that_is_lost_while_a_seek_waits_for_its_batch_is_not_moved() -> None:
+    """The rebalance has the first word: whoever has the shard then runs everything once, in order."""
+    work = Work()
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(4)]})
+
+    async def scenario(harness: Harness) -> None:
+        async def seek() -> None:
+            with pytest.raises(ShardLost):
+                await Control(app, harness).seek(0, "orders-0")
+
+        await harness.advance(1.5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(seek)
+            await harness.advance(0.1)
+            await stream.revoke()
+            await stream.source.take()
+        await harness.advance(60)
+        assert await Control(app, harness).log() == []
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.state == "Enabled"
+
+    app = scripted_app(work, batch_size=1)
+    play_scripted(app, scenario, stream)
+    assert work.done == [0, 1, 2, 3]
+
+
+def test_a_pause_goes_with_the_shard_when_it_is_taken_again() -> None:
+    work = Work()
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(4)]})
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1.5)
+        await Control(app, harness).pause("orders-0")
+        await harness.advance(10)
+        await stream.revoke()
+        await stream.source.take()
+        await harness.advance(60)
+        assert work.done == [0, 1]
+        await Control(app, harness).resume("orders-0")
+        await harness.advance(60)
+
+    app = scripted_app(work, batch_size=1)
+    play_scripted(app, scenario, stream)
+    assert work.done == [0, 1, 2, 3]
+
+
+def test_two_who_move_a_shard_at_once_do_so_one_after_the_other() -> None:
+    work = Work()
+    app = stream_app(work, batch_size=1)
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await send_numbers(harness, 4)
+        await harness.advance(2.5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(control.seek, 0)
+            tasks.start_soon(control.seek, 2)
+        await harness.run_until_idle()
+        moves = [detail for _, _, _, detail in await control.log()]
+        assert moves in (["from 3 to 0", "from 0 to 2"], ["from 3 to 2", "from 2 to 0"])
+        last = int(moves[-1][-1])
+        assert work.done == [1, 2, 3, *range(last + 1, 5)]
+
+    play(app, scenario)
 
 
 def test_the_books_balance_when_records_come_while_a_shard_is_moved() -> None:
