@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import anyio
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from tests.behaviours.commands import run_process
 from tests.servers.engines import PATIENCE_S, EngineFolder, until
 from tests.servers.kafka_cluster import KafkaCluster
 
@@ -206,6 +208,36 @@ async def test_an_engine_that_stood_still_is_fenced_off(kafka: KafkaCluster, tmp
             if engine.process is not None and engine.process.poll() is None:
                 engine.kill()
     await exchange.assert_exactly_once()
+
+
+async def test_a_partition_that_is_moved_back_gives_each_result_once_more(kafka: KafkaCluster, tmp_path: Path) -> None:
+    """Moved while it works: what it has settled is committed first, and comes once more; all else comes once."""
+    exchange = await _exchange(kafka, tmp_path, body="time.sleep(0.002)")
+    engine = exchange.engine()
+    await exchange.send(400)
+    try:
+        engine.start()
+        seen = engine.folder / "seen.log"
+        await until(lambda: seen.exists() and len(seen.read_text()) > 300, "the engine works")
+        moved = ("mapping", "seek", "orders", "--to", "beginning", "--shard", f"{exchange.topics['topic']}-0")
+        done = await anyio.to_thread.run_sync(lambda: run_process(*moved, cwd=engine.folder))
+        assert done.returncode == 0, done.stderr
+        await exchange.wait_settled()
+        told = ("-o", "json", "mapping", "log", "orders")
+        log = await anyio.to_thread.run_sync(lambda: run_process(*told, cwd=engine.folder))
+        assert engine.stop() == 0
+    finally:
+        if engine.process is not None and engine.process.poll() is None:
+            engine.kill()
+    (entry,) = json.loads(log.stdout)
+    where = re.fullmatch(r"from (\d+) to 0", entry["detail"])
+    assert where is not None
+    again = Counter(range(0, int(where[1]) * PARTITIONS, PARTITIONS))
+    assert again
+    expected = Counter(range(400)) + again
+    results, failed = await exchange.seen(exchange.topics["results"]), await exchange.seen(exchange.topics["failed"])
+    assert failed == Counter({number: count for number, count in expected.items() if number % 50 == 3})
+    assert results == Counter({number: count for number, count in expected.items() if number % 50 != 3})
 
 
 @pytest.mark.parametrize("runtime", ["inline", "process"])
