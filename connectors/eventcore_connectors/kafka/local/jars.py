@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from eventcore.errors import CommandError
 from eventcore.ports.servers import Progress
 from eventcore_connectors.kafka.local.programs import run_program
 from eventcore_connectors.kafka.local.settings import KAFKA_VERSION
+
+if TYPE_CHECKING:
+    import httpx
 
 #: Where another address than Maven Central's may stand: a mirror, with the same paths below it.
 REPOSITORY_VARIABLE = "EVENTCORE_MAVEN_REPOSITORY"
@@ -139,10 +143,7 @@ def _fetch(repository: str, jars: list[Jar], libs: Path, progress: Progress) -> 
         ) from error
 
 
-def _fetch_one(client: object, url: str, file: Path, size_bytes: int, advance: Callable[[int], None]) -> None:
-    import httpx
-
-    assert isinstance(client, httpx.Client)
+def _fetch_one(client: httpx.Client, url: str, file: Path, size_bytes: int, advance: Callable[[int], None]) -> None:
     with client.stream("GET", url) as answer, file.open("wb") as written:
         answer.raise_for_status()
         for part in answer.iter_bytes():
