@@ -159,11 +159,14 @@ class EmbeddedQueue:
             return ()
         delete = self._deletes.add(receipts)
         try:
-            with anyio.move_on_after(DELETE_WAIT_S):
-                await delete.taken.wait()
-            while not delete.taken.is_set():
-                await self._commit()
-            await delete.done.wait()
+            if not delete.leads:
+                await delete.turn.wait()
+            if not delete.done.is_set():
+                with anyio.move_on_after(DELETE_WAIT_S):
+                    await delete.taken.wait()
+                while not delete.taken.is_set():
+                    await self._commit()
+                await delete.done.wait()
         finally:
             self._deletes.withdraw(delete)
         return delete.result()
@@ -230,6 +233,9 @@ class _Delete:
 
     def __init__(self, receipts: Sequence[str]) -> None:
         self.receipts = receipts
+        #: It sees to it that the deletes that wait are carried: one timer for all of them.
+        self.leads = False
+        self.turn = anyio.Event()  #: to lead, or to go on: it is done
         self.taken = anyio.Event()
         self.done = anyio.Event()
         self._spent: list[str] = []
@@ -237,13 +243,22 @@ class _Delete:
 
     def finish(self, spent: frozenset[str]) -> None:
         self._spent = [receipt for receipt in self.receipts if receipt in spent]
-        self.done.set()
+        self._end()
 
     def fail(self, failure: EventcoreError) -> None:
         """Note a failure, unless it is finished."""
         if not self.done.is_set():
             self._failure = failure
-            self.done.set()
+            self._end()
+
+    def lead(self) -> None:
+        """Make it the one that the others wait for."""
+        self.leads = True
+        self.turn.set()
+
+    def _end(self) -> None:
+        self.done.set()
+        self.turn.set()
 
     def result(self) -> Sequence[str]:
         if self._failure is not None:
@@ -252,7 +267,7 @@ class _Delete:
 
 
 class _DeleteBuffer:
-    """Deletes that wait to be carried by a commit, in order."""
+    """Deletes that wait to be carried by a commit, in order. The first of them leads."""
 
     def __init__(self) -> None:
         self._waiting: list[_Delete] = []
@@ -260,12 +275,14 @@ class _DeleteBuffer:
     def add(self, receipts: Sequence[str]) -> _Delete:
         delete = _Delete(receipts)
         self._waiting.append(delete)
+        self._appoint()
         return delete
 
     def withdraw(self, delete: _Delete) -> None:
         """Take a delete out whose caller no longer waits, if no commit has it yet."""
         if not delete.taken.is_set():
             self._waiting.remove(delete)
+            self._appoint()
 
     def take(self) -> list[_Delete]:
         """Take what one commit carries: the oldest, at least one if there is one."""
@@ -278,7 +295,12 @@ class _DeleteBuffer:
             count += 1
         taken = self._waiting[:count]
         del self._waiting[:count]
+        self._appoint()
         return taken
+
+    def _appoint(self) -> None:
+        if self._waiting and not self._waiting[0].leads:
+            self._waiting[0].lead()
 
 
 async def send_messages(
