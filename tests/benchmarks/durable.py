@@ -118,8 +118,8 @@ async def send(senders: int, count: int) -> Figures:
             return meter.figures()
 
 
-async def queue_engine(count: int) -> Figures:
-    """Run an engine on a full queue, until the last message's deletion is durable."""
+async def queue_engine(count: int, waiting: int = 0) -> Figures:
+    """Run an engine on a full queue until the deletion of ``count`` messages is durable; ``waiting`` more are there."""
     meter, done = Meter(), anyio.Event()
 
     def on_event(event: EngineEvent) -> None:
@@ -138,8 +138,8 @@ async def queue_engine(count: int) -> Figures:
         (folder / "eventcore.toml").write_text(PIPELINE)
         loaded = load_config(folder / "eventcore.toml")
         async with run_pipeline(loaded, RunOptions(state=folder / ".eventcore"), events=events) as engine:
-            for first in range(0, count, FILL):
-                records = [OutgoingRecord(body=BODY) for _ in range(min(FILL, count - first))]
+            for first in range(0, count + waiting, FILL):
+                records = [OutgoingRecord(body=BODY) for _ in range(min(FILL, count + waiting - first))]
                 await send_messages(engine.store, QUEUE, records, clock=engine.clock, ids=engine.ids)
             tune_collector()  # as the command does
             async with anyio.create_task_group() as tasks:

@@ -49,6 +49,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     sends: int = 100_000
     raw_sends: int = 10_000
     messages: int = 50_000
+    waiting: int = 1_000_000  #: messages behind those
     calls: int = 4_000
     many_calls: int = 20_000
     forks: int = 300
@@ -68,6 +69,7 @@ SMOKE = Scale(
     sends=2_000,
     raw_sends=200,
     messages=1_000,
+    waiting=2_000,
     calls=20,
     many_calls=400,
     forks=5,
@@ -245,7 +247,24 @@ def _durable(scale: Scale) -> list[Comparison]:
         peer=Contestant("durable:raw_receive", {"count": scale.messages, "batch": 100}),
         rows=[Row(what="queue to inline to durable delete, batches of 10", figure="per_s", least=0.6)],
     )
-    return [*sends, queue]
+    full = Comparison(
+        name="queue-million",
+        against="the row before, with none behind them",
+        ours=Contestant("durable:queue_engine", {"count": scale.messages, "waiting": scale.waiting}),
+        peer=Contestant("durable:queue_engine", {"count": scale.messages}),
+        rows=[Row(what="the same with 1,000,000 more messages waiting", figure="per_s", least=0.8)],
+    )
+    untraced = Comparison(
+        name="tracing-off",
+        against="an engine with no tracing in its source",
+        ours=Contestant("durable:queue_engine", {"count": scale.messages}),
+        peer=Contestant("untraced:queue_engine", {"count": scale.messages}),
+        rows=[
+            # Processor time, as wall time is not steady to a fiftieth.
+            Row(what="processor time a message of a queue, tracing off", figure="cpu_us", most=1.02)
+        ],
+    )
+    return [*sends, queue, full, untraced]
 
 
 def _processes(scale: Scale) -> list[Comparison]:
