@@ -248,7 +248,7 @@ def _durable(scale: Scale) -> list[Comparison]:
         rows=[Row(what="queue to inline to durable delete, batches of 10", figure="per_s", least=0.6)],
     )
     full = Comparison(
-        name="queue-million",
+        name="full-queue",
         against="the row before, with none behind them",
         ours=Contestant("durable:queue_engine", {"count": scale.messages, "waiting": scale.waiting}),
         peer=Contestant("durable:queue_engine", {"count": scale.messages}),

@@ -12,7 +12,7 @@ from tests.benchmarks.rows import SMOKE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["send-256", "queue", "queue-million", "tracing-off", "invoke-warm", "version"])
+@pytest.mark.parametrize("name", ["send-256", "queue", "full-queue", "tracing-off", "invoke-warm", "version"])
 def test_a_comparison_runs_and_is_told(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "figures.json"
     bench.run(SMOKE, [name], None, report)
