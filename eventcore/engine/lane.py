@@ -315,12 +315,13 @@ class Lane:
         is_marked = self._is_first or part.attempt > 0 or part.marks > 0
         if not part.marks:
             return await self._invoke(batch, state if is_marked else None)
-        if not await self._unless_stopped(self._context.suspects.acquire):
+        suspects = self._context.suspects
+        if not await self._unless_stopped(suspects.acquire, suspects.release):
             return RELEASED
         try:
             return await self._invoke(batch, state)
         finally:
-            self._context.suspects.release()
+            suspects.release()
 
     def _decide_before(self, records: Sequence[Record], state: ShardState) -> Decision | None:
         covered = self._covered.count_leading(records)
@@ -350,7 +351,7 @@ class Lane:
         try:
             function.slots.acquire_nowait()
         except anyio.WouldBlock:
-            if not await self._unless_stopped(function.slots.acquire):
+            if not await self._unless_stopped(function.slots.acquire, function.slots.release):
                 return RELEASED
         outcome = RELEASED
         try:
@@ -369,19 +370,32 @@ class Lane:
         context.reporter.finished(batch, outcome)
         return outcome
 
-    async def _unless_stopped(self, wait: Callable[[], Awaitable[object]]) -> bool:
-        """Await something, or until the shard is stopped; tell whether it came to its end."""
-        is_done = False
-        async with anyio.create_task_group() as tasks:
+    async def _unless_stopped(
+        self, wait: Callable[[], Awaitable[object]], undo: Callable[[], None] | None = None
+    ) -> bool:
+        """Await something, or until the shard is stopped; tell whether it came to its end.
 
-            async def give_up() -> None:
-                await self._stopping.wait()
+        Args:
+            wait: gives what is waited for.
+            undo: takes it back when it came to its end, and whoever waits was cancelled before being told: what it
+                has acquired would be lost to everybody.
+        """
+        is_done = is_told = False
+        try:
+            async with anyio.create_task_group() as tasks:
+
+                async def give_up() -> None:
+                    await self._stopping.wait()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(give_up)
+                await wait()
+                is_done = True
                 tasks.cancel_scope.cancel()
-
-            tasks.start_soon(give_up)
-            await wait()
-            is_done = True
-            tasks.cancel_scope.cancel()
+            is_told = True
+        finally:
+            if is_done and not is_told and undo is not None:
+                undo()
         return is_done
 
     # -- settling ------------------------------------------------------------------------------------------------------

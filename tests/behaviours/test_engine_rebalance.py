@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from eventcore.delivery.ordering import Part, ShardState
 from eventcore.testing.harness import Harness
@@ -179,3 +181,28 @@ def test_a_discard_that_waits_for_its_destination_is_handed_over_once() -> None:
     play_scripted(scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1), scenario, stream)
     assert len(taken) == len(set(taken)) == 2
     assert stream.kept["orders-0"][0] == 2
+
+
+def test_a_shard_that_is_lost_as_its_turn_comes_gives_its_turn_to_others() -> None:
+    """A slot of the function that went to a shard which is cancelled in that moment must not be lost to everybody."""
+    finished = anyio.Event()
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(1)
+        finished.set()
+
+    async def lose_after(harness: Harness, stream: ScriptedStream, turns: int) -> None:
+        await finished.wait()
+        # The slot goes from one to the other within a few turns of the loop: each of them is tried.
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        await stream.lose()
+        await stream.source.take()
+        await harness.advance(30)
+        assert {shard: position for shard, (position, _) in stream.kept.items()} == {"orders-0": 3, "orders-1": 3}
+
+    for turns in range(20):
+        finished = anyio.Event()
+        stream = ScriptedStream({f"orders-{shard}": [record(position) for position in range(3)] for shard in range(2)})
+        app = scripted_app(work, batch_size=1, concurrency=1)
+        play_scripted(app, partial(lose_after, stream=stream, turns=turns), stream)
