@@ -199,6 +199,15 @@ def test_a_repository_without_the_jars_is_named(
     assert "404" in refused.stderr
 
 
+def test_without_maven_a_repository_must_be_named(up: Up, programs: Callable[[str, str], None]) -> None:
+    """No address of one stands in eventcore."""
+    programs("java", JAVA.format(version="17.0.15"))
+    refused = up()
+    assert refused.returncode == 1
+    assert "neither is Maven" in refused.stderr
+    assert "EVENTCORE_MAVEN_REPOSITORY" in refused.stderr
+
+
 def test_a_maven_that_fails_is_told_with_its_words(up: Up, programs: Callable[[str, str], None]) -> None:
     programs("java", JAVA.format(version="17.0.15"))
     programs("mvn", "echo 'no route to host'; exit 1")

@@ -1,4 +1,7 @@
-"""Kafka's jars: pinned by version and checksum, fetched once from Maven Central into the user's cache folder.
+"""Kafka's jars: pinned by version and checksum, fetched once into the user's cache folder.
+
+Maven fetches them, which knows the user's repositories and proxies; without it, or with `REPOSITORY_VARIABLE`, they
+are fetched one by one from the repository that the variable names. No address of one stands in eventcore.
 
 What is not in `jars-VERSION.txt` is never run, and a folder of jars appears only when it is whole.
 """
@@ -26,9 +29,8 @@ from eventcore_connectors.kafka.local.settings import KAFKA_VERSION
 if TYPE_CHECKING:
     import httpx
 
-#: Where another address than Maven Central's may stand: a mirror, with the same paths below it.
+#: Holds the address of a Maven repository that is to be asked instead of Maven.
 REPOSITORY_VARIABLE = "EVENTCORE_MAVEN_REPOSITORY"
-MAVEN_CENTRAL = "https://repository.example"
 #: What Kafka needs to run, with all that these need; its logging goes to standard error through the simple binding.
 ARTIFACTS = (
     ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
@@ -70,29 +72,35 @@ def cache_folder() -> Path:
 
 
 def find_jars(progress: Progress) -> Path:
-    """Return the folder of Kafka's jars, downloading them first if need be: by Maven where it is, else one by one.
+    """Return the folder of Kafka's jars, downloading them first if need be.
 
     Raises:
-        CommandError: the download failed, or what came is not what was published.
+        CommandError: there is neither Maven nor a repository's address, the download failed, or what came is not what
+            was published.
     """
     libs = cache_folder() / "libs"
     if libs.is_dir():
         return libs
     jars = read_jars()
-    repository = os.environ.get(REPOSITORY_VARIABLE)
+    repository = os.environ.get(REPOSITORY_VARIABLE, "")
+    if not repository and shutil.which("mvn") is None:
+        raise CommandError(
+            "Kafka's jars are not there, and neither is Maven to download them",
+            hint=f"install Docker, or Maven; or let {REPOSITORY_VARIABLE} name a Maven repository's address",
+        )
     size_mb = sum(jar.size_bytes for jar in jars) / 1e6
     progress.say(
-        f"downloading Apache Kafka {KAFKA_VERSION} from {repository or 'Maven Central'}, once: "
+        f"downloading Apache Kafka {KAFKA_VERSION} {f'from {repository}' if repository else 'with Maven'}, once: "
         f"{len(jars)} files, {size_mb:.0f} MB, into {libs}"
     )
     try:
         libs.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=libs.parent, prefix="download-") as folder:
             fetched = Path(folder) / "libs"
-            if shutil.which("mvn") and not repository:
-                _fetch_by_maven(fetched)
+            if repository:
+                _fetch(repository, jars, fetched, progress)
             else:
-                _fetch(repository or MAVEN_CENTRAL, jars, fetched, progress)
+                _fetch_by_maven(fetched)
             _verify(jars, fetched)
             with suppress(FileExistsError):  # another process was faster
                 fetched.rename(libs)
@@ -120,7 +128,7 @@ def _fetch_by_maven(libs: Path) -> None:
     if done.returncode:
         raise CommandError(
             f"Maven could not download Kafka: {(done.stdout + done.stderr).strip()[-MAVEN_TEXT_MAX:]}",
-            hint=f"without Maven: {REPOSITORY_VARIABLE}={MAVEN_CENTRAL}, or a mirror's address",
+            hint=f"without Maven: {REPOSITORY_VARIABLE} names a Maven repository's address",
         )
 
 
