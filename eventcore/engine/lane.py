@@ -160,6 +160,7 @@ class Lane:
         self._invocation: anyio.CancelScope | None = None
         self._woken = anyio.Event()  #: ends the pause before a retry
         self._skip: _Skip | None = None
+        self._has_ended = False
         self.blocked: Blocked | None = None
         #: The batch that failed last and what came back, while it is tried again.
         self.failed: tuple[Batch, Outcome] | None = None
@@ -194,6 +195,8 @@ class Lane:
         """
         if self.blocked is None or self._skip is not None:
             raise CommandError(f"nothing is to be skipped of {self._shard}: no batch of it keeps failing")
+        if self._has_ended:
+            return ()
         skip = self._skip = _Skip(count)
         self._woken.set()
         await skip.done.wait()
@@ -216,6 +219,7 @@ class Lane:
         try:
             await self._work()
         finally:
+            self._has_ended = True
             self._end_skip()
 
     async def _work(self) -> None:

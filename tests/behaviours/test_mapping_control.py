@@ -607,6 +607,26 @@ def test_a_shard_that_is_lost_while_a_seek_waits_for_its_batch_is_not_moved() ->
     assert work.done == [0, 1, 2, 3]
 
 
+def test_a_skip_that_comes_while_the_shard_is_moved_does_not_wait_for_ever() -> None:
+    stream = ScriptedStream({"orders-0": [record(position) for position in range(4)]})
+
+    async def away() -> None:
+        await anyio.sleep(5)
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await harness.advance(10)
+        stream.on_seek = away
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(control.seek, 2, "orders-0")
+            await harness.advance(3)
+            with anyio.fail_after(60):
+                assert (await control.skip(shard="orders-0")).count == 0
+
+    app = scripted_app(Work(0), batch_size=1, maximum_retry_attempts=-1)
+    play_scripted(app, scenario, stream)
+
+
 def test_a_pause_goes_with_the_shard_when_it_is_taken_again() -> None:
     work = Work()
     stream = ScriptedStream({"orders-0": [record(position) for position in range(4)]})
