@@ -27,6 +27,9 @@ demo: $(VENV)/.installed  ## run the bundled pipeline and watch a poison record 
 test: $(VENV)/.developing  ## run the whole suite; real servers are started where they can be had
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
+test-clients: $(VENV)/.developing  ## run every Kafka test that can be on every Kafka client
+	EVENTCORE_KAFKA_CLIENTS=all $(BIN)/python -m pytest -q -m "any_client or both_clients" tests/servers $(PYTEST_ARGS)
+
 bench: $(VENV)/.developing  ## measure speed against peers and floors and print the table; ROWS="kafka send" chooses
 	$(BIN)/python -m tests.benchmarks $(ROWS)
 
@@ -39,4 +42,4 @@ check: $(VENV)/.developing  ## formatting, lint, types, layers
 clean:  ## remove the environment and what the tools left
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test bench check clean
+.PHONY: help demo test test-clients bench check clean

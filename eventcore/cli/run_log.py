@@ -17,7 +17,7 @@ _OURS = "eventcore."
 #: Only a function that does not import gives a mapping's problem a traceback, and each try imports it anew.
 TRIED_AGAIN = "it is tried again by itself: mend the file"
 #: Libraries that log what they also raise: it is told as the mapping's problem.
-_ECHOES = ("aiokafka",)
+_ECHOES = ("aiokafka", "confluent_kafka")
 #: Lengths of a level's name and of most events' names: what comes behind stands in columns.
 _LEVEL_WIDTH = 7
 _NAME_WIDTH = 21

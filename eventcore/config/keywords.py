@@ -85,6 +85,7 @@ class KafkaKeywords(TypedDict, total=False):
     """Of `Pipeline.kafka`, beside the brokers."""
 
     client_id: str
+    client: Literal["aiokafka", "librdkafka"]
     session_timeout_ms: int
     heartbeat_interval_ms: int
     max_poll_interval_ms: int

@@ -257,12 +257,16 @@ class StreamConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KafkaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`[kafka.NAME]`: a connection. Settings keep aiokafka's names."""
+    """`[kafka.NAME]`: a connection. Settings keep aiokafka's names, whichever client reads."""
 
     bootstrap_servers: Annotated[
         str, Meta(min_length=1, description="`host:port`, comma-separated", examples=["127.0.0.1:9092"])
     ]
     client_id: Annotated[str, Meta(min_length=1, description="how the broker's logs call this client")] = "eventcore"
+    client: Annotated[
+        Literal["aiokafka", "librdkafka"],
+        Meta(description="what reads topics; librdkafka is faster and comes with an extra"),
+    ] = "aiokafka"
     session_timeout_ms: Annotated[
         int, Meta(ge=1000, le=1_800_000, description="silence after which the broker gives the shards to others")
     ] = 45_000

@@ -2,13 +2,16 @@
 
 Such a test is skipped with the reason, which the run's last lines repeat. `EVENTCORE_REQUIRE_SERVERS=1` turns the skip
 into a failure: what continuous integration sets, so that it never passes by leaving tests out.
+
+Kafka is read by several clients. A test marked `both_clients` runs on each of them, one marked `any_client` only where
+`EVENTCORE_KAFKA_CLIENTS=all` (`make test-clients`): most of it is the source's work, which they share.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,8 +25,17 @@ TEST_TIMEOUT_S = 360
 
 REQUIRE_VARIABLE = "EVENTCORE_REQUIRE_SERVERS"
 
-# aiokafka reports every try to reach a broker that a test has stopped.
+# Clients report every try to reach a broker that a test has stopped.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+logging.getLogger("confluent_kafka").setLevel(logging.CRITICAL)
+
+#: `all` runs every test that can be on every client; else those that are marked `both_clients`.
+CLIENTS_VARIABLE = "EVENTCORE_KAFKA_CLIENTS"
+#: What reads, by the name in a test's id.
+CLIENTS: Mapping[str, Mapping[str, str]] = {
+    "aiokafka": {},
+    "librdkafka": {"client": "librdkafka"},
+}
 
 #: What stands between a server's name and the reason, in a skip.
 _MISSING = " can't be had here: "
@@ -58,10 +70,25 @@ def do_without(server: str, reason: str) -> NoReturn:
     pytest.skip(message)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on several clients."""
+    if "client_settings" not in metafunc.fixturenames:
+        return
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    is_all = "any_client" in marks and os.environ.get(CLIENTS_VARIABLE) == "all"
+    clients = list(CLIENTS) if "both_clients" in marks or is_all else ["aiokafka"]
+    if "aiokafka_only" in marks:
+        clients = ["aiokafka"]
+    metafunc.parametrize("client_settings", [CLIENTS[name] for name in clients], ids=clients)
+
+
 @pytest.fixture
-async def kafka(kafka_server: KafkaServer | ComposedKafkaServer) -> AsyncIterator[KafkaCluster]:
+async def kafka(
+    kafka_server: KafkaServer | ComposedKafkaServer, client_settings: Mapping[str, str]
+) -> AsyncIterator[KafkaCluster]:
     """A test's own view of the broker."""
     async with open_cluster(kafka_server.address) as cluster:
+        cluster.client_settings = client_settings
         yield cluster
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ class KafkaCluster:
 
     def __init__(self, address: str, admin: AIOKafkaAdminClient, producer: AIOKafkaProducer) -> None:
         self.address = address
+        self.client_settings: Mapping[str, Any] = {}  #: of every connection: which client reads
         self.admin = admin
         self.producer = producer
 
@@ -92,8 +93,9 @@ class KafkaCluster:
     async def committed(self, group: str, topic: str, *, partition: int = 0) -> OffsetAndMetadata | None:
         """Return what a group has committed, with its metadata."""
         each = TopicPartition(topic, partition)
-        offsets = await self.admin.list_consumer_group_offsets(group, partitions=[each])
-        return None if offsets[each].offset < 0 else offsets[each]
+        found = (await self.admin.list_consumer_group_offsets(group, partitions=[each]))[each]
+        # librdkafka's Python client writes the zero byte of a C string, too.
+        return None if found.offset < 0 else OffsetAndMetadata(found.offset, found.metadata.removesuffix("\0"))
 
     async def members(self, group: str) -> list[tuple[str, str]]:
         """Return a group's members as (member id, client id)."""
@@ -105,7 +107,9 @@ class KafkaCluster:
 
     def config(self, **settings: Any) -> KafkaConfig:
         """Return a connection; a rebalance is noticed at the next heartbeat, so that these come often."""
-        return KafkaConfig(**{"bootstrap_servers": self.address, "heartbeat_interval_ms": 300, **settings})
+        return KafkaConfig(
+            **{"bootstrap_servers": self.address, "heartbeat_interval_ms": 300, **self.client_settings, **settings}
+        )
 
     def source(
         self,

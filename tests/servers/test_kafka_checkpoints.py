@@ -19,6 +19,8 @@ from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, opened, readi
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S
 from tests.servers.kafka_cluster import KafkaCluster
 
+pytestmark = pytest.mark.any_client
+
 FAILING = ShardState(parts=(Part(last=3, attempt=2, first_failure_ms=1_700_000_000_000, request_id="r"),), marked=True)
 
 
@@ -86,6 +88,7 @@ async def test_a_commit_by_others_clears_failing_work(kafka: KafkaCluster) -> No
         assert (reader.taken[shard].checkpoint, reader.taken[shard].state) == (1, EMPTY)
 
 
+@pytest.mark.aiokafka_only
 async def test_urgent_commits_that_wait_share_a_request(kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty failing shards cost two requests at most: the one under way, and one for all that wait behind it."""
     topic = await kafka.create_topic(partitions=30)

@@ -24,6 +24,7 @@ from tests.servers.kafka_cluster import CONTEXT, KafkaCluster, KafkaStream, open
 from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer
 
 
+@pytest.mark.both_clients
 class TestKafkaStream(StreamConformance):
     """A topic of three partitions."""
 

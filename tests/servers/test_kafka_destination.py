@@ -18,7 +18,7 @@ from eventcore.ports.destinations import Destination
 from eventcore.ports.store import OutboxRow
 from eventcore.testing.conformance.stream import reading
 from eventcore_connectors.kafka import connector
-from eventcore_connectors.kafka.client import OPEN_TIMEOUT_S
+from eventcore_connectors.kafka.membership import OPEN_TIMEOUT_S
 from tests.servers.kafka_cluster import CONTEXT, KafkaCluster
 
 #: An open or a send that fails is over by then, seconds.

@@ -21,11 +21,14 @@ from eventcore.errors import ShardLost
 from eventcore.ports.connectors import StartingPosition
 from eventcore.ports.sources import StreamSource
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
-from eventcore_connectors.kafka.member import Fenced, GroupMember
+from eventcore_connectors.kafka.member import GroupMember
+from eventcore_connectors.kafka.membership import Fenced
 from eventcore_connectors.kafka.shape import Partition
 from eventcore_connectors.kafka.shards import Mark
 from tests.servers import kafka_victim
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
+
+pytestmark = pytest.mark.any_client
 
 ROOT = Path(__file__).parents[2]
 FAILING = ShardState(parts=(Part(last=4, attempt=3, request_id="r"),))
@@ -57,6 +60,7 @@ class Settler(Reader):
         return 0
 
 
+@pytest.mark.both_clients
 async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None:
     """While records are sent, three owners join and leave: nothing is lost, and each owner goes on without a gap."""
     topic = await kafka.create_topic(partitions=PARTITIONS)
@@ -107,6 +111,7 @@ async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None
             assert after[0] <= before[-1] + 1, "a new owner began behind what was delivered"
 
 
+@pytest.mark.both_clients
 async def test_a_shard_that_comes_back_keeps_its_failing_work(kafka: KafkaCluster) -> None:
     """Whoever gets a shard in a rebalance goes on with its attempts; what was not settled comes again."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
@@ -149,6 +154,7 @@ async def test_a_killed_owner_leaves_its_shards_after_its_session(kafka: KafkaCl
         assert reader.bodies(shard) == [b"2", b"3", b"4"]
 
 
+@pytest.mark.aiokafka_only
 async def test_an_owner_that_was_thrown_out_writes_nothing(kafka: KafkaCluster) -> None:
     """A process that stood still past its session is refused: its settle raises ShardLost, the newer one stands."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
@@ -183,6 +189,7 @@ async def test_an_owner_that_was_thrown_out_writes_nothing(kafka: KafkaCluster) 
     assert (mark.offset, mark.metadata) == (4, "")
 
 
+@pytest.mark.aiokafka_only
 async def test_a_commit_of_another_generation_is_refused(kafka: KafkaCluster) -> None:
     """A commit carries the generation in which its partitions were taken, and no other one is written."""
     topic = await kafka.create_topic()
@@ -241,6 +248,7 @@ async def test_a_record_in_hand_is_life(kafka: KafkaCluster) -> None:
         assert reader.history == [("taken", shard)]
 
 
+@pytest.mark.both_clients
 async def test_an_owner_that_asks_for_nothing_is_thrown_out(kafka: KafkaCluster) -> None:
     """No receive and nothing in hand for `max_poll_interval_ms`: the shards are for others, and come back on return."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"

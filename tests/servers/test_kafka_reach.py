@@ -12,7 +12,7 @@ from eventcore.config.reference import Reference
 from eventcore.errors import SourceClosed, SourceUnavailable
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from eventcore_connectors.kafka import connector
-from eventcore_connectors.kafka.client import OPEN_TIMEOUT_S
+from eventcore_connectors.kafka.membership import OPEN_TIMEOUT_S
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.kafka_server import KafkaServer
 

@@ -14,6 +14,8 @@ from eventcore.testing.conformance import ranges
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from tests.servers.kafka_cluster import KafkaCluster
 
+pytestmark = pytest.mark.any_client
+
 
 async def until_committed(kafka: KafkaCluster, group: str, topic: str, offset: int) -> None:
     """Wait until a group's commit stands at an offset: then its lag is what lies behind it."""

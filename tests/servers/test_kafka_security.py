@@ -14,7 +14,7 @@ from eventcore.errors import DestinationUnavailable, SourceUnavailable
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.testing.conformance.stream import Reader, reading
 from eventcore_connectors.kafka import connector
-from eventcore_connectors.kafka.client import OPEN_TIMEOUT_S
+from eventcore_connectors.kafka.membership import OPEN_TIMEOUT_S
 from tests.servers.conftest import do_without
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
 from tests.servers.kafka_server import ServerUnavailable

@@ -7,7 +7,8 @@ there is no other way; `pyproject.toml` therefore pins its minor version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -19,12 +20,18 @@ from eventcore.config.reference import Reference
 from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
 from eventcore.patterns.topics import SIGN, TopicPattern
-from eventcore_connectors.kafka.security import UnusableSecurity, explain_refusal, security_settings
+from eventcore_connectors.kafka.membership import (
+    MISSING_PATIENCE_S,
+    OPEN_TIMEOUT_S,
+    ClientClosed,
+    ClientFailed,
+    Unreachable,
+    describe,
+    locate,
+)
+from eventcore_connectors.kafka.security import explain_refusal, security_settings
+from eventcore_connectors.kafka.token_file import UnusableSecurity
 
-#: A wrong address or a missing topic is reported by then, seconds: a person waits for it.
-OPEN_TIMEOUT_S = 5.0
-#: A topic that was made a moment ago may not be known to every broker yet, seconds.
-MISSING_PATIENCE_S = 1.0
 #: Pause between two looks, seconds.
 _LOOK_AGAIN_S = 0.1
 #: So many of the topics that match an expression are named in a line.
@@ -33,10 +40,6 @@ TOPICS_SHOWN = 5
 STOP_TIMEOUT_S = 5.0
 #: What is left is closed without waiting for answers, seconds.
 _ABANDON_TIMEOUT_S = 1.0
-
-
-class Unreachable(Exception):
-    """A broker or a topic can't be reached; the message names both."""
 
 
 def connection_settings(config: KafkaConfig) -> dict[str, Any]:
@@ -59,11 +62,6 @@ def _security(config: KafkaConfig) -> dict[str, Any]:
         return security_settings(config)
     except UnusableSecurity as error:
         raise Unreachable(f"{error}: no connection to {config.bootstrap_servers}") from error
-
-
-def locate(topics: str, config: KafkaConfig) -> str:
-    """Return the words for a topic, or for all that match an expression, and where they are."""
-    return f"{'topics' if topics.startswith(SIGN) else 'topic'} `{topics}` at {config.bootstrap_servers}"
 
 
 async def connect(
@@ -158,11 +156,15 @@ def _any_node(client: Any) -> Any:
     return node
 
 
-def describe(error: BaseException) -> str:
-    """Return an error's kind and text in one line."""
-    if isinstance(error, errors.KafkaConnectionError) and "Unable to bootstrap" in str(error):
-        return "no broker answers there"  # aiokafka's own text lists its addresses as the tuples that it keeps
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+@contextmanager
+def told_as_ours() -> Iterator[None]:
+    """Let aiokafka's errors leave as those of `membership`."""
+    try:
+        yield
+    except errors.ConsumerStoppedError as error:
+        raise ClientClosed from error
+    except errors.KafkaError as error:
+        raise ClientFailed(describe(error)) from error
 
 
 def _refuse_topic_creation(client: Any) -> None:

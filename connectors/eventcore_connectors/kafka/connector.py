@@ -1,10 +1,10 @@
-"""What eventcore finds under `kafka`. Imports aiokafka when something is opened, not before."""
+"""What eventcore finds under `kafka`. Imports a client library when something is opened, not before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventcore.config.reference import Reference
 from eventcore.errors import ConnectorUnavailable
@@ -14,16 +14,33 @@ from eventcore.ports.ranges import RangeSource
 from eventcore.ports.servers import PreparedServer, Progress, ServerRequest
 from eventcore.ports.sources import StreamSource
 
+if TYPE_CHECKING:
+    from eventcore_connectors.kafka.membership import Member
+
 #: What to install where the client library is missing.
 REQUIREMENT = '"aiokafka[snappy,lz4,zstd]>=0.14,<0.15"'
+#: The same for `client = "librdkafka"`.
+LIBRDKAFKA_REQUIREMENT = '"eventcore-engine[librdkafka]"'
 
 
 @contextmanager
-def _client_library() -> Iterator[None]:
+def _client_library(requirement: str = REQUIREMENT) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConnectorUnavailable(requirement=REQUIREMENT) from error
+        raise ConnectorUnavailable(requirement=requirement) from error
+
+
+def _make_aiokafka_member(request: StreamRequest) -> Member:
+    from eventcore_connectors.kafka.member import GroupMember
+
+    return GroupMember(request.connection, request.reference.part, request.consumer_group_id)
+
+
+def _make_librdkafka_member(request: StreamRequest) -> Member:
+    from eventcore_connectors.kafka.librdkafka.member import LibrdkafkaMember
+
+    return LibrdkafkaMember(request)
 
 
 class KafkaConnector:
@@ -35,7 +52,12 @@ class KafkaConnector:
         """Return a source for a topic, not connected yet."""
         with _client_library():
             from eventcore_connectors.kafka.source import KafkaSource
-        return KafkaSource(request)
+        if request.connection.client == "aiokafka":
+            return KafkaSource(request, _make_aiokafka_member)
+        with _client_library(LIBRDKAFKA_REQUIREMENT):
+            # What the member is made of; when the source is opened there is nobody to say what to install.
+            import confluent_kafka  # noqa: F401
+        return KafkaSource(request, _make_librdkafka_member)
 
     def open_range(self, reference: Reference, connection: Any) -> RangeSource:
         """Return what reads a topic by offsets, not connected yet."""

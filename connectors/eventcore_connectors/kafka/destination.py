@@ -9,7 +9,7 @@ from eventcore.config.structs import KafkaConfig
 from eventcore.errors import DestinationRefused, DestinationUnavailable
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.store import OutboxRow
-from eventcore_connectors.kafka.client import Unreachable
+from eventcore_connectors.kafka.membership import Unreachable
 from eventcore_connectors.kafka.sender import Letter, Sender, TooLarge
 from eventcore_connectors.kafka.shape import Partition
 

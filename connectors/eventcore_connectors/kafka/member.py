@@ -1,4 +1,4 @@
-"""A member of a consumer group that reads a topic, or all that match an expression.
+"""A member of a consumer group that reads a topic, or all that match an expression, on aiokafka.
 
 What aiokafka does not do, and this does:
 
@@ -10,7 +10,7 @@ What aiokafka does not do, and this does:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,6 +22,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from eventcore.config.structs import KafkaConfig
 from eventcore.patterns.topics import SIGN, TopicPattern
 from eventcore_connectors.kafka import client
+from eventcore_connectors.kafka.membership import Fenced, PartitionsHook, read_metadata, write_metadata
 from eventcore_connectors.kafka.reader import TopicReader
 from eventcore_connectors.kafka.shape import Partition
 from eventcore_connectors.kafka.shards import Mark
@@ -38,12 +39,6 @@ _COORDINATOR_MOVED = (
     errors.GroupLoadInProgressError,
     errors.RequestTimedOutError,
 )
-
-PartitionsHook = Callable[[Sequence[Partition]], Awaitable[None]]
-
-
-class Fenced(Exception):
-    """The generation is over: another member may own the partitions."""
 
 
 class _Rebalance(ConsumerRebalanceListener):
@@ -120,6 +115,10 @@ class GroupMember(TopicReader):
         """The group's generation that this member is in; -1 when it was thrown out."""
         return int(self._kafka._coordinator.generation)  # noqa: SLF001
 
+    def is_over(self, generation: int) -> bool:
+        """Tell whether partitions that were taken in that generation may have other owners by now."""
+        return self.generation != generation
+
     @property
     def knows_topics(self) -> bool:
         """Tell whether the brokers' last answer had the topic, or one that matches, in it."""
@@ -144,19 +143,23 @@ class GroupMember(TopicReader):
 
     async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
         """Return what is committed, with its metadata; partitions without a commit are missing."""
-        found = await self._kafka._coordinator.fetch_committed_offsets(  # noqa: SLF001
-            self._all(partitions)
-        )
-        return {Partition(*each): Mark(mark.offset, mark.metadata or "") for each, mark in found.items()}
+        with client.told_as_ours():
+            found = await self._kafka._coordinator.fetch_committed_offsets(  # noqa: SLF001
+                self._all(partitions)
+            )
+        return {Partition(*each): Mark(mark.offset, read_metadata(mark.metadata)) for each, mark in found.items()}
 
     async def commit(self, generation: int, marks: Mapping[Partition, Mark]) -> None:
         """Commit offsets with their metadata as a member of that generation. The caller bounds and shields it.
 
         Raises:
             Fenced: the generation is over; nothing was written.
-            KafkaError: the broker refuses it for good (permissions, metadata too large).
+            ClientFailed: the broker refuses it for good (permissions, metadata too large).
         """
-        coordinator = self._kafka._coordinator  # noqa: SLF001
+        with client.told_as_ours():
+            await self._commit(self._kafka._coordinator, generation, marks)  # noqa: SLF001
+
+    async def _commit(self, coordinator: Any, generation: int, marks: Mapping[Partition, Mark]) -> None:
         while True:
             await coordinator.ensure_coordinator_known()
             if self.generation != generation:
@@ -177,7 +180,7 @@ class GroupMember(TopicReader):
     ) -> errors.KafkaError | None:
         by_topic: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for partition, mark in marks.items():
-            by_topic[partition.topic].append((partition.number, mark.offset, mark.metadata))
+            by_topic[partition.topic].append((partition.number, mark.offset, write_metadata(mark.metadata)))
         request = OffsetCommitRequest(
             self._group,
             generation,

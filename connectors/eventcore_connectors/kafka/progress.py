@@ -9,12 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import anyio
-from aiokafka import errors
 
 from eventcore.errors import SourceUnavailable
 from eventcore.ports.sources import ShardLag
-from eventcore_connectors.kafka.client import describe
-from eventcore_connectors.kafka.member import Fenced, GroupMember
+from eventcore_connectors.kafka.membership import ClientFailed, Fenced, Member, describe
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 
 #: Progress is durable at most so long after it was settled, seconds.
@@ -34,7 +32,7 @@ class Progress:
 
     def __init__(
         self,
-        member: GroupMember,
+        member: Member,
         unavailable: Callable[[str], SourceUnavailable],
         on_fenced: Callable[[Sequence[OwnedShard]], Awaitable[None]],
     ) -> None:
@@ -67,7 +65,7 @@ class Progress:
                 await self.member.commit(shards[0].epoch, {shard.partition: marks[shard.name] for shard in shards})
         except Fenced:
             return shards
-        except (errors.KafkaError, TimeoutError) as error:
+        except (ClientFailed, TimeoutError) as error:
             raise self._unavailable(f"progress can't be written ({describe(error)})") from error
         for shard in shards:
             shard.save(marks[shard.name])

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import anyio
-from aiokafka import errors
 
 from eventcore.config.reference import Reference
 from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
 from eventcore.ports.ranges import Extent, ReadRange
 from eventcore.ports.sources import EventShape
-from eventcore_connectors.kafka.client import Unreachable, describe, locate
-from eventcore_connectors.kafka.reader import OutOfRange, TopicReader
+from eventcore_connectors.kafka.membership import ClientFailed, OutOfRange, Unreachable, describe, locate
+from eventcore_connectors.kafka.reader import TopicReader
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
 
 #: One fetch waits this long for a first record, seconds.
@@ -51,7 +50,7 @@ class KafkaRange:
             with anyio.fail_after(_PATIENCE_S):
                 firsts = await self._reader.first_positions(partitions)
                 ends = await self._reader.end_positions(partitions)
-        except (errors.KafkaError, TimeoutError) as error:
+        except (ClientFailed, TimeoutError) as error:
             raise self._unavailable("its offsets can't be read", error) from error
         for partition, first in firsts.items():
             # Every partition needs a position, also those that nobody asks for.
@@ -66,7 +65,7 @@ class KafkaRange:
         try:
             with anyio.fail_after(_PATIENCE_S):
                 found = await self._opened().positions_at(list(self._partitions.values()), at_ms)
-        except (errors.KafkaError, TimeoutError) as error:
+        except (ClientFailed, TimeoutError) as error:
             raise self._unavailable("its offsets can't be found by time", error) from error
         return {shard: found[partition] for shard, partition in self._partitions.items()}
 
@@ -86,7 +85,7 @@ class KafkaRange:
                     raise self._unavailable(f"no answer for {_PATIENCE_S:.0f} s")
         except OutOfRange as error:
             return await self._skip(error, end)
-        except errors.KafkaError as error:
+        except ClientFailed as error:
             raise self._unavailable("it can't be read", error) from error
         return ReadRange((), end)
 
@@ -95,7 +94,7 @@ class KafkaRange:
         try:
             with anyio.fail_after(_PATIENCE_S):
                 first = (await self._opened().first_positions([gone.partition]))[gone.partition]
-        except (errors.KafkaError, TimeoutError) as error:
+        except (ClientFailed, TimeoutError) as error:
             raise self._unavailable("its oldest record can't be found", error) from error
         if first >= end:
             return ReadRange((), end)

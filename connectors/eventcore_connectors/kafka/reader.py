@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from eventcore.config.structs import KafkaConfig
 from eventcore.model import Record
 from eventcore_connectors.kafka import client
+from eventcore_connectors.kafka.membership import OutOfRange
 from eventcore_connectors.kafka.records import read_directly
 from eventcore_connectors.kafka.shape import Partition
 
@@ -22,15 +23,6 @@ from eventcore_connectors.kafka.shape import Partition
 _POLL_GRACE_S = 0.05
 #: There is no such partition: a fetch for it alone waits, and returns nothing.
 _NOBODY = Partition("", -1)
-
-
-class OutOfRange(Exception):
-    """A partition has no record at the position, nor after it without a gap."""
-
-    def __init__(self, partition: Partition, position: int) -> None:
-        self.partition = partition
-        self.position = position
-        super().__init__(partition, position)
 
 
 class TopicReader:
@@ -95,25 +87,33 @@ class TopicReader:
 
         Raises:
             OutOfRange: the log has passed a position; it stays there until `seek`.
-            KafkaError: something that does not go away by itself.
+            ClientClosed: it was disconnected.
+            ClientFailed: something that does not go away by itself.
         """
         wanted = self._all(partitions or (_NOBODY,))
         subscription = self._kafka._subscription  # noqa: SLF001
         pending = subscription._fetch_count  # noqa: SLF001
+        deadline = anyio.current_time() + wait_s + _POLL_GRACE_S
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + wait_s + _POLL_GRACE_S) as self._polling:
-                received = await self._kafka.getmany(*wanted, timeout_ms=wait_s * 1000, max_records=count_max)
-                return {Partition(*each): records for each, records in received.items()}
+            with client.told_as_ours(), anyio.CancelScope(deadline=deadline) as self._polling:
+                return await self._poll(wanted, wait_s, count_max)
+        finally:
+            self._polling = None
+            subscription._fetch_count = pending  # noqa: SLF001
+        return {}
+
+    async def _poll(
+        self, wanted: Sequence[TopicPartition], wait_s: float, count_max: int
+    ) -> Mapping[Partition, Sequence[Record]]:
+        try:
+            received = await self._kafka.getmany(*wanted, timeout_ms=wait_s * 1000, max_records=count_max)
         except errors.OffsetOutOfRangeError as error:
             ((each, position),) = error.args[0].items()
             raise OutOfRange(Partition(*each), position) from error
         except errors.NoOffsetForPartitionError:
             # A partition that was assigned a moment ago; the source is about to give it its position.
-            pass
-        finally:
-            self._polling = None
-            subscription._fetch_count = pending  # noqa: SLF001
-        return {}
+            return {}
+        return {Partition(*each): records for each, records in received.items()}
 
     def interrupt(self) -> None:
         """End a pending `poll`: what it waits for has changed."""
@@ -148,15 +148,18 @@ class TopicReader:
 
     async def first_positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Return where each partition's oldest record is."""
-        return self._by_partition(await self._kafka.beginning_offsets(self._all(partitions)))
+        with client.told_as_ours():
+            return self._by_partition(await self._kafka.beginning_offsets(self._all(partitions)))
 
     async def end_positions(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Return the offset that each partition's next record gets."""
-        return self._by_partition(await self._kafka.end_offsets(self._all(partitions)))
+        with client.told_as_ours():
+            return self._by_partition(await self._kafka.end_offsets(self._all(partitions)))
 
     async def positions_at(self, partitions: Sequence[Partition], at_ms: int) -> dict[Partition, int]:
         """Return where each partition's first record with that timestamp or a later one is; its end without one."""
-        found = await self._kafka.offsets_for_times(dict.fromkeys(self._all(partitions), at_ms))
+        with client.told_as_ours():
+            found = await self._kafka.offsets_for_times(dict.fromkeys(self._all(partitions), at_ms))
         positions = {Partition(*each): mark.offset for each, mark in found.items() if mark is not None}
         missing = [partition for partition in partitions if partition not in positions]
         return positions | (await self.end_positions(missing) if missing else {})

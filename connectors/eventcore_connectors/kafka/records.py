@@ -8,20 +8,14 @@ both together took 2.0.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import FetchResult
 
 from eventcore.model import Record, TimestampKind
-
-#: Shared by all records: a struct's own default would make a dictionary for each.
-_NO_ATTRIBUTES: Mapping[str, str] = {}
-#: A header's value is written as a list of numbers, `-128,` at most: 5 bytes for one, where base64 takes 4 for three.
-_HEADER_VALUE_FACTOR = 4
-#: Braces, quotes and brackets of one header.
-_HEADER_OVERHEAD_BYTES = 8
+from eventcore_connectors.kafka.record_headers import NO_ATTRIBUTES, header_bytes, read_headers
 
 #: The method by which aiokafka makes its object of a parsed record.
 _MAKER = "_consumer_record"
@@ -47,16 +41,16 @@ def read_record(_partition: TopicPartition, raw: RawRecord) -> Record:
     key, body, headers, timestamp_type = raw.key, raw.value, raw.headers, raw.timestamp_type
     size_bytes = (len(body) if body else 0) + (len(key) if key else 0)
     if headers:
-        size_bytes += _header_bytes(headers)
+        size_bytes += header_bytes(headers)
     return Record(
         position=raw.offset,
         body=body,
         key=key,
         arrived_ms=raw.timestamp or 0,
-        headers=_read_headers(headers) if headers else (),
+        headers=read_headers(headers) if headers else (),
         size_bytes=size_bytes,
         timestamp_kind=_KINDS[timestamp_type] if timestamp_type else _CREATE_TIME,
-        attributes=_NO_ATTRIBUTES,
+        attributes=NO_ATTRIBUTES,
     )
 
 
@@ -73,16 +67,3 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
 def read_directly(kafka: Any) -> None:
     """Let the `getmany` of aiokafka's object return our records; called between its start and its first fetch."""
     kafka._fetcher._records = _Fetched()  # noqa: SLF001
-
-
-def _read_headers(headers: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
-    # Kafka allows a header without a value; ours are bytes.
-    return tuple((name, value or b"") for name, value in headers)
-
-
-def _header_bytes(headers: Sequence[tuple[str, bytes | None]]) -> int:
-    """Return what headers count toward a batch's limit, so that base64's four thirds of it cover their numbers."""
-    return sum(
-        len(name.encode()) + _HEADER_OVERHEAD_BYTES + _HEADER_VALUE_FACTOR * len(value or b"")
-        for name, value in headers
-    )

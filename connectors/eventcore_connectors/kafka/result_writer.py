@@ -19,7 +19,7 @@ from eventcore.config.structs import KafkaConfig
 from eventcore.model import OutgoingRecord
 from eventcore.ports.sources import ResultRecord
 from eventcore_connectors.kafka import client
-from eventcore_connectors.kafka.client import Unreachable, describe
+from eventcore_connectors.kafka.membership import Unreachable, describe, write_metadata
 from eventcore_connectors.kafka.sender import SEND_TIMEOUT_S, forget, make_producer, stop_producer
 from eventcore_connectors.kafka.shards import Mark
 
@@ -181,7 +181,7 @@ class ResultWriter:
             try:
                 with anyio.fail_after(_END_TIMEOUT_S, shield=True):
                     await self._wait_sent()
-                    offset = OffsetAndMetadata(mark.offset, mark.metadata)
+                    offset = OffsetAndMetadata(mark.offset, write_metadata(mark.metadata))
                     await self._producer.send_offsets_to_transaction({source: offset}, group)
                     await self._producer.commit_transaction()
             except (errors.KafkaError, TimeoutError) as error:

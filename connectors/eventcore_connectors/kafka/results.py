@@ -12,7 +12,7 @@ from eventcore.config.reference import Reference
 from eventcore.ports.connectors import StreamRequest
 from eventcore.ports.sources import ResultRecord
 from eventcore_connectors.kafka import client
-from eventcore_connectors.kafka.client import Unreachable
+from eventcore_connectors.kafka.membership import Unreachable
 from eventcore_connectors.kafka.result_writer import ResultWriter, close_all
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
 

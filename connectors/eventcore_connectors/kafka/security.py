@@ -18,16 +18,11 @@ from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
 from eventcore.config.structs import KafkaConfig
+from eventcore_connectors.kafka.token_file import UnusableSecurity, read_token
 
 #: One broker's answer to who we are, and those of all, seconds; brokers hold a refusal back for a tenth of one.
 _PROBE_TIMEOUT_S = 1.0
 _PROBES_TIMEOUT_S = 3.0
-#: A token is a few kilobytes; what is larger is another file.
-_TOKEN_BYTES_MAX = 64 * 1024
-
-
-class UnusableSecurity(Exception):
-    """A certificate, key or token can't be used; the message names the file."""
 
 
 class FileToken(AbstractTokenProvider):
@@ -37,23 +32,8 @@ class FileToken(AbstractTokenProvider):
         self._path = path
 
     async def token(self) -> str:
-        """Return the token.
-
-        Raises:
-            UnusableSecurity: the file can't be read, is empty, or is no token.
-        """
-        return await anyio.to_thread.run_sync(self._read)
-
-    def _read(self) -> str:
-        try:
-            with self._path.open("rb") as file:
-                data = file.read(_TOKEN_BYTES_MAX + 1)
-            text = data.decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UnusableSecurity(f"sasl_oauth_token_file can't be read: {self._path} ({error})") from error
-        if not text or len(data) > _TOKEN_BYTES_MAX or len(text.split()) > 1:
-            raise UnusableSecurity(f"sasl_oauth_token_file holds no token: {self._path}")
-        return text
+        """Return the token; raises as `read_token`."""
+        return await anyio.to_thread.run_sync(read_token, self._path)
 
 
 def security_settings(config: KafkaConfig) -> dict[str, Any]:

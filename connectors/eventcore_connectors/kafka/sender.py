@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer, errors
 
 from eventcore.config.structs import KafkaConfig
 from eventcore_connectors.kafka import client
-from eventcore_connectors.kafka.client import Unreachable, describe
+from eventcore_connectors.kafka.membership import Unreachable, describe, locate
 
 #: Records are acknowledged in milliseconds; a leader that moves needs some seconds. For one call of `send`.
 SEND_TIMEOUT_S = 10.0
@@ -46,7 +46,7 @@ class Sender:
         """
         self._config = config
         self._topic = topic
-        self._where = client.locate(topic, config)
+        self._where = locate(topic, config)
         self._partitions = 0
         self._producer = make_producer(config)
 

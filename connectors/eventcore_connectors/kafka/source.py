@@ -8,10 +8,9 @@ was cancelled and nobody comes again, `settle` writes at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
-from aiokafka import errors
 
 from eventcore.config.structs import KafkaConfig
 from eventcore.delivery.ordering import ShardState, decode_state, encode_state
@@ -27,10 +26,16 @@ from eventcore.ports.sources import (
     StreamCapabilities,
     TakenShard,
 )
-from eventcore_connectors.kafka.client import Unreachable, describe, locate
-from eventcore_connectors.kafka.member import GroupMember
+from eventcore_connectors.kafka.membership import (
+    ClientClosed,
+    ClientFailed,
+    Member,
+    OutOfRange,
+    Unreachable,
+    describe,
+    locate,
+)
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
-from eventcore_connectors.kafka.reader import OutOfRange
 from eventcore_connectors.kafka.result_writer import TRANSACTION_INTERVAL_S, WriterFenced
 from eventcore_connectors.kafka.results import SourceResults
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
@@ -52,8 +57,9 @@ class KafkaSource:
         takes_results=True,
     )
 
-    def __init__(self, request: StreamRequest) -> None:
+    def __init__(self, request: StreamRequest, make_member: Callable[[StreamRequest], Member]) -> None:
         self._request = request
+        self._make_member = make_member
         self._config: KafkaConfig = request.connection
         self._where = locate(request.reference.part, self._config)
         self.shape: EventShape = KafkaShape(request.reference.part, self._config.bootstrap_servers)
@@ -81,7 +87,7 @@ class KafkaSource:
         """
         self._listener = listener
         try:
-            member = GroupMember(self._config, self._request.reference.part, self._request.consumer_group_id)
+            member = self._make_member(self._request)
             self._progress = Progress(member, self._unavailable, self._lose)
             if self._results is not None:
                 await self._results.open()
@@ -154,9 +160,9 @@ class KafkaSource:
         except OutOfRange as error:
             await self._skip_lost(progress, error)
             return ()
-        except errors.ConsumerStoppedError as error:
+        except ClientClosed as error:
             raise SourceClosed(source=str(self._request.reference)) from error
-        except errors.KafkaError as error:
+        except ClientFailed as error:
             raise self._unavailable(f"it can't be read ({describe(error)})") from error
         if not polled:
             await self._check_contact(progress, min(anyio.current_time() - began, wait_s))
@@ -175,7 +181,7 @@ class KafkaSource:
         try:
             with anyio.fail_after(TAKE_TIMEOUT_S):
                 first = (await member.first_positions([error.partition]))[error.partition]
-        except (errors.KafkaError, TimeoutError) as cause:
+        except (ClientFailed, TimeoutError) as cause:
             raise self._unavailable(f"the oldest record of {name} can't be found ({describe(cause)})") from cause
         shard = progress.shards.get(name)
         if shard is None or member.position(error.partition) != error.position:
@@ -336,16 +342,16 @@ class KafkaSource:
         """Return how far behind each owned shard is, from the answers to the last fetches."""
         return self._opened().lag()
 
-    # -- shards come and go: called by aiokafka, in its own task -------------------------------------------------------
+    # -- shards come and go: called by the member, one after the other -------------------------------------------------
 
     async def _on_revoked(self, partitions: Sequence[Partition]) -> None:
-        """Give up every partition: a rebalance takes all, also those that come back (aiokafka knows no other way)."""
+        """Give up every partition: a rebalance takes all, also those that come back."""
         del partitions
         progress = self._opened()
         shards = list(progress.shards.values())
         if self._is_closed or not shards:
             return
-        if progress.member.generation != shards[0].epoch:
+        if progress.member.is_over(shards[0].epoch):
             await self._lose(shards)
             return
         assert self._listener is not None
@@ -395,7 +401,7 @@ class KafkaSource:
         except Unreachable as error:
             self._fail(str(error))
             return
-        except (errors.KafkaError, TimeoutError) as error:
+        except (ClientFailed, TimeoutError) as error:
             self._fail(f"positions can't be read ({describe(error)})")
             return
         taken = [self._take(partition, saved.get(partition), starts) for partition in partitions]
@@ -412,7 +418,7 @@ class KafkaSource:
         progress.member.seek(partition, start)
         return TakenShard(shard=partition.shard, epoch=epoch, checkpoint=saved.offset if saved else -1, state=state)
 
-    async def _starting_positions(self, member: GroupMember, partitions: Sequence[Partition]) -> dict[Partition, int]:
+    async def _starting_positions(self, member: Member, partitions: Sequence[Partition]) -> dict[Partition, int]:
         position = self._request.starting_position
         if not partitions:
             return {}
@@ -428,7 +434,7 @@ class KafkaSource:
                 return await member.positions_at(partitions, position.at_ms)
 
     def _fail(self, message: str) -> None:
-        """Let the next receive say what went wrong in aiokafka's task."""
+        """Let the next receive say what went wrong in a hook."""
         self._failure = self._unavailable(message)
         self._opened().member.interrupt()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Consumer
 
 from eventcore.clock import SystemClock
 from eventcore.config.reference import Reference
@@ -18,6 +19,7 @@ from eventcore.errors import ConnectorUnavailable, ProgrammingError
 from eventcore.ids import SeededIds
 from eventcore.ports.connectors import ConnectorContext, StartingPosition, StreamRequest
 from eventcore_connectors.kafka import connector, member, reader, sender
+from eventcore_connectors.kafka.librdkafka.settings import member_settings
 
 REFERENCE = Reference("kafka", "local", "orders")
 CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
@@ -25,6 +27,7 @@ CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-eas
 SETTINGS: Mapping[str, Any] = {
     "bootstrap_servers": "127.0.0.1:1",
     "client_id": "mine",
+    "client": "aiokafka",
     "session_timeout_ms": 6001,
     "heartbeat_interval_ms": 1001,
     "max_poll_interval_ms": 8001,
@@ -95,9 +98,46 @@ def test_every_setting_reaches_the_client_under_its_own_name(monkeypatch: pytest
         member.GroupMember(msgspec.convert(SETTINGS, KafkaConfig), "orders", "a-group")
     assert set(SETTINGS) | IN_FILES == set(KafkaConfig.__struct_fields__), "a new setting needs a place in the client"
     asked["ssl_check_hostname"] = asked.pop("ssl_context").check_hostname
-    assert {name: asked[name] for name in SETTINGS} == SETTINGS
+    assert {name: asked[name] for name in SETTINGS.keys() - {"client"}} == {
+        name: value for name, value in SETTINGS.items() if name != "client"
+    }
     assert asked["group_id"] == "a-group"
     assert asked["enable_auto_commit"] is False
+
+
+def test_every_setting_reaches_librdkafka_under_its_name() -> None:
+    """Nor by the other client: each is there, and nothing is left at a default of librdkafka's that we measured."""
+    asked = member_settings(msgspec.convert(SETTINGS, KafkaConfig), "a-group", lambda: 0)
+    for name in ("bootstrap_servers", "client_id", "session_timeout_ms", "heartbeat_interval_ms", "fetch_max_bytes"):
+        assert asked[name.replace("_", ".")] == SETTINGS[name]
+    for name in ("max_partition_fetch_bytes", "isolation_level", "group_instance_id", "security_protocol"):
+        assert asked[name.replace("_", ".")] == SETTINGS[name]
+    assert asked["group.id"] == "a-group"
+    assert asked["max.poll.interval.ms"] == SETTINGS["rebalance_timeout_ms"], "how long a rebalance waits"
+    assert asked["socket.timeout.ms"] == SETTINGS["request_timeout_ms"]
+    assert asked["topic.metadata.refresh.interval.ms"] == SETTINGS["metadata_max_age_ms"]
+    assert (asked["sasl.mechanism"], asked["sasl.username"], asked["sasl.password"]) == (
+        "SCRAM-SHA-256",
+        "ada",
+        "s3cret",
+    )
+    assert asked["ssl.endpoint.identification.algorithm"] == "none"
+    assert asked["enable.auto.commit"] is False
+    assert (asked["fetch.queue.backoff.ms"], asked["queued.max.messages.kbytes"]) == (5, 16 * 1024)
+
+
+def test_librdkafka_takes_every_setting() -> None:
+    """It refuses what it does not know, and what contradicts itself."""
+    smallest = {**SETTINGS, "fetch_max_bytes": 1024, "max_partition_fetch_bytes": 1024}
+    for settings in (smallest, {"bootstrap_servers": "127.0.0.1:1"}):
+        Consumer(member_settings(msgspec.convert(settings, KafkaConfig), "a-group", lambda: 0)).close()
+
+
+def test_a_missing_librdkafka_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is the command."""
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(ConnectorUnavailable, match=r"^pip install .*eventcore-engine\[librdkafka\]"):
+        connector.open_stream(make_request(KafkaConfig(bootstrap_servers="127.0.0.1:1", client="librdkafka")))
 
 
 def test_a_producer_waits_for_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:

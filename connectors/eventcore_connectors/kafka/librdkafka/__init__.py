@@ -1,0 +1,1 @@
+"""A member of a consumer group on librdkafka (the extra `librdkafka`), for `client = "librdkafka"`."""

@@ -1,0 +1,358 @@
+"""The thread that owns librdkafka's consumer: it polls without end, and hands records and callbacks to the loop.
+
+librdkafka calls back in whichever thread polls and waits for the answer; its Python object is locked while one thread
+is in it, also within a callback. So one thread does everything, and while it waits in a callback for the loop it
+answers the questions that the loop has.
+
+A thread of ours and not one of anyio's pool: it lives as long as the member, which no task group spans.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from eventcore_connectors.kafka.librdkafka.held import Held
+from eventcore_connectors.kafka.librdkafka.messages import Message, read_messages
+from eventcore_connectors.kafka.membership import ClientFailed, PartitionsHook
+from eventcore_connectors.kafka.shape import Partition
+
+#: One poll waits so long, seconds; questions wait for its end. 50 wake-ups a second are a thousandth of a core.
+_POLL_S = 0.02
+#: While a callback waits for the loop, it looks so often whether the loop still runs, seconds.
+_LOOK_S = 0.5
+#: Messages of one round: 1 ms of work with the interpreter's lock held.
+_AT_ONCE = 2_000
+#: So long a taker may need for what is held before librdkafka is told to pause, seconds: it drops what it has fetched
+#: of a paused partition, and fetches it again afterwards.
+_PATIENCE_S = 0.05
+#: Where the serialised group metadata has the generation: behind its mark, in the machine's byte order.
+_GENERATION = slice(7, 11)
+#: Errors that do not go away by themselves.
+_FAILURES = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+    }
+)
+
+_Answer = TypeVar("_Answer")
+
+
+class _Broker(msgspec.Struct):
+    rx: int = 0
+
+
+class _Statistics(msgspec.Struct):
+    brokers: dict[str, _Broker] = {}
+
+
+class Pump:
+    """Reads a topic for a group. Life: `open`, `ask` if need be, `begin`, then anything, then `stop`."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], topic: str, wake: Callable[[], None], *, max_poll_interval_s: float
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            settings: librdkafka's.
+            topic: its name.
+            wake: called in the loop when there is something to take.
+            max_poll_interval_s: so long it stays in the group while nobody is active.
+        """
+        self.held = Held()
+        self.generation = -1  #: of the last assignment; -1 when it was lost
+        self.answers = 0  #: rises whenever brokers have answered
+        self.ends: dict[Partition, int] = {}  #: by partition, the offset that the next record gets
+        self.failure: ClientFailed | None = None
+        self.knows_topics = True
+        self._settings = settings
+        self._topic = topic
+        self._wake = wake
+        self._max_poll_interval_s = max_poll_interval_s
+        self._loop = asyncio.get_running_loop()
+        self._idle_since: float | None = self._loop.time()
+        self._hooks: tuple[PartitionsHook, PartitionsHook] | None = None
+        self._is_subscribed = self._is_stopping = self._is_in_callback = False
+        self._assigned: set[Partition] = set()
+        self._paused: set[Partition] = set()
+        self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._committing: Future[KafkaError | None] | None = None
+        self._ended: Future[None] | None = None
+
+    # -- called in the loop --------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Make the client, which begins to connect.
+
+        Raises:
+            KafkaException: a setting can't be used.
+        """
+        opened: Future[None] = Future()
+        self._ended = Future()
+        # A daemon: an interpreter that ends does not wait for a broker that is gone.
+        threading.Thread(target=self._run, args=(opened, self._ended), daemon=True, name="librdkafka").start()
+        await asyncio.wrap_future(opened)
+
+    def begin(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> None:
+        """Join the group and read; hooks run one after the other, in the loop."""
+        self._hooks = on_revoked, on_assigned
+
+    async def ask(self, question: Callable[[Consumer], _Answer]) -> _Answer:
+        """Have the thread put a question to librdkafka.
+
+        Raises:
+            KafkaException: librdkafka's answer.
+        """
+        answer: Future[_Answer] = Future()
+        self._questions.put(lambda: _settle(answer, lambda: question(self._kafka)))
+        return await asyncio.wrap_future(answer)
+
+    async def commit(self, offsets: list[TopicPartition]) -> KafkaError | None:
+        """Commit, after what was committed before, and return what the broker has against it."""
+        while (before := self._committing) is not None and not before.done() and not self._is_in_callback:
+            await asyncio.wait([asyncio.wrap_future(before)])
+        self._committing = answer = Future[KafkaError | None]()
+        self._questions.put(lambda: self._send_commit(offsets, answer))
+        return await asyncio.wrap_future(answer)
+
+    async def stop(self) -> None:
+        """Leave the group; returns when the thread has ended. Calls no hook."""
+        self._is_stopping = True
+        self.held.stop_waiting()
+        if self._ended is not None:
+            await asyncio.wrap_future(self._ended)
+
+    def set_active(self, is_active: bool) -> None:
+        """Count as alive from now on, or begin to count the time of not being so."""
+        if is_active:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = self._loop.time()
+
+    def check(self) -> None:
+        """Raise what ended the reading.
+
+        Raises:
+            ClientFailed: it does not go away by itself.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._ended is not None and self._is_stopping:
+            raise ClientFailed("reading has ended")
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self, opened: Future[None], ended: Future[None]) -> None:
+        try:
+            _settle(opened, self._make)
+            if opened.exception() is None:
+                self._pump()
+        finally:
+            self._is_stopping = True
+            ended.set_result(None)
+            self._notify()
+
+    def _pump(self) -> None:
+        try:
+            while not self._is_stopping and not self._loop.is_closed():
+                self._answer()
+                if self._hooks is not None:
+                    self._keep_membership()
+                    self._seek()
+                    self._balance()
+                self._read()
+        finally:
+            self._is_stopping = True
+            self._kafka.close()
+
+    def _make(self) -> None:
+        callbacks = {"stats_cb": self._count_answers, "error_cb": self._note_error, "on_commit": self._on_committed}
+        self._kafka = Consumer({**self._settings, **callbacks})
+
+    def _answer(self) -> None:
+        while not self._questions.empty():
+            self._questions.get()()
+
+    def _keep_membership(self) -> None:
+        """Leave the group when nobody has asked for records for too long, and come back when somebody does."""
+        idle_since = self._idle_since
+        is_away = idle_since is not None and self._loop.time() > idle_since + self._max_poll_interval_s
+        if self._is_subscribed and is_away:
+            self._is_subscribed = False
+            self._kafka.unsubscribe()
+        elif not self._is_subscribed and not is_away and not self._assigned:
+            self._is_subscribed = True
+            self._kafka.subscribe(
+                [self._topic], on_assign=self._on_assigned, on_revoke=self._on_revoked, on_lost=self._on_lost
+            )
+
+    def _seek(self) -> None:
+        """Read partitions from where the loop asks: librdkafka's seek refuses those whose position was passed."""
+        if self._assigned.isdisjoint(self.held.seeks()):
+            return
+        # Under this protocol it can't be done for one alone.
+        self._kafka.assign(self._from_held(self._assigned))
+        self._paused = set()
+
+    def _balance(self) -> None:
+        """Let librdkafka pause partitions of which too much is held, and go on with those that have room again."""
+        full = self.held.full()
+        if full - self._paused:
+            full = self.held.wait_for_room(_PATIENCE_S)
+        if more := full - self._paused:
+            self._kafka.pause(self._all(more))
+        if fewer := self._paused - full:
+            self._kafka.resume(self._all(fewer))
+        self._paused = full
+
+    def _read(self) -> None:
+        # `consume` waits until it has as many as it was asked for; `poll` does not.
+        first = self._kafka.poll(_POLL_S)
+        if first is None:
+            return
+        found, events = read_messages(
+            self._topic, cast("list[Message]", [first, *self._kafka.consume(_AT_ONCE - 1, 0)])
+        )
+        for partition, records in found.items():
+            self.held.put(partition, records)
+            marks = self._kafka.get_watermark_offsets(TopicPartition(*partition), cached=True)
+            self.ends[partition] = max(marks[1] if marks is not None else 0, records[-1].position + 1)
+        for event in events:
+            self._take_event(event)
+        self._notify()
+
+    def _take_event(self, message: Message) -> None:
+        error, partition = message.error(), Partition(self._topic, message.partition())
+        assert error is not None, "it is no record"
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            self.held.reach(partition, message.offset())
+            self.ends[partition] = max(self.ends.get(partition, 0), message.offset())
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            self.held.note_passed(partition)
+        else:
+            self.knows_topics = self.knows_topics and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART
+            self._note_error(error)
+
+    def _send_commit(self, offsets: list[TopicPartition], answer: Future[KafkaError | None]) -> None:
+        try:
+            if self._is_in_callback:
+                # Nothing is polled here, and so no answer would come.
+                self._end_commit(answer, _first_error(self._kafka.commit(offsets=offsets, asynchronous=False)))
+            else:
+                self._kafka.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._end_commit(answer, error.args[0])
+
+    def _end_commit(self, answer: Future[KafkaError | None], refused: KafkaError | None) -> None:
+        if not answer.done():
+            answer.set_result(refused)
+
+    # -- librdkafka's callbacks, in the thread, within a poll ----------------------------------------------------------
+
+    def _on_committed(self, refused: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        if self._committing is not None:
+            self._end_commit(self._committing, refused or _first_error(partitions))
+
+    def _count_answers(self, statistics: str) -> None:
+        brokers = msgspec.json.decode(statistics, type=_Statistics).brokers
+        self.answers = sum(broker.rx for broker in brokers.values())
+
+    def _note_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() in _FAILURES:
+            self.failure = ClientFailed(str(error))
+            self._notify()
+
+    def _on_assigned(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        ours = _ours(partitions)
+        metadata = cast("bytes", kafka.consumer_group_metadata())
+        self.generation = int.from_bytes(metadata[_GENERATION], sys.byteorder, signed=True)
+        assert self._hooks is not None, "it has begun"
+        self._call(self._hooks[1], ours)
+        # A partition that the hook gave no position is not read: it has said why.
+        begun = self.held.seeks().keys() & set(ours)
+        self._assigned = begun
+        kafka.assign(self._from_held(begun))
+
+    def _on_revoked(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        if not self._is_subscribed:
+            # We left: there is nobody to settle anything for.
+            self.generation = -1
+        ours = _ours(partitions)
+        assert self._hooks is not None, "it has begun"
+        self._call(self._hooks[0], ours)
+        self._give_up(kafka, ours)
+
+    def _on_lost(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        self.generation = -1
+        self._on_revoked(kafka, partitions)
+
+    def _give_up(self, kafka: Consumer, partitions: Sequence[Partition]) -> None:
+        self.held.drop(partitions)
+        self._assigned, self._paused = set(), set()
+        kafka.unassign()
+
+    def _call(self, hook: PartitionsHook, partitions: Sequence[Partition]) -> None:
+        """Run a hook in the loop and wait for it, unless the loop is ending; answer what it asks."""
+        if self._is_stopping or self._loop.is_closed():
+            return
+        self._is_in_callback = True
+        running = asyncio.run_coroutine_threadsafe(hook(partitions), self._loop)
+        running.add_done_callback(lambda _: self._questions.put(lambda: None))
+        while not running.done() and not self._loop.is_closed():
+            try:
+                self._questions.get(timeout=_LOOK_S)()
+            except queue.Empty:
+                continue
+        self._is_in_callback = False
+        try:
+            if running.done():
+                running.result()
+        except CancelledError:
+            self._is_stopping = True
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _all(partitions: set[Partition]) -> list[TopicPartition]:
+        return [TopicPartition(*partition) for partition in sorted(partitions)]
+
+    def _from_held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
+        return [TopicPartition(*partition, offset) for partition, offset in self.held.read_to(partitions).items()]
+
+    def _notify(self) -> None:
+        # A loop that was abandoned closes at any moment.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake)
+
+
+def _settle(answer: Future[_Answer], question: Callable[[], _Answer]) -> None:
+    """Do something for whoever waits for it, unless nobody does any more."""
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(question())
+    except (KafkaException, UnicodeDecodeError) as error:
+        answer.set_exception(error)
+
+
+def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
+    return sorted(Partition(each.topic, each.partition) for each in partitions)
+
+
+def _first_error(answers: Sequence[TopicPartition]) -> KafkaError | None:
+    return next((answer.error for answer in answers if answer.error is not None), None)
