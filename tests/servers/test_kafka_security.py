@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -20,6 +20,8 @@ from tests.servers.kafka_cluster import KafkaCluster, open_cluster
 from tests.servers.kafka_server import ServerUnavailable
 from tests.servers.secured_kafka import PASSWORD, SecuredKafka, bearer_token, running_secured_kafka
 
+pytestmark = pytest.mark.any_client
+
 #: A refusal is told by then, seconds: the client's own tries, asking once more, and closing.
 TOLD_BY_S = OPEN_TIMEOUT_S + 5.0
 
@@ -35,9 +37,10 @@ def secured() -> Iterator[SecuredKafka]:
 
 
 @pytest.fixture
-async def cluster(secured: SecuredKafka) -> AsyncIterator[KafkaCluster]:
+async def cluster(secured: SecuredKafka, client_settings: Mapping[str, str]) -> AsyncIterator[KafkaCluster]:
     """The same broker, by the port that asks nothing."""
     async with open_cluster(secured.server.address) as cluster:
+        cluster.client_settings = client_settings
         yield cluster
 
 
