@@ -40,11 +40,13 @@ class KafkaCluster:
 
     # -- topics --------------------------------------------------------------------------------------------------------
 
-    async def create_topic(self, name: str = "orders", *, partitions: int = 1, **configs: str) -> str:
+    async def create_topic(
+        self, name: str = "orders", *, partitions: int = 1, replicas: int = 1, **configs: str
+    ) -> str:
         """Create a topic under a name of its own; configs with `_` for `.`."""
         topic = f"{name}-{next(_numbers)}"
         settings = {key.replace("_", "."): value for key, value in configs.items()}
-        await self.admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=settings)])
+        await self.admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=settings)])
         await self.producer.client.add_topic(topic)
         return topic
 

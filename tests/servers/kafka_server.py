@@ -80,7 +80,7 @@ class KafkaServer:
     Args:
         jars: Kafka's.
         folder: for its data, configuration and log.
-        settings: of the broker, beside the usual ones; listeners are added to the usual ones.
+        settings: of the broker, beside the usual ones, read by `format`; listeners are added to the usual ones.
         format_arguments: for `kafka-storage format`.
     """
 
@@ -96,7 +96,7 @@ class KafkaServer:
         self._format_arguments = format_arguments
         self._folder = folder
         self._jars = jars
-        self.port, self._controller_port, self.behind_port, self.front_port = free_ports(4)
+        self.port, self.controller_port, self.behind_port, self.front_port = free_ports(4)
         self.address = f"127.0.0.1:{self.port}"
         self.log = folder / "broker.log"
         self._configuration = folder / "server.properties"
@@ -105,7 +105,7 @@ class KafkaServer:
     def format(self) -> None:
         """Prepare the data folder."""
         data = self._folder / "data"
-        java.write_settings(self._configuration, _settings(self.port, self._controller_port, data, self._more()))
+        java.write_settings(self._configuration, _settings(self.port, self.controller_port, data, self._more()))
         java.prepare_data(self._jars, self._configuration, data, self._format_arguments)
 
     def _more(self) -> Mapping[str, str]:
@@ -120,10 +120,18 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start the broker and wait until it answers, and until groups can be joined."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the broker, and wait for nothing."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 java.broker_command(self._jars, self._configuration), stdout=log, stderr=log, cwd=self._folder
             )
+
+    def wait_ready(self) -> None:
+        """Wait until the broker answers, and until groups can be joined."""
         try:
             anyio.run(_wait_ready, self.address)
         except TimeoutError as error:
@@ -141,6 +149,23 @@ class KafkaServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and neither stopped nor killed."""
+        return self._process is not None
+
+    def kill(self) -> None:
+        """End the broker as a crash does."""
+        process, self._process = self._process, None
+        assert process is not None, "it is started first"
+        process.kill()
+        process.wait()
+
+    def run_command(self, name: str, *arguments: str) -> None:
+        """Run one of Kafka's own commands on the broker, to its end."""
+        command = kafka_broker.java_command(self._jars, name, "--bootstrap-server", self.address, *arguments)
+        subprocess.run(command, check=True, capture_output=True, timeout=READY_TIMEOUT_S)
 
     def restart(self) -> None:
         """Stop the broker and start it on the same data and ports."""
