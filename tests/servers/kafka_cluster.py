@@ -141,10 +141,10 @@ class KafkaCluster:
 
 
 @asynccontextmanager
-async def open_cluster(address: str) -> AsyncIterator[KafkaCluster]:
+async def open_cluster(address: str, *, request_timeout_ms: int = 40_000) -> AsyncIterator[KafkaCluster]:
     """Connect to a broker."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    producer = AIOKafkaProducer(bootstrap_servers=address)
+    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=request_timeout_ms)
+    producer = AIOKafkaProducer(bootstrap_servers=address, request_timeout_ms=request_timeout_ms)
     await admin.start()
     await producer.start()
     try:

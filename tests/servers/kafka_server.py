@@ -162,9 +162,19 @@ class KafkaServer:
         process.kill()
         process.wait()
 
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let the broker hang for the block: its port accepts connections, and nothing answers."""
+        assert self._process is not None, "it is started first"
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def run_command(self, name: str, *arguments: str) -> None:
         """Run one of Kafka's own commands on the broker, to its end."""
-        command = kafka_broker.java_command(self._jars, name, "--bootstrap-server", self.address, *arguments)
+        command = java.java_command(self._jars, name, "--bootstrap-server", self.address, *arguments)
         subprocess.run(command, check=True, capture_output=True, timeout=READY_TIMEOUT_S)
 
     def restart(self) -> None:

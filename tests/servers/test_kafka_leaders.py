@@ -14,15 +14,18 @@ import pytest
 from eventcore.config.reference import Reference
 from eventcore.testing.conformance.stream import reading
 from eventcore_connectors.kafka import connector
+from eventcore_connectors.kafka.destination import IDEMPOTENCY_HEADER
 from tests.servers.conftest import do_without
 from tests.servers.engines import EngineFolder, engine_folders, until
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
 from tests.servers.kafka_server import ServerUnavailable
 from tests.servers.test_cli_on_kafka import play, write_template
-from tests.servers.three_brokers import COUNT, ThreeBrokers, leaders, replicated, running_brokers
+from tests.servers.three_brokers import COUNT, ThreeBrokers, leaders, moved_away, replicated, running_brokers
 
 #: Records of one stage of a test: before the leaders move, after the first move, after the second.
 STAGE = 60
+#: What a broker that hangs costs each client, milliseconds.
+REQUEST_TIMEOUT_MS = 2000
 #: The one record that can't be processed, in each stage.
 POISON = 17
 BODY = f"if any(number % {STAGE} == {POISON} for number in numbers): raise ValueError('no')\n    time.sleep(0.02)"
@@ -82,11 +85,18 @@ def assert_in_order(engine: EngineFolder, topic: str) -> None:
 
 
 async def read_failed(cluster: KafkaCluster, topic: str, count: int) -> list[Any]:
-    """Return what was discarded into a topic."""
+    """Return what was discarded into a topic; what was written twice, as it may be, once."""
+    shards = [f"{topic}-{partition}" for partition in range(COUNT)]
+    found: dict[bytes, Any] = {}
+
+    def has_all() -> bool:
+        for record in (record for shard in shards for record in reader.records.get(shard, ())):
+            found[dict(record.headers)[IDEMPOTENCY_HEADER]] = json.loads(record.body or b"")
+        return len(found) >= count
+
     async with reading(cluster.source(topic, f"{topic}-g")) as reader:
-        shards = [f"{topic}-{partition}" for partition in range(COUNT)]
-        await reader.until(lambda: sum(len(reader.bodies(shard)) for shard in shards) >= count)
-        return [json.loads(body) for shard in shards for body in reader.bodies(shard)]
+        await reader.until(has_all)
+    return list(found.values())
 
 
 async def test_an_engine_goes_on_while_leaders_and_the_coordinator_move(
@@ -113,17 +123,19 @@ async def test_an_engine_goes_on_while_leaders_and_the_coordinator_move(
         await anyio.to_thread.run_sync(brokers.mend)
         await replicated(cluster, topic)
         await send_stage(cluster, topic, 2)
-        await anyio.to_thread.run_sync(brokers.prefer_leaders)
+        await anyio.to_thread.run_sync(brokers.prefer_leaders, topic)
         await finish_stages(engine, 3)
         assert await leaders(cluster, topic) == led_before
 
         assert_in_order(engine, topic)
         assert await anyio.to_thread.run_sync(engine.stop) == 0
-    for partition in range(COUNT):
-        committed = await cluster.committed(topic, topic, partition=partition)
-        assert committed is not None
-        assert committed.offset == 3 * STAGE // COUNT
-    discarded = await read_failed(cluster, failed, 3)
+    # A client that has seen no broker die: the test's own asks one that it knows, and gives up when it is gone.
+    async with open_cluster(brokers.addresses()) as after:
+        for partition in range(COUNT):
+            committed = await after.committed(topic, topic, partition=partition)
+            assert committed is not None
+            assert committed.offset == 3 * STAGE // COUNT
+        discarded = await read_failed(after, failed, 3)
     assert {record["KafkaBatchInfo"]["batchSize"] for record in discarded} == {1}
     assert len({json.dumps(record["KafkaBatchInfo"]["recordsInfo"]) for record in discarded}) == 3
 
@@ -152,6 +164,30 @@ async def test_the_brokers_that_are_left_are_found_when_one_is_gone_for_good(
     assert "brokers 2" in line
     async with reading(cluster.source(topic, f"{topic}-g", bootstrap_servers=addresses)) as reader:
         await reader.until(lambda: all(reader.bodies(shard) == [b"1"] for shard in shards))
+
+
+async def test_a_broker_that_hangs_is_passed(brokers: ThreeBrokers, cluster: KafkaCluster) -> None:
+    """It accepts connections and never answers; first in the list, it had the coordinator and led a partition."""
+    topic = await make_topic(cluster)
+    for partition in range(COUNT):
+        await cluster.send(topic, [b"0"], partition=partition)
+    hung = (await leaders(cluster, "__consumer_offsets"))[0]
+    addresses = brokers.addresses(first=hung)
+    source = cluster.source(topic, f"{topic}-g", bootstrap_servers=addresses, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    shards = [f"{topic}-{partition}" for partition in range(COUNT)]
+    others = ",".join(broker.address for node, broker in brokers.brokers.items() if node != hung)
+    async with reading(source) as reader:
+        await reader.until(lambda: all(reader.bodies(shard) == [b"0"] for shard in shards))
+        with brokers.brokers[hung].hanging():
+            async with open_cluster(others, request_timeout_ms=REQUEST_TIMEOUT_MS) as rest:
+                await moved_away(rest, topic, hung)
+                for partition in range(COUNT):
+                    await rest.send(topic, [b"1"], partition=partition)
+                await reader.until(lambda: all(b"1" in reader.bodies(shard) for shard in shards))
+                line = await connector.check(
+                    Reference("kafka", "local", topic), rest.config(bootstrap_servers=addresses)
+                )
+                assert "brokers 2" in line
 
 
 async def test_the_template_runs_on_the_secured_cluster(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,11 +69,14 @@ class ThreeBrokers:
         for broker in dead:
             broker.wait_ready()
 
-    def prefer_leaders(self) -> None:
-        """Move every partition's leadership to the broker that had it first."""
+    def prefer_leaders(self, topic: str) -> None:
+        """Move the leadership of a topic's partitions to the brokers that had it first; they are in sync."""
         (broker, *_) = (broker for broker in self.brokers.values() if broker.is_running)
+        wanted = broker.log.with_name("leaders.json")
+        partitions = [{"topic": topic, "partition": partition} for partition in range(COUNT)]
+        wanted.write_text(json.dumps({"partitions": partitions}))
         command = "org.apache.kafka.tools.LeaderElectionCommand"
-        broker.run_command(command, "--election-type", "preferred", "--all-topic-partitions")
+        broker.run_command(command, "--election-type", "preferred", "--path-to-json-file", str(wanted))
 
 
 async def _describe(kafka: KafkaCluster, topic: str) -> Sequence[dict[str, Any]]:
@@ -96,6 +100,13 @@ async def replicated(kafka: KafkaCluster, topic: str) -> None:
     """Wait until every partition of a topic is on all brokers."""
     with anyio.fail_after(SETTLED_BY_S):
         while any(len(each["isr"]) < COUNT for each in await _describe(kafka, topic)):  # noqa: ASYNC110 - another process
+            await anyio.sleep(0.1)
+
+
+async def moved_away(kafka: KafkaCluster, topic: str, node: int) -> None:
+    """Wait until each partition of a topic is led by another node."""
+    with anyio.fail_after(SETTLED_BY_S):
+        while len(led := await leaders(kafka, topic)) < COUNT or node in led.values():  # noqa: ASYNC110 - as above
             await anyio.sleep(0.1)
 
 

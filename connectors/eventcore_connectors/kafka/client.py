@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -32,6 +32,11 @@ from eventcore_connectors.kafka.membership import (
 from eventcore_connectors.kafka.security import explain_refusal, security_settings
 from eventcore_connectors.kafka.token_file import UnusableSecurity
 
+#: A broker that knows has answered by then, seconds, also behind a slow network: connection, TLS, SASL and the question
+#: are ten ways there and back. After that another is asked.
+_ANSWER_TIMEOUT_S = 3.0
+#: How aiokafka calls a connection to an address of its list, in a cluster that names no brokers.
+_BOOTSTRAP = ("bootstrap", ConnectionGroup.DEFAULT)
 #: Pause between two looks, seconds.
 _LOOK_AGAIN_S = 0.1
 #: So many of the topics that match an expression are named in a line.
@@ -67,7 +72,7 @@ def _security(config: KafkaConfig) -> dict[str, Any]:
 async def connect(
     start: Callable[[], Awaitable[None]], client: Any, config: KafkaConfig, topics: str
 ) -> Mapping[str, int]:
-    """Start a client and find topics; return their numbers of partitions; in `OPEN_TIMEOUT_S` at most.
+    """Start a client and find topics; return their numbers of partitions; in `OPEN_TIMEOUT_S` an address at most.
 
     Args:
         start: connects the client.
@@ -80,8 +85,10 @@ async def connect(
     """
     where = locate(topics, config)
     _refuse_topic_creation(client)
+    _pass_silent_addresses(client)
+    timeout_s = OPEN_TIMEOUT_S * len(config.bootstrap_servers.split(","))
     try:
-        with anyio.fail_after(OPEN_TIMEOUT_S):
+        with anyio.fail_after(timeout_s):
             await start()
             if topics.startswith(SIGN):
                 return await _find_matching(client, TopicPattern(topics))
@@ -89,7 +96,7 @@ async def connect(
     except TimeoutError as error:
         if why := await explain_refusal(config):
             raise Unreachable(f"Kafka can't be reached: {where} ({why})") from error
-        raise Unreachable(f"Kafka does not answer within {OPEN_TIMEOUT_S:g} s: {where}") from error
+        raise Unreachable(f"Kafka does not answer within {timeout_s:g} s: {where}") from error
     except (errors.KafkaError, OSError, ValueError) as error:
         # aiokafka's own sentence names internal structures; a port that is no number is a ValueError.
         why = await explain_refusal(config) or describe(error)
@@ -108,7 +115,11 @@ async def check(reference: Reference, config: KafkaConfig) -> str:
             **connection_settings(config)
         )
         closing.append(client.close)
-        found = await connect(client.bootstrap, client, config, reference.part)
+
+        async def start() -> None:
+            await client.bootstrap()
+
+        found = await connect(start, client, config, reference.part)
         brokers = len(client.cluster.brokers())
     except Unreachable as error:
         raise SourceUnavailable(str(error), source=str(reference)) from error
@@ -125,7 +136,7 @@ async def check(reference: Reference, config: KafkaConfig) -> str:
 
 async def _find_matching(client: Any, pattern: TopicPattern) -> dict[str, int]:
     """Return the topics that match, without those that brokers keep for themselves."""
-    response = await client.send(_any_node(client), MetadataRequest(None, allow_auto_topic_creation=False))
+    response = await _ask_any(client, MetadataRequest(None, allow_auto_topic_creation=False))
     return {
         topic: len(partitions)
         for code, topic, is_internal, partitions in (entry[:3] + entry[-1:] for entry in response.topics)
@@ -137,7 +148,7 @@ async def _count_partitions(client: Any, topic: str, where: str) -> int:
     give_up = anyio.current_time() + MISSING_PATIENCE_S
     while True:
         request = MetadataRequest([topic], allow_auto_topic_creation=False)
-        response = await client.send(_any_node(client), request)
+        response = await _ask_any(client, request)
         found = next(entry for entry in response.topics if entry[1] == topic)
         error = errors.for_code(found[0])
         if error is errors.NoError:
@@ -149,11 +160,45 @@ async def _count_partitions(client: Any, topic: str, where: str) -> int:
         await anyio.sleep(_LOOK_AGAIN_S)
 
 
-def _any_node(client: Any) -> Any:
-    node = client.get_random_node()
-    if node is None:
-        raise errors.NodeNotReadyError
-    return node
+async def _ask_any(client: Any, request: Any, *besides: str) -> Any:
+    """Return what the first broker answers that answers at all.
+
+    The brokers that are known may be gone by now, or hang: aiokafka asks one, and waits for `request_timeout_ms`.
+
+    Args:
+        client: aiokafka's.
+        request: to be sent.
+        besides: nodes beside the brokers that are known.
+
+    Raises:
+        NodeNotReadyError: none does.
+    """
+    for node in (*(broker.nodeId for broker in client.cluster.brokers()), *besides):
+        with suppress(errors.KafkaError, TimeoutError), anyio.move_on_after(_ANSWER_TIMEOUT_S):
+            connection = await client._get_conn(node)  # noqa: SLF001
+            if connection is not None:
+                return await connection.send(request)
+    raise errors.NodeNotReadyError
+
+
+def _pass_silent_addresses(client: Any) -> None:
+    """Let a client's start go on to the next address of its list when one says nothing.
+
+    aiokafka waits for `request_timeout_ms`, so that a broker that hangs would keep the clients away that begin with it:
+    it shuffles the list.
+    """
+    start, (*firsts, last) = client.bootstrap, client._bootstrap_servers.split(",")  # noqa: SLF001
+
+    async def bootstrap() -> None:
+        for address in firsts:
+            client._bootstrap_servers = address  # noqa: SLF001
+            with suppress(errors.KafkaConnectionError), anyio.move_on_after(OPEN_TIMEOUT_S):
+                await start()
+                return
+        client._bootstrap_servers = last  # noqa: SLF001
+        await start()
+
+    client.bootstrap = bootstrap
 
 
 @contextmanager
@@ -183,25 +228,18 @@ def _refuse_topic_creation(client: Any) -> None:
 async def _update_metadata(client: Any, cluster: Any, topics: set[str]) -> bool:
     """Do what the method of that name does in aiokafka 0.14, with the creation of topics refused."""
     request = MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=False)
-    first = ("bootstrap", ConnectionGroup.DEFAULT)
-    connections = client._conns  # noqa: SLF001
-    nodes = [broker.nodeId for broker in client.cluster.brokers()] + (["bootstrap"] if first in connections else [])
-    for node in nodes:
-        connection = await client._get_conn(node)  # noqa: SLF001
-        if connection is None:
-            continue
-        try:
-            metadata = await connection.send(request)
-        except (errors.KafkaError, TimeoutError):
-            continue
-        if not metadata.brokers:
-            return False
-        cluster.update_metadata(metadata)
-        if first in connections and client.cluster.brokers():
-            connections.pop(first).close()
-        return True
-    cluster.failed_update(None)
-    return False
+    try:
+        is_bootstrap = _BOOTSTRAP in client._conns  # noqa: SLF001
+        metadata = await _ask_any(client, request, *_BOOTSTRAP[:1] if is_bootstrap else ())
+    except errors.NodeNotReadyError:
+        cluster.failed_update(None)
+        return False
+    if not metadata.brokers:
+        return False
+    cluster.update_metadata(metadata)
+    if _BOOTSTRAP in client._conns and client.cluster.brokers():  # noqa: SLF001
+        client._conns.pop(_BOOTSTRAP).close()  # noqa: SLF001
+    return True
 
 
 async def stop(*steps: Callable[[], Awaitable[Any]]) -> None:
