@@ -265,7 +265,7 @@ class KafkaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     client_id: Annotated[str, Meta(min_length=1, description="how the broker's logs call this client")] = "eventcore"
     client: Annotated[
         Literal["aiokafka", "librdkafka"],
-        Meta(description="what reads topics; librdkafka is faster and comes with an extra"),
+        Meta(description="what reads topics; librdkafka keeps heartbeats off the loop and comes with an extra"),
     ] = "aiokafka"
     session_timeout_ms: Annotated[
         int, Meta(ge=1000, le=1_800_000, description="silence after which the broker gives the shards to others")

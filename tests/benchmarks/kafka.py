@@ -91,6 +91,7 @@ def timed(batch: Batch) -> None:
 PIPELINE = """
 [kafka.local]
 bootstrap_servers = "{address}"
+client = "{client}"
 
 [functions.work]
 handler = "bench_handlers.{handler}"
@@ -199,6 +200,7 @@ async def engine(
     runtime: str = "inline",
     mapping: str = "",
     concurrency: int = 10,
+    client: str = "aiokafka",
 ) -> Figures:
     """Run an engine until it has settled every record."""
     meter, done = Meter(), anyio.Event()
@@ -214,7 +216,7 @@ async def engine(
     events = EngineEvents()
     events.subscribe(on_event)
     text = {"address": address, "topic": topic, "handler": handler, "runtime": runtime, "start": "TRIM_HORIZON"}
-    more = {"batch_size": str(batch_size), "mapping": mapping, "concurrency": str(concurrency)}
+    more = {"batch_size": str(batch_size), "mapping": mapping, "concurrency": str(concurrency), "client": client}
     async with _running(text | more, events):
         with anyio.fail_after(PATIENCE_S):
             await done.wait()
@@ -342,7 +344,12 @@ async def engine_latency(address: str, topic: str, count: int, per_s: int) -> Fi
 
     events.subscribe(on_event)
     text = {"address": address, "topic": topic, "handler": "timed", "runtime": "inline", "start": "LATEST"}
-    more = {"batch_size": "1000", "mapping": "maximum_batching_window_in_seconds = 0", "concurrency": "10"}
+    more = {
+        "batch_size": "1000",
+        "mapping": "maximum_batching_window_in_seconds = 0",
+        "concurrency": "10",
+        "client": "aiokafka",
+    }
     async with _running(text | more, events):
         with anyio.fail_after(PATIENCE_S):
             await ready.wait()

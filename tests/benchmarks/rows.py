@@ -136,6 +136,7 @@ def _kafka(scale: Scale, address: str, topic: str) -> list[Comparison]:
             rows=[Row(what="Kafka to inline, one typed record a call", figure="per_s", least=0.5)],
             needs_kafka=True,
         ),
+        *_librdkafka(scale, address, topic, loop),
         Comparison(
             name="kafka-process-event",
             against="inline native at 100",
@@ -186,6 +187,29 @@ def _kafka(scale: Scale, address: str, topic: str) -> list[Comparison]:
             needs_kafka=True,
         ),
     ]
+
+
+def _librdkafka(scale: Scale, address: str, topic: str, loop: Contestant) -> list[Comparison]:
+    """Return the first rows once more, read by the other client."""
+    found = []
+    for name, what, handler, least, goal in (
+        ("native", "native batches of 1,000", "native", 1.2, 1.6),
+        ("event", "Lambda events of 1,000", "shaped", 0.65, 0.8),
+    ):
+        engine = _engine(address, topic, scale.records, handler, 1000)
+        ours = Contestant(engine.function, {**engine.arguments, "client": "librdkafka"})
+        row = Row(what=f"Kafka by librdkafka to inline, {what}", figure="per_s", least=least, goal=goal)
+        found.append(
+            Comparison(
+                name=f"librdkafka-{name}",
+                against="bare aiokafka loop",
+                ours=ours,
+                peer=loop,
+                rows=[row],
+                needs_kafka=True,
+            )
+        )
+    return found
 
 
 def _peers(scale: Scale, address: str, topic: str) -> list[Comparison]:
