@@ -18,7 +18,6 @@ from eventcore.embedded.stream import EmbeddedStream
 from eventcore.engine.batcher import records_ahead_max
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.gate import Gate
-from eventcore.engine.lane import ShardContext
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
@@ -28,6 +27,7 @@ from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
 from eventcore.engine.router import Router
 from eventcore.engine.settler import Settler, SettlerContext
+from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.stream_mapping import StreamMapping
 from eventcore.errors import HandlerError
 from eventcore.ids import IdFactory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.ordering import ShardState
@@ -14,6 +15,34 @@ from eventcore.ports.sources import LostRange, StreamSource
 #: A part of a batch that was tried before is looked for this long after its last record came, seconds: records that
 #: compaction or retention took meanwhile never come.
 PART_PATIENCE_S = 5.0
+
+
+class Intake(Protocol):
+    """Where a lane's batches come from."""
+
+    @property
+    def barrier(self) -> LostRange | None:
+        """The lost range that is to be told now: nothing in front of it waits any more."""
+        ...
+
+    def pass_barrier(self) -> None:
+        """Hand out what came behind the barrier."""
+        ...
+
+    async def take(self, state: ShardState) -> Sequence[Record] | None:
+        """Wait for what is tried next and take it: the first part of the state, or a new batch.
+
+        Empty when closed, and when a barrier has to be passed first; None when every record of the part is gone.
+        """
+        ...
+
+    def give_back(self, records: Sequence[Record]) -> None:
+        """Put records that were taken back in front."""
+        ...
+
+    def close(self) -> None:
+        """Let every `take` return nothing, now and later."""
+        ...
 
 
 class ShardIntake:

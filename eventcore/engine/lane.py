@@ -8,13 +8,10 @@ same attempts.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import anyio
 import msgspec
 
-from eventcore.clock import Clock
-from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.decide import (
     RELEASE,
     SETTLE,
@@ -26,91 +23,18 @@ from eventcore.delivery.decide import (
     find_mark,
 )
 from eventcore.delivery.ordering import Part, ShardState
-from eventcore.delivery.retry import StreamRetry
+from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
-from eventcore.engine.dispatcher import RELEASED, Dispatcher
+from eventcore.engine.dispatcher import RELEASED
 from eventcore.engine.gate import Gate
-from eventcore.engine.reporter import Reporter
-from eventcore.engine.results import Results
-from eventcore.engine.settler import Discarded, Settler
+from eventcore.engine.intake import Intake
+from eventcore.engine.settler import Discarded
+from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked
 from eventcore.errors import CommandError
-from eventcore.ids import IdFactory
 from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
-from eventcore.ports.sources import LostRange, StreamSource
-from eventcore.telemetry.tracing import Tracing
-
-
-class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What the shards of one mapping share."""
-
-    mapping: str
-    source_reference: str
-    source: StreamSource
-    dispatcher: Dispatcher
-    settler: Settler
-    retry: StreamRetry
-    batching: BatchPolicy
-    record_bytes_max: int  #: data that one record may have; 0: no limit
-    gate: Gate
-    results: Results | None  #: where the function's results go; None where they don't
-    lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
-    suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
-    clock: Clock
-    ids: IdFactory
-    reporter: Reporter
-    tracing: Tracing
-
-
-class Intake(Protocol):
-    """Where a lane's batches come from."""
-
-    @property
-    def barrier(self) -> LostRange | None:
-        """The lost range that is to be told now: nothing in front of it waits any more."""
-        ...
-
-    def pass_barrier(self) -> None:
-        """Hand out what came behind the barrier."""
-        ...
-
-    async def take(self, state: ShardState) -> Sequence[Record] | None:
-        """Wait for what is tried next and take it: the first part of the state, or a new batch.
-
-        Empty when closed, and when a barrier has to be passed first; None when every record of the part is gone.
-        """
-        ...
-
-    def give_back(self, records: Sequence[Record]) -> None:
-        """Put records that were taken back in front."""
-        ...
-
-    def close(self) -> None:
-        """Let every `take` return nothing, now and later."""
-        ...
-
-
-class Books:
-    """How many records of a shard were taken and are neither settled nor discarded."""
-
-    def __init__(self, reporter: Reporter, shard: str) -> None:
-        self._reporter = reporter
-        self._shard = shard
-        self._open_count = 0
-
-    def open(self, count: int) -> None:
-        """Count records that were taken."""
-        self._open_count += count
-
-    def done(self, count: int) -> None:
-        """Count records that were settled or discarded."""
-        self._open_count -= count
-
-    def close(self) -> None:
-        """Tell what goes back to the source, once."""
-        count, self._open_count = self._open_count, 0
-        self._reporter.returned(self._shard, count, "the shard was given up")
+from eventcore.ports.sources import LostRange
 
 
 class _Skip:

@@ -20,13 +20,15 @@ import anyio.abc
 from eventcore.delivery.decide import SETTLE, Decision, Run
 from eventcore.delivery.lanes import LaneKey, LaneStates, LaneWindow, failing_max, lane_key, skew_max
 from eventcore.delivery.ordering import ShardState
+from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import LaneCovered
 from eventcore.engine.key_intake import KeyIntake
-from eventcore.engine.lane import Books, Lane, ShardContext
+from eventcore.engine.lane import Lane
 from eventcore.engine.parking import Parking, ParkingContext
 from eventcore.engine.redrive import Redrive
 from eventcore.engine.settler import Discarded
+from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked, ParkedRedriven, ShardStatus
 from eventcore.errors import CommandError, ShardLost
 from eventcore.model import Batch, Record

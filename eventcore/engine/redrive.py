@@ -10,9 +10,9 @@ import anyio
 from eventcore.delivery.batching import cut
 from eventcore.delivery.decide import SETTLE, Decision, Run
 from eventcore.delivery.lanes import LaneStates
-from eventcore.engine.lane import ShardContext
 from eventcore.engine.parked import ParkedReader, ParkedRecord
 from eventcore.engine.parking import Parking
+from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import ParkedRedriven
 from eventcore.model import Batch, Outcome, OutcomeKind, Record
 from eventcore.telemetry.events import fault_text

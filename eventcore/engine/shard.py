@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import anyio
 
 from eventcore.delivery.ordering import EMPTY, ShardState
+from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.intake import ShardIntake
-from eventcore.engine.lane import Books, Lane, ShardContext
+from eventcore.engine.lane import Lane
 from eventcore.engine.settler import Discarded
+from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import ShardStatus
 from eventcore.errors import ShardLost
 from eventcore.model import Record

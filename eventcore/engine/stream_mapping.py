@@ -15,11 +15,11 @@ import anyio.abc
 
 from eventcore import signals
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
-from eventcore.engine.lane import ShardContext
 from eventcore.engine.laned_shard import LanedShard
 from eventcore.engine.parking import ParkingContext
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard import ShardWorker
+from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import MappingState, ParkedRedriven, ShardStatus
 from eventcore.errors import CommandError, ShardLost, SourceError, SourceUnavailable
 from eventcore.ports.sources import ShardLag, StreamSource, TakenShard

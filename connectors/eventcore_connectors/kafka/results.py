@@ -56,6 +56,8 @@ class SourceResults:
         """
         if not self.is_exactly_once:
             return
+        # Of an assignment that failed half-way: nobody else would close them.
+        await self.release(shards)
         writers = {shard: self._make_writer(f"{self._request.consumer_group_id}/{shard}") for shard in shards}
         self._writers |= writers
         failures: list[Unreachable] = []

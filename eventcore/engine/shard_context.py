@@ -1,0 +1,39 @@
+"""What the workers of one mapping's shards share, however many lanes each of them has."""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.retry import StreamRetry
+from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.gate import Gate
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.results import Results
+from eventcore.engine.settler import Settler
+from eventcore.ids import IdFactory
+from eventcore.ports.sources import StreamSource
+from eventcore.telemetry.tracing import Tracing
+
+
+class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the shards of one mapping share."""
+
+    mapping: str
+    source_reference: str
+    source: StreamSource
+    dispatcher: Dispatcher
+    settler: Settler
+    retry: StreamRetry
+    batching: BatchPolicy
+    record_bytes_max: int  #: data that one record may have; 0: no limit
+    gate: Gate
+    results: Results | None  #: where the function's results go; None where they don't
+    lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
+    suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
+    clock: Clock
+    ids: IdFactory
+    reporter: Reporter
+    tracing: Tracing
