@@ -260,12 +260,6 @@ def _lint_kafka(subject: Subject, findings: Findings) -> None:
         hint = f'with several engines, discard to a topic: on_failure = "kafka:{subject.source.name}/failed"'
         findings.warn("EC154", subject.path("on_failure"), message, hint)
     lint_kafka_lanes(subject, findings)
-    connection = subject.pipeline.kafka.get(subject.source.name)
-    if subject.source.is_pattern and connection is not None and connection.client == "librdkafka":
-        message = "librdkafka has an expression language of its own, and would read other topics than were checked"
-        client_path = ("kafka", subject.source.name, "client")
-        hint = f'write a topic, or take [kafka.{subject.source.name}] client out: it is "aiokafka" then'
-        findings.add("EC119", subject.path("source"), message, hint, depends_on=(client_path,))
 
 
 # -- mappings against each other ---------------------------------------------------------------------------------------

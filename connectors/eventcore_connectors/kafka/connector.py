@@ -31,16 +31,19 @@ def _client_library(requirement: str = REQUIREMENT) -> Iterator[None]:
         raise ConnectorUnavailable(requirement=requirement) from error
 
 
-def _make_aiokafka_member(request: StreamRequest) -> Member:
+def make_member(request: StreamRequest) -> Member:
+    """Return a member of the mapping's group, not connected yet, on the client that the connection names.
+
+    Raises:
+        Unreachable: a certificate or a key can't be loaded.
+    """
+    if request.connection.client == "librdkafka":
+        from eventcore_connectors.kafka.librdkafka.member import LibrdkafkaMember
+
+        return LibrdkafkaMember(request)
     from eventcore_connectors.kafka.member import GroupMember
 
     return GroupMember(request.connection, request.reference.part, request.consumer_group_id)
-
-
-def _make_librdkafka_member(request: StreamRequest) -> Member:
-    from eventcore_connectors.kafka.librdkafka.member import LibrdkafkaMember
-
-    return LibrdkafkaMember(request)
 
 
 class KafkaConnector:
@@ -52,12 +55,11 @@ class KafkaConnector:
         """Return a source for a topic, not connected yet."""
         with _client_library():
             from eventcore_connectors.kafka.source import KafkaSource
-        if request.connection.client == "aiokafka":
-            return KafkaSource(request, _make_aiokafka_member)
-        with _client_library(LIBRDKAFKA_REQUIREMENT):
-            # What the member is made of; when the source is opened there is nobody to say what to install.
-            import confluent_kafka  # noqa: F401
-        return KafkaSource(request, _make_librdkafka_member)
+        if request.connection.client == "librdkafka":
+            with _client_library(LIBRDKAFKA_REQUIREMENT):
+                # What the member is made of; when the source is opened there is nobody to say what to install.
+                import confluent_kafka  # noqa: F401
+        return KafkaSource(request, make_member)
 
     def open_range(self, reference: Reference, connection: Any) -> RangeSource:
         """Return what reads a topic by offsets, not connected yet."""

@@ -138,8 +138,8 @@ class Member(Protocol):
         """Return the offset that the next record gets, as of the last answer; None before the first."""
         ...
 
-    def answered_ms(self, partition: Partition) -> int | None:
-        """Return a number that changes when the partition's broker answers; None before the first answer."""
+    def answered(self, partitions: Sequence[Partition]) -> int | None:
+        """Return a number that changes when brokers of the partitions answer; None: silence would say nothing."""
         ...
 
     def seek(self, partition: Partition, position: int) -> None:

@@ -130,10 +130,10 @@ class TopicReader:
         state = self._state(partition)
         return None if state is None else state.highwater
 
-    def answered_ms(self, partition: Partition) -> int | None:
-        """Return when the broker last answered a fetch for a partition; None before the first."""
-        state = self._state(partition)
-        return None if state is None else state.timestamp
+    def answered(self, partitions: Sequence[Partition]) -> int | None:
+        """Return when a broker last answered a fetch for one of the partitions, ms; 0: not yet; None without any."""
+        states = [self._state(partition) for partition in partitions]
+        return max([(state.timestamp if state is not None else None) or 0 for state in states], default=None)
 
     def _state(self, partition: Partition) -> Any:
         subscription = self._kafka._subscription.subscription  # noqa: SLF001

@@ -74,7 +74,7 @@ class KafkaSource:
         self._is_closed = False
         self._is_receiving = False
         self._is_left = False  #: the last receive was cancelled: nobody may come again (a drain)
-        self._answered_ms = 0  #: when a broker last answered a fetch
+        self._answered: int | None = None  #: what the member said last of brokers that answer
         self._silent_s = 0.0  #: how long we have waited for a later answer
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -200,9 +200,9 @@ class KafkaSource:
 
         Only time spent waiting counts: a process that stood still finds out from the broker what that cost it.
         """
-        answered_ms = max((progress.member.answered_ms(partition) or 0 for partition in self._readable), default=0)
-        if answered_ms != self._answered_ms or not self._readable:
-            self._answered_ms, self._silent_s = answered_ms, 0.0
+        answered = progress.member.answered(self._readable)
+        if answered is None or answered != self._answered:
+            self._answered, self._silent_s = answered, 0.0
             return
         self._silent_s += waited_s
         session_s = self._config.session_timeout_ms / 1000

@@ -1,11 +1,13 @@
-"""A member of a consumer group that reads one topic, on librdkafka; see `membership.Member`."""
+"""A member of a consumer group that reads a topic, or all that match, on librdkafka; see `membership.Member`."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
@@ -15,6 +17,8 @@ from eventcore.model import Record
 from eventcore.ports.connectors import StreamRequest
 from eventcore_connectors.kafka.librdkafka.pump import Pump
 from eventcore_connectors.kafka.librdkafka.settings import member_settings
+from eventcore_connectors.kafka.librdkafka.subscription import LOOK_S, Subscription
+from eventcore_connectors.kafka.librdkafka.topics import NamedTopics
 from eventcore_connectors.kafka.membership import (
     MISSING_PATIENCE_S,
     OPEN_TIMEOUT_S,
@@ -35,8 +39,6 @@ from eventcore_connectors.kafka.token_file import UnusableSecurity, read_token
 _LOG = logging.getLogger("confluent_kafka")
 #: librdkafka gives an answer up then, seconds: the thread does nothing else meanwhile. Whoever asks is bounded besides.
 _ANSWER_TIMEOUT_S = 5.0
-#: One look for the topic takes so long at most, seconds: it can't be interrupted.
-_LOOK_S = 1.0
 #: Pause between two looks for a new topic, and before a refused commit is sent again, seconds.
 _AGAIN_S = 0.1
 #: Leaving a group takes milliseconds, or as long as librdkafka waits for a broker that is gone, seconds.
@@ -80,11 +82,16 @@ class LibrdkafkaMember:
     def __init__(self, request: StreamRequest) -> None:
         """Connect nothing yet."""
         self._config: KafkaConfig = request.connection
-        self._topic = request.reference.part
-        self._where = locate(self._topic, self._config)
+        self._topics = NamedTopics(request.reference.part)
+        self._where = locate(self._topics.text, self._config)
         settings = member_settings(self._config, request.consumer_group_id, request.context.clock.now_ms)
-        interval_s = self._config.max_poll_interval_ms / 1000
-        self._pump = Pump({**settings, "logger": _LOG}, self._topic, self._wake, max_poll_interval_s=interval_s)
+        self._subscription = Subscription(
+            self._topics,
+            max_poll_interval_s=self._config.max_poll_interval_ms / 1000,
+            look_every_s=self._config.metadata_max_age_ms / 1000,
+            now_s=asyncio.get_running_loop().time,
+        )
+        self._pump = Pump({**settings, "logger": _LOG}, self._subscription, self._wake)
         self._arrived: anyio.Event | None = None
         self._is_interrupted = False
         self._has_left = False
@@ -92,38 +99,46 @@ class LibrdkafkaMember:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def join(self, on_revoked: PartitionsHook, on_assigned: PartitionsHook) -> Sequence[Partition]:
-        """Connect, find the topic, and begin to join the group; see `Member.join`."""
+        """Connect, find the topics, and begin to join the group; see `Member.join`."""
         self._check_security()
         try:
             with anyio.fail_after(OPEN_TIMEOUT_S):
                 with _told_as_ours():
                     await self._pump.open()
-                    count = await self._find_topic()
+                    found = await self._find_topics()
         except TimeoutError as error:
             raise await self._explain(f"Kafka does not answer within {OPEN_TIMEOUT_S:g} s: {self._where}") from error
         except ClientFailed as error:
             raise await self._explain(f"Kafka can't be reached: {self._where} ({error})") from error
         self._pump.begin(on_revoked, on_assigned)
-        return [Partition(self._topic, number) for number in range(count)]
+        return [Partition(topic, number) for topic, count in sorted(found.items()) for number in range(count)]
 
-    async def _find_topic(self) -> int:
+    async def _find_topics(self) -> Mapping[str, int]:
+        """Return the numbers of partitions of the topics, none where none matches an expression."""
+        if self._topics.is_pattern:
+            return self._topics.among((await self._look()).values())
+        topic = self._topics.text
         give_up = anyio.current_time() + MISSING_PATIENCE_S
         while True:
-            try:
-                metadata = await self._pump.ask(lambda kafka: kafka.list_topics(self._topic, _LOOK_S))
-            except KafkaException as error:
-                if _reason(error).code() not in _NO_ANSWER:
-                    raise
-                continue
-            found = metadata.topics[self._topic]
+            found = (await self._look(topic))[topic]
             if found.error is None and found.partitions:
-                return len(found.partitions)
+                return {topic: len(found.partitions)}
             is_missing = found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
             if is_missing and anyio.current_time() >= give_up:
                 raise Unreachable(f"the topic does not exist: {self._where}")
             if found.error is not None and not is_missing and found.error.code() not in _MOVED:
                 raise ClientFailed(str(found.error))
             await anyio.sleep(_AGAIN_S)
+
+    async def _look(self, topic: str | None = None) -> Mapping[str, Any]:
+        """Return what the brokers know of a topic, or of all."""
+        while True:
+            try:
+                found = await self._pump.ask(lambda kafka: kafka.list_topics(topic, timeout=LOOK_S))
+                return cast("Mapping[str, Any]", found.topics)
+            except KafkaException as error:
+                if _reason(error).code() not in _NO_ANSWER:
+                    raise
 
     def _check_security(self) -> None:
         """Find out about files that can't be used before librdkafka does: it names none."""
@@ -163,12 +178,12 @@ class LibrdkafkaMember:
 
     @property
     def knows_topics(self) -> bool:
-        """Whether the brokers' last answer had the topic in it."""
-        return self._pump.knows_topics
+        """Whether the brokers' last answer had the topic, or one that matches, in it."""
+        return self._subscription.knows_topics
 
     def set_active(self, is_active: bool) -> None:
         """Count as alive from now on, or leave after `max_poll_interval_ms` of not being so."""
-        self._pump.set_active(is_active)
+        self._subscription.set_active(is_active)
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -210,10 +225,15 @@ class LibrdkafkaMember:
         """Return the offset that the next record gets, as of the last answer; None before the first."""
         return self._pump.ends.get(partition)
 
-    def answered_ms(self, partition: Partition) -> int | None:
-        """Return a number that changes when brokers answer; librdkafka does not say which partition's."""
-        del partition
-        return self._pump.answers
+    def answered(self, partitions: Sequence[Partition]) -> int | None:
+        """Return a number that changes when brokers answer, whichever: librdkafka does not say.
+
+        Without partitions it is enough that they are connected: a rebalance is long, and silent. None outside of the
+        group, where nothing is asked of them.
+        """
+        if partitions:
+            return self._pump.answers
+        return self._pump.contacts if self._subscription.is_in else None
 
     # -- positions -----------------------------------------------------------------------------------------------------
 

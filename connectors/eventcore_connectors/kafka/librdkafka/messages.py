@@ -21,6 +21,10 @@ class Message(Protocol):
         """Return what it says instead of a record: an event or an error."""
         ...
 
+    def topic(self) -> str | None:
+        """Return its topic's name."""
+        ...
+
     def partition(self) -> int:
         """Return its partition's number."""
         ...
@@ -44,6 +48,20 @@ class Message(Protocol):
     def timestamp(self) -> tuple[int, int]:
         """Return the timestamp's kind and milliseconds."""
         ...
+
+
+def read_topics(messages: Sequence[Message]) -> tuple[dict[Partition, list[Record]], list[Message]]:
+    """Return records by partition, each partition's in order, and the messages that are events or errors."""
+    topics = {message.topic() for message in messages}
+    if len(topics) == 1:
+        return read_messages(topics.pop() or "", messages)
+    found: dict[Partition, list[Record]] = {}
+    events: list[Message] = []
+    for topic in topics:
+        read, others = read_messages(topic or "", [message for message in messages if message.topic() == topic])
+        found |= read
+        events += others
+    return found, events
 
 
 def read_messages(topic: str, messages: Sequence[Message]) -> tuple[dict[Partition, list[Record]], list[Message]]:

@@ -22,7 +22,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from eventcore_connectors.kafka.librdkafka.held import Held
-from eventcore_connectors.kafka.librdkafka.messages import Message, read_messages
+from eventcore_connectors.kafka.librdkafka.messages import Message, read_topics
+from eventcore_connectors.kafka.librdkafka.subscription import Subscription
 from eventcore_connectors.kafka.membership import ClientFailed, PartitionsHook
 from eventcore_connectors.kafka.shape import Partition
 
@@ -40,20 +41,21 @@ _GENERATION = slice(7, 11)
 #: Errors that do not go away by themselves.
 _FAILURES = frozenset(
     {
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.UNSUPPORTED_VERSION,
         KafkaError._AUTHENTICATION,  # noqa: SLF001
-        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
     }
 )
+#: A topic is not there.
+_MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})  # noqa: SLF001
 
 _Answer = TypeVar("_Answer")
 
 
 class _Broker(msgspec.Struct):
     rx: int = 0
+    state: str = ""
 
 
 class _Statistics(msgspec.Struct):
@@ -61,33 +63,29 @@ class _Statistics(msgspec.Struct):
 
 
 class Pump:
-    """Reads a topic for a group. Life: `open`, `ask` if need be, `begin`, then anything, then `stop`."""
+    """Reads topics for a group. Life: `open`, `ask` if need be, `begin`, then anything, then `stop`."""
 
-    def __init__(
-        self, settings: Mapping[str, Any], topic: str, wake: Callable[[], None], *, max_poll_interval_s: float
-    ) -> None:
+    def __init__(self, settings: Mapping[str, Any], subscription: Subscription, wake: Callable[[], None]) -> None:
         """Start nothing yet.
 
         Args:
             settings: librdkafka's.
-            topic: its name.
+            subscription: says when it is in the group.
             wake: called in the loop when there is something to take.
-            max_poll_interval_s: so long it stays in the group while nobody is active.
         """
         self.held = Held()
         self.generation = -1  #: of the last assignment; -1 when it was lost
         self.answers = 0  #: rises whenever brokers have answered
+        self.contacts = 0  #: rises now and then while a broker is connected
         self.ends: dict[Partition, int] = {}  #: by partition, the offset that the next record gets
         self.failure: ClientFailed | None = None
-        self.knows_topics = True
         self._settings = settings
-        self._topic = topic
+        self._callbacks = {"on_assign": self._on_assigned, "on_revoke": self._on_revoked, "on_lost": self._on_lost}
+        self._subscription = subscription
         self._wake = wake
-        self._max_poll_interval_s = max_poll_interval_s
         self._loop = asyncio.get_running_loop()
-        self._idle_since: float | None = self._loop.time()
         self._hooks: tuple[PartitionsHook, PartitionsHook] | None = None
-        self._is_subscribed = self._is_stopping = self._is_in_callback = False
+        self._is_stopping = self._is_in_callback = False
         self._assigned: set[Partition] = set()
         self._paused: set[Partition] = set()
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -137,13 +135,6 @@ class Pump:
         if self._ended is not None:
             await asyncio.wrap_future(self._ended)
 
-    def set_active(self, is_active: bool) -> None:
-        """Count as alive from now on, or begin to count the time of not being so."""
-        if is_active:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = self._loop.time()
-
     def check(self) -> None:
         """Raise what ended the reading.
 
@@ -172,7 +163,7 @@ class Pump:
             while not self._is_stopping and not self._loop.is_closed():
                 self._answer()
                 if self._hooks is not None:
-                    self._keep_membership()
+                    self._subscription.keep(self._kafka, self._callbacks, has_partitions=bool(self._assigned))
                     self._seek()
                     self._balance()
                 self._read()
@@ -187,19 +178,6 @@ class Pump:
     def _answer(self) -> None:
         while not self._questions.empty():
             self._questions.get()()
-
-    def _keep_membership(self) -> None:
-        """Leave the group when nobody has asked for records for too long, and come back when somebody does."""
-        idle_since = self._idle_since
-        is_away = idle_since is not None and self._loop.time() > idle_since + self._max_poll_interval_s
-        if self._is_subscribed and is_away:
-            self._is_subscribed = False
-            self._kafka.unsubscribe()
-        elif not self._is_subscribed and not is_away and not self._assigned:
-            self._is_subscribed = True
-            self._kafka.subscribe(
-                [self._topic], on_assign=self._on_assigned, on_revoke=self._on_revoked, on_lost=self._on_lost
-            )
 
     def _seek(self) -> None:
         """Read partitions from where the loop asks: librdkafka's seek refuses those whose position was passed."""
@@ -225,9 +203,7 @@ class Pump:
         first = self._kafka.poll(_POLL_S)
         if first is None:
             return
-        found, events = read_messages(
-            self._topic, cast("list[Message]", [first, *self._kafka.consume(_AT_ONCE - 1, 0)])
-        )
+        found, events = read_topics(cast("list[Message]", [first, *self._kafka.consume(_AT_ONCE - 1, 0)]))
         for partition, records in found.items():
             self.held.put(partition, records)
             marks = self._kafka.get_watermark_offsets(TopicPartition(*partition), cached=True)
@@ -237,7 +213,7 @@ class Pump:
         self._notify()
 
     def _take_event(self, message: Message) -> None:
-        error, partition = message.error(), Partition(self._topic, message.partition())
+        error, partition = message.error(), Partition(message.topic() or "", message.partition())
         assert error is not None, "it is no record"
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             self.held.reach(partition, message.offset())
@@ -245,7 +221,6 @@ class Pump:
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
             self.held.note_passed(partition)
         else:
-            self.knows_topics = self.knows_topics and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART
             self._note_error(error)
 
     def _send_commit(self, offsets: list[TopicPartition], answer: Future[KafkaError | None]) -> None:
@@ -271,9 +246,11 @@ class Pump:
     def _count_answers(self, statistics: str) -> None:
         brokers = msgspec.json.decode(statistics, type=_Statistics).brokers
         self.answers = sum(broker.rx for broker in brokers.values())
+        self.contacts += any(broker.state == "UP" for broker in brokers.values())
 
     def _note_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() in _FAILURES:
+        is_missing = error.code() in _MISSING
+        if error.fatal() or error.code() in _FAILURES or (is_missing and self._subscription.note_missing()):
             self.failure = ClientFailed(str(error))
             self._notify()
 
@@ -289,7 +266,7 @@ class Pump:
         kafka.assign(self._from_held(begun))
 
     def _on_revoked(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        if not self._is_subscribed:
+        if not self._subscription.is_in:
             # We left: there is nobody to settle anything for.
             self.generation = -1
         ours = _ours(partitions)
