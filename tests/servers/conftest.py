@@ -4,7 +4,10 @@ Such a test is skipped with the reason, which the run's last lines repeat. `EVEN
 into a failure: what continuous integration sets, so that it never passes by leaving tests out.
 
 Kafka is read by several clients. A test marked `both_clients` runs on each of them, one marked `any_client` only where
-`EVENTCORE_KAFKA_CLIENTS=all` (`make test-clients`): most of it is the source's work, which they share.
+`EVENTCORE_KAFKA_CLIENTS=all` (`make test-clients`): most of it is the source's work, which they share. Every test that
+reads or writes Kafka has one of the two marks. `aiokafka_only` says in the test what is aiokafka's alone: a loop that
+stands still (librdkafka sends heartbeats without it, see `test_librdkafka.py`), requests that are counted in its code.
+`test_up_kafka.py` is about starting a broker.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ session_timeout_ms = {session_timeout_ms}
 heartbeat_interval_ms = 500
 max_poll_interval_ms = {max_poll_interval_ms}
 rebalance_timeout_ms = 10000
+{connection}
 
 [functions.work]
 handler = "work.handle"
@@ -117,6 +118,7 @@ def engine_folders(root: Path, count: int, *, body: str, is_async: bool = False,
         "runtime": "process",
         "timeout": 60,
         "mapping": "",
+        "connection": "",
         **settings,
     }
     folders = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from eventcore.clock import SystemClock
@@ -20,6 +21,7 @@ from eventcore.ids import SeededIds
 from eventcore.ports.connectors import ConnectorContext, StartingPosition, StreamRequest
 from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
+from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S
 from eventcore_connectors.kafka import connector
 
 CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
@@ -49,6 +51,13 @@ class KafkaCluster:
         await self.admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=settings)])
         await self.producer.client.add_topic(topic)
         return topic
+
+    async def add_partitions(self, topic: str, total: int) -> None:
+        """Let a topic have so many partitions, to which can be sent when this returns."""
+        await self.admin.create_partitions({topic: NewPartitions(total)})
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while len(self.producer.client.cluster.partitions_for_topic(topic)) < total:
+                await self.producer.client.force_metadata_update()
 
     async def delete_topic(self, topic: str) -> None:
         await self.admin.delete_topics([topic])
@@ -107,6 +116,16 @@ class KafkaCluster:
 
     # -- the code under test -------------------------------------------------------------------------------------------
 
+    @property
+    def connection(self) -> str:
+        """What a pipeline file's connection says about the client, in lines."""
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.client_settings.items())
+
+    def pipeline(self, topic: str, failed: str, **more: Any) -> dict[str, Any]:
+        """Return what `engine_folders` must know of a topic and where it is; the group has the topic's name."""
+        names = {"topic": topic, "group": topic, "failed": failed}
+        return {"address": self.address, "connection": self.connection, **names, **more}
+
     def config(self, **settings: Any) -> KafkaConfig:
         """Return a connection; a rebalance is noticed at the next heartbeat, so that these come often."""
         return KafkaConfig(
@@ -124,15 +143,29 @@ class KafkaCluster:
     ) -> StreamSource:
         """Return a source, not opened."""
         return connector.open_stream(
-            StreamRequest(
-                reference=Reference("kafka", "local", topic),
-                connection=self.config(**settings),
-                mapping=group,
-                starting_position=starting_position,
-                consumer_group_id=group,
-                records_ahead_max=records_ahead_max,
-                context=CONTEXT,
+            self.request(
+                topic, group, starting_position=starting_position, records_ahead_max=records_ahead_max, **settings
             )
+        )
+
+    def request(
+        self,
+        topic: str,
+        group: str,
+        *,
+        starting_position: StartingPosition = TRIM_HORIZON,
+        records_ahead_max: int = RECORDS_AHEAD_MAX,
+        **settings: Any,
+    ) -> StreamRequest:
+        """Return what a connector is told of a source."""
+        return StreamRequest(
+            reference=Reference("kafka", "local", topic),
+            connection=self.config(**settings),
+            mapping=group,
+            starting_position=starting_position,
+            consumer_group_id=group,
+            records_ahead_max=records_ahead_max,
+            context=CONTEXT,
         )
 
     def range_source(self, topic: str) -> RangeSource:

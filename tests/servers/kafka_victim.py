@@ -1,15 +1,21 @@
-"""A process that owns shards, and is killed by its test: `python -m tests.servers.kafka_victim ADDRESS TOPIC GROUP`.
+"""A process that owns shards, and is killed by its test.
 
-Prints `ready` when it has settled part of what it received and kept failing work; then it holds what it has.
+Called as `python -m tests.servers.kafka_victim ADDRESS TOPIC GROUP SETTINGS`: the last in JSON, of the connection.
+
+Prints `ready` when it has settled part of what it received and kept failing work; then it holds what it has. After a
+line of its input it settles one record more, and prints `lost` when that is refused.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 import anyio
+import anyio.to_thread
 
 from eventcore.delivery.ordering import Part, ShardState
+from eventcore.errors import ShardLost
 from eventcore.testing.conformance.stream import reading
 from tests.servers.kafka_cluster import open_cluster
 
@@ -22,15 +28,22 @@ SESSION_TIMEOUT_MS = 2000
 LIFETIME_S = 60.0
 
 
-async def main(address: str, topic: str, group: str) -> None:
+async def main(address: str, topic: str, group: str, settings: str) -> None:
     """Own every shard until killed."""
     async with open_cluster(address) as cluster:
+        cluster.client_settings = json.loads(settings)
         source = cluster.source(topic, group, session_timeout_ms=SESSION_TIMEOUT_MS)
         async with reading(source) as reader:
             await reader.until(lambda: len(reader.bodies(f"{topic}-0")) == 5)
-            await reader.settle(f"{topic}-0", CHECKPOINT, FAILING, is_urgent=True)
+            epoch = reader.taken[f"{topic}-0"].epoch
+            await source.settle(f"{topic}-0", epoch, CHECKPOINT, FAILING, is_urgent=True)
             print("ready", flush=True)
-            await anyio.sleep(LIFETIME_S)
+            with anyio.move_on_after(LIFETIME_S):
+                await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+                try:
+                    await source.settle(f"{topic}-0", epoch, CHECKPOINT + 1, FAILING, is_urgent=True)
+                except ShardLost:
+                    print("lost", flush=True)
 
 
 if __name__ == "__main__":

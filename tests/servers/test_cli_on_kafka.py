@@ -6,22 +6,26 @@ import signal
 from pathlib import Path
 
 import anyio.to_thread
+import pytest
 
 from tests.behaviours.commands import ask, run_process, running
 from tests.servers.kafka_cluster import KafkaCluster
+
+pytestmark = pytest.mark.any_client
 
 GOOD = '{"id": "1", "customer": "ada", "quantity": 2}'
 POISON = '{"id": "2", "customer": "ada", "quantity": -1}'
 
 
-def write_template(folder: Path, address: str, topic: str) -> None:
-    """Write the template, with the test's broker and topic in it."""
+def write_template(folder: Path, address: str, topic: str, connection: str = "") -> None:
+    """Write the template, with the test's broker, what its connection says besides, and the topic in it."""
     assert run_process("init", "--template", "kafka", cwd=folder).returncode == 0
     file = folder / "eventcore.toml"
     text = file.read_text()
     assert "127.0.0.1:9092" in text
     assert "kafka:local/orders" in text
-    file.write_text(text.replace("127.0.0.1:9092", address).replace("local/orders", f"local/{topic}"))
+    written = text.replace("127.0.0.1:9092", address).replace("local/orders", f"local/{topic}")
+    file.write_text(written.replace("[kafka.local]\n", f"[kafka.local]\n{connection}"))
 
 
 def play(folder: Path, topic: str) -> None:
@@ -48,12 +52,12 @@ def play(folder: Path, topic: str) -> None:
 
 async def test_the_template_does_what_it_says(tmp_path: Path, kafka: KafkaCluster) -> None:
     topic = await kafka.create_topic("orders", partitions=2)
-    write_template(tmp_path, kafka.address, topic)
+    write_template(tmp_path, kafka.address, topic, kafka.connection)
     await anyio.to_thread.run_sync(play, tmp_path, topic)
 
 
 async def test_a_topic_that_is_not_there_is_named_with_its_broker(tmp_path: Path, kafka: KafkaCluster) -> None:
-    write_template(tmp_path, kafka.address, "nix")
+    write_template(tmp_path, kafka.address, "nix", kafka.connection)
     done = await anyio.to_thread.run_sync(lambda: run_process("send", "kafka:local/nix", GOOD, cwd=tmp_path))
     assert (done.returncode, done.stdout) == (4, "")
     assert "nix" in done.stderr

@@ -14,6 +14,8 @@ from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer
 from tests.servers.network import Network, open_network
 
+pytestmark = pytest.mark.any_client
+
 PARTITIONS = 2
 #: Records of one half of a test.
 COUNT = 100
@@ -51,6 +53,7 @@ async def finish(kafka: KafkaCluster, topic: str, engine: EngineFolder, count: i
         assert committed.offset == count // PARTITIONS
 
 
+@pytest.mark.both_clients
 @pytest.mark.parametrize("is_long", [False, True], ids=["within the session", "longer than the session"])
 async def test_a_cut_network_costs_nothing_but_time(
     kafka: KafkaCluster,
@@ -63,7 +66,7 @@ async def test_a_cut_network_costs_nothing_but_time(
     await send_numbers(kafka, topic, range(COUNT))
     session_timeout_ms = 1500 if is_long else 20_000
     async with network_before(kafka_server) as (network, address):
-        settings = {"address": address, "topic": topic, "group": topic, "failed": failed}
+        settings = kafka.pipeline(topic, failed, address=address)
         mapping = "batch_size = 5"
         with engine_folders(
             tmp_path,
@@ -91,7 +94,7 @@ async def test_a_slow_network_is_only_slow(kafka: KafkaCluster, kafka_server: Ka
     await send_numbers(kafka, topic, range(COUNT))
     async with network_before(kafka_server) as (network, address):
         network.latency_s = 0.2
-        settings = {"address": address, "topic": topic, "group": topic, "failed": failed}
+        settings = kafka.pipeline(topic, failed, address=address)
         with engine_folders(tmp_path, 1, body="pass", mapping="batch_size = 50", **settings) as (engine,):
             engine.start()
             await finish(kafka, topic, engine, COUNT)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 from aiokafka import AIOKafkaConsumer
 
 from eventcore.delivery.ordering import EMPTY, decode_state
 from tests.servers.engines import PATIENCE_S, EngineFolder, engine_folders, until
 from tests.servers.kafka_cluster import KafkaCluster
+
+pytestmark = pytest.mark.any_client
 
 PARTITIONS = 4
 
@@ -57,13 +60,14 @@ def _first_times_in_order(engines: list[EngineFolder]) -> bool:
     return True
 
 
+@pytest.mark.both_clients
 async def test_two_engines_share_a_topic_and_one_is_killed_in_a_batch(kafka: KafkaCluster, tmp_path: Path) -> None:
     """Nothing is lost, order per partition holds, and the lag reaches 0."""
     count = 400
     topic, failed = await kafka.create_topic(partitions=PARTITIONS), await kafka.create_topic("failed")
     await _send_numbers(kafka, topic, count)
     body = "time.sleep(0.05)"
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed}
+    settings = kafka.pipeline(topic, failed)
     with engine_folders(tmp_path, 2, body=body, mapping="batch_size = 5", **settings) as engines:
         first, second = engines
         first.start()
@@ -103,7 +107,7 @@ async def test_attempts_survive_a_clean_restart(kafka: KafkaCluster, tmp_path: P
     """A restart after attempt 2 of 4 makes exactly 2 more."""
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     await kafka.send(topic, [b"1"])
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed}
+    settings = kafka.pipeline(topic, failed)
     mapping = "maximum_retry_attempts = 3"
     with engine_folders(tmp_path, 1, body="raise ValueError('no')", mapping=mapping, **settings) as (engine,):
         engine.start()
@@ -124,7 +128,7 @@ async def test_attempts_survive_a_kill_and_another_engine_goes_on_with_them(
     """The attempts travel in the commit's metadata, so that any state folder will do (design §3)."""
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     await kafka.send(topic, [b"1"])
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed}
+    settings = kafka.pipeline(topic, failed)
     mapping = "maximum_retry_attempts = 5"
     with engine_folders(tmp_path, 2, body="raise ValueError('no')", mapping=mapping, **settings) as (first, second):
         first.start()
@@ -148,7 +152,7 @@ async def test_a_record_that_kills_its_environment_is_given_up_after_its_attempt
 ) -> None:
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     await kafka.send(topic, [b"1", b"2", b"3"])
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed}
+    settings = kafka.pipeline(topic, failed)
     mapping = "batch_size = 1\nmaximum_retry_attempts = 2"
     body = "os._exit(3) if 2 in numbers else None"
     with engine_folders(tmp_path, 1, body=body, mapping=mapping, **settings) as (engine,):
@@ -166,7 +170,7 @@ async def test_a_record_that_kills_an_inline_engine_is_given_up_after_its_marks(
     """Design §3: counted apart from attempts; at max(3, attempts allowed) it is an `EngineCrash`."""
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     await kafka.send(topic, [b"1", b"2", b"3"])
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed, "runtime": "inline"}
+    settings = kafka.pipeline(topic, failed, runtime="inline")
     mapping = "batch_size = 1\nmaximum_retry_attempts = 1"
     body = "os.kill(os.getpid(), 9) if 2 in numbers else None"
     with engine_folders(tmp_path, 1, body=body, is_async=True, mapping=mapping, **settings) as (engine,):
@@ -185,7 +189,7 @@ async def test_half_a_minute_of_computing_costs_no_rebalance(kafka: KafkaCluster
     """Heartbeats and polls go on while a handler computes for longer than session and poll interval."""
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     await kafka.send(topic, [b"1", b"2"])
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed}
+    settings = kafka.pipeline(topic, failed)
     body = "end = time.monotonic() + (30 if 1 in numbers else 0)\n    while time.monotonic() < end: pass"
     with engine_folders(tmp_path, 1, body=body, mapping="batch_size = 1", max_poll_interval_ms=8000, **settings) as (
         engine,
@@ -201,7 +205,7 @@ async def test_half_a_minute_of_backing_off_costs_no_rebalance(kafka: KafkaClust
     """A blocked partition is paused, and the poll stays pending (design §12)."""
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     await kafka.send(topic, [b"1"])
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed}
+    settings = kafka.pipeline(topic, failed)
     mapping = "maximum_retry_attempts = 8"
     with engine_folders(
         tmp_path, 1, body="raise ValueError('no')", mapping=mapping, max_poll_interval_ms=8000, **settings
@@ -220,8 +224,8 @@ async def test_a_missing_topic_and_a_wrong_address_are_named_within_seconds(
     failed = await kafka.create_topic("failed")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    missing = {"address": kafka.address, "topic": "no-such-topic", "group": "g", "failed": failed}
-    wrong = {"address": "127.0.0.1:9", "topic": "orders", "group": "g", "failed": failed}
+    missing = kafka.pipeline("no-such-topic", failed)
+    wrong = kafka.pipeline("orders", failed, address="127.0.0.1:9")
     with (
         engine_folders(tmp_path / "a", 1, body="pass", **missing) as (one,),
         engine_folders(tmp_path / "b", 1, body="pass", **wrong) as (other,),

@@ -17,6 +17,8 @@ from tests.behaviours.commands import run_process
 from tests.servers.engines import PATIENCE_S, EngineFolder, until
 from tests.servers.kafka_cluster import KafkaCluster
 
+pytestmark = pytest.mark.any_client
+
 PIPELINE = """
 [kafka.local]
 bootstrap_servers = "{address}"
@@ -148,8 +150,8 @@ async def _exchange(kafka: KafkaCluster, root: Path, **settings: Any) -> Exchang
         "results": await kafka.create_topic("results", partitions=PARTITIONS),
         "failed": await kafka.create_topic("failed", partitions=PARTITIONS),
     }
-    chosen = {"delivery": "exactly_once", "runtime": "inline", "connection": "", "body": "pass", **settings}
-    return Exchange(kafka, root, topics, {"address": kafka.address, **chosen})
+    chosen = {"delivery": "exactly_once", "runtime": "inline", "body": "pass", **settings}
+    return Exchange(kafka, root, topics, {"address": kafka.address, "connection": kafka.connection, **chosen})
 
 
 #: Where the engine is killed, one after the other, each some times into its life.
@@ -165,11 +167,12 @@ KILLS = [
 ]
 
 
+@pytest.mark.both_clients
 async def test_an_engine_that_is_killed_at_every_step_leaves_each_result_once(
     kafka: KafkaCluster, tmp_path: Path
 ) -> None:
     """The proof that the issue asks for: kills at every step, counted by a reader of committed records."""
-    exchange = await _exchange(kafka, tmp_path, connection='group_instance_id = "one"')
+    exchange = await _exchange(kafka, tmp_path, connection=kafka.connection + 'group_instance_id = "one"')
     engine = exchange.engine()
     for point in KILLS:
         await exchange.send(200)
@@ -185,6 +188,7 @@ async def test_an_engine_that_is_killed_at_every_step_leaves_each_result_once(
     assert len((engine.folder / "seen.log").read_text().splitlines()) > len(KILLS) * 200
 
 
+@pytest.mark.both_clients
 async def test_an_engine_that_stood_still_is_fenced_off(kafka: KafkaCluster, tmp_path: Path) -> None:
     """A zombie: stopped in a batch, its shards taken by another engine, then let go on."""
     exchange = await _exchange(kafka, tmp_path, body="time.sleep(0.01)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio.to_thread
@@ -34,6 +34,7 @@ class TestKafkaStream(StreamConformance):
         return KafkaStream(kafka, topic, kafka_server.restart)
 
 
+@pytest.mark.any_client
 class TestKafkaRange(RangeConformance):
     """A topic of three partitions, by nobody's group."""
 
@@ -81,12 +82,14 @@ class KafkaTopic:
         raise NotImplementedError(key)
 
 
+@pytest.mark.any_client
 class TestKafkaDestination(DestinationConformance):
     """A topic as a destination."""
 
     @pytest.fixture(autouse=True)
-    def _server(self, kafka_server: KafkaServer | ComposedKafkaServer) -> None:
+    def _server(self, kafka_server: KafkaServer | ComposedKafkaServer, client_settings: Mapping[str, str]) -> None:
         self.server = kafka_server
+        self.client_settings = client_settings
 
     def open_destination(self) -> AbstractAsyncContextManager[DestinationUnderTest]:
         return self._open()
@@ -94,6 +97,7 @@ class TestKafkaDestination(DestinationConformance):
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[DestinationUnderTest]:
         async with open_cluster(self.server.address) as cluster:
+            cluster.client_settings = self.client_settings
             topic = KafkaTopic(cluster, await cluster.create_topic(max_message_bytes="2000000"), self.server)
             try:
                 yield topic

@@ -21,6 +21,8 @@ from eventcore_connectors.kafka import connector
 from eventcore_connectors.kafka.membership import OPEN_TIMEOUT_S
 from tests.servers.kafka_cluster import CONTEXT, KafkaCluster
 
+pytestmark = pytest.mark.any_client
+
 #: An open or a send that fails is over by then, seconds.
 FAILED_BY_S = OPEN_TIMEOUT_S + 5.0
 

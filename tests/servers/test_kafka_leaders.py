@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from tests.servers.kafka_cluster import KafkaCluster, open_cluster
 from tests.servers.kafka_server import ServerUnavailable
 from tests.servers.test_cli_on_kafka import play, write_template
 from tests.servers.three_brokers import COUNT, ThreeBrokers, leaders, moved_away, replicated, running_brokers
+
+pytestmark = pytest.mark.any_client
 
 #: Records of one stage of a test: before the leaders move, after the first move, after the second.
 STAGE = 60
@@ -50,9 +52,10 @@ def brokers(started: ThreeBrokers) -> ThreeBrokers:
 
 
 @pytest.fixture
-async def cluster(brokers: ThreeBrokers) -> AsyncIterator[KafkaCluster]:
+async def cluster(brokers: ThreeBrokers, client_settings: Mapping[str, str]) -> AsyncIterator[KafkaCluster]:
     """A test's own view of the brokers."""
     async with open_cluster(brokers.addresses()) as cluster:
+        cluster.client_settings = client_settings
         yield cluster
 
 
@@ -99,6 +102,7 @@ async def read_failed(cluster: KafkaCluster, topic: str, count: int) -> list[Any
     return list(found.values())
 
 
+@pytest.mark.both_clients
 async def test_an_engine_goes_on_while_leaders_and_the_coordinator_move(
     brokers: ThreeBrokers, cluster: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -107,7 +111,7 @@ async def test_an_engine_goes_on_while_leaders_and_the_coordinator_move(
     Nothing is lost, order holds, and what can't be processed is given up each time, without any help.
     """
     topic, failed = await make_topic(cluster), await make_topic(cluster, "failed")
-    settings = {"address": brokers.addresses(), "topic": topic, "group": topic, "failed": failed}
+    settings = cluster.pipeline(topic, failed, address=brokers.addresses())
     with engine_folders(tmp_path, 1, body=BODY, mapping=MAPPING, **settings) as (engine,):
         engine.start()
         await send_stage(cluster, topic, 0)
@@ -131,6 +135,7 @@ async def test_an_engine_goes_on_while_leaders_and_the_coordinator_move(
         assert await anyio.to_thread.run_sync(engine.stop) == 0
     # A client that has seen no broker die: the test's own asks one that it knows, and gives up when it is gone.
     async with open_cluster(brokers.addresses()) as after:
+        after.client_settings = cluster.client_settings
         for partition in range(COUNT):
             committed = await after.committed(topic, topic, partition=partition)
             assert committed is not None
@@ -196,8 +201,7 @@ async def test_the_template_runs_on_the_secured_cluster(
     """What the Kafka template's README says, over TLS and with a password; the pipeline is the demo's."""
     topic = await make_topic(cluster)
     settings = brokers.secured_settings()
-    write_template(tmp_path, settings.pop("bootstrap_servers"), topic)
-    file = tmp_path / "eventcore.toml"
-    secured = "".join(f'{name} = "{value}"\n' for name, value in settings.items())
-    file.write_text(file.read_text().replace("[kafka.local]\n", f"[kafka.local]\n{secured}"))
+    address = settings.pop("bootstrap_servers")
+    cluster.client_settings = {**cluster.client_settings, **settings}
+    write_template(tmp_path, address, topic, cluster.connection)
     await anyio.to_thread.run_sync(play, tmp_path, topic)

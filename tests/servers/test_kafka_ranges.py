@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eventcore.testing.conformance.ranges import opened, read_all
 from tests.servers.kafka_cluster import KafkaCluster
+
+pytestmark = pytest.mark.any_client
 
 #: A time after that of every record here: the year 2100.
 LATER_MS = 4_102_444_800_000

@@ -16,6 +16,8 @@ from eventcore_connectors.kafka.membership import OPEN_TIMEOUT_S
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.kafka_server import KafkaServer
 
+pytestmark = pytest.mark.any_client
+
 #: An open that fails is over by then, seconds: its own bound, and closing.
 FAILED_BY_S = OPEN_TIMEOUT_S + 5.0
 
@@ -101,6 +103,7 @@ async def test_a_closed_source_says_so(kafka: KafkaCluster) -> None:
                     await reader.receive(wait_s=2 * HAPPENS_WITHIN_S)
 
 
+@pytest.mark.both_clients
 async def test_a_broker_that_comes_back_is_read_on(kafka: KafkaCluster, kafka_server: KafkaServer) -> None:
     """Within the session a restart of the broker costs nothing: same owner, same epoch, no record lost or repeated."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
@@ -116,6 +119,7 @@ async def test_a_broker_that_comes_back_is_read_on(kafka: KafkaCluster, kafka_se
         await reader.settle(shard, 3, is_urgent=True)
 
 
+@pytest.mark.both_clients
 async def test_a_broker_that_stays_away_is_told(kafka: KafkaCluster, kafka_server: KafkaServer) -> None:
     """After a session without an answer others own the shards: they are given up, and the mapping shows why."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"

@@ -8,10 +8,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import anyio
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.servers.engines import PATIENCE_S, EngineFolder, engine_folders, until
 from tests.servers.kafka_cluster import KafkaCluster
+
+pytestmark = pytest.mark.any_client
 
 KEYS = 20
 #: Numbers from here on belong to keys that fail until the file `mended` is there.
@@ -40,7 +43,7 @@ async def test_an_engine_dies_in_its_lanes_and_nothing_is_lost_nor_out_of_order(
     for number in range(count):
         await kafka.producer.send(topic, str(number).encode(), key=b"k%d" % (number % KEYS), partition=0)
     await kafka.producer.flush()
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed, "runtime": "inline"}
+    settings = kafka.pipeline(topic, failed, runtime="inline")
     mapping = 'lanes = 8\nbatch_size = 2\nparking = "queue:parked"'
     body = "await asyncio.sleep(0.02)"
     with engine_folders(tmp_path, 2, body=body, is_async=True, mapping=mapping, **settings) as (first, second):
@@ -66,7 +69,7 @@ async def test_a_key_parked_in_a_topic_is_redriven_in_order_by_another_engine(
     """The engines share no store: what is parked is named in the commit, and stands in a topic."""
     topic, failed = await kafka.create_topic(), await kafka.create_topic("failed")
     parked = await kafka.create_topic("parked", partitions=2)
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed, "runtime": "inline"}
+    settings = kafka.pipeline(topic, failed, runtime="inline")
     mapping = f'lanes = 2\nbatch_size = 1\nmaximum_retry_attempts = -1\nparking = "kafka:local/{parked}"'
     with engine_folders(tmp_path, 2, body=FAILS, is_async=True, mapping=mapping, **settings) as (first, second):
         first.start()

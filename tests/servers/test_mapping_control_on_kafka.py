@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import pytest
 
 from tests.behaviours.commands import run_process
 from tests.servers.engines import engine_folders, until
 from tests.servers.kafka_cluster import KafkaCluster
 
+pytestmark = pytest.mark.any_client
 
+
+@pytest.mark.both_clients
 async def test_a_partition_is_paused_moved_and_skipped_without_a_rebalance(kafka: KafkaCluster, tmp_path: Path) -> None:
     topic, failed = await kafka.create_topic(partitions=2), await kafka.create_topic("failed")
-    settings = {"address": kafka.address, "topic": topic, "group": topic, "failed": failed, "runtime": "inline"}
+    settings = kafka.pipeline(topic, failed, runtime="inline")
     mapping = "batch_size = 1\nmaximum_batching_window_in_seconds = 0\nmaximum_retry_attempts = -1"
     body = "if numbers == [13]: raise ValueError('no')"
     with engine_folders(tmp_path, 1, body=body, is_async=True, mapping=mapping, **settings) as (engine,):

@@ -6,15 +6,19 @@ import shlex
 from pathlib import Path
 
 import anyio
+import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from tests.behaviours.commands import run_process
 from tests.servers.kafka_cluster import KafkaCluster
 
+pytestmark = pytest.mark.any_client
+
 PIPELINE = """
 [kafka.local]
 bootstrap_servers = "{address}"
+{connection}
 
 [functions.work]
 handler = "work.handle"
@@ -64,7 +68,9 @@ async def test_a_topic_is_run_again_by_offset_and_by_time(kafka: KafkaCluster, t
         await producer.send_and_wait(topic, b"aborted", partition=0)
         await producer.abort_transaction()
     committed = await commit(kafka, topic, 3)
-    (tmp_path / "eventcore.toml").write_text(PIPELINE.format(address=kafka.address, topic=topic))
+    (tmp_path / "eventcore.toml").write_text(
+        PIPELINE.format(address=kafka.address, connection=kafka.connection, topic=topic)
+    )
     (tmp_path / "work.py").write_text(HANDLER)
 
     async def replay(*arguments: str) -> tuple[int, str, str]:
@@ -88,7 +94,9 @@ async def test_topics_of_an_expression_are_run_again_together_or_alone(kafka: Ka
     await kafka.send(first, [b"1", b"2"])
     await kafka.send(second, [b"3"])
     both = f"^({first}|{second})$"
-    pipeline = PIPELINE.replace("{topic}", both, 1).format(address=kafka.address, topic=first)
+    pipeline = PIPELINE.replace("{topic}", both, 1).format(
+        address=kafka.address, connection=kafka.connection, topic=first
+    )
     (tmp_path / "eventcore.toml").write_text(pipeline)
     (tmp_path / "work.py").write_text(HANDLER)
     code, out, notes = await type_command("replay", f"kafka:local/{both}", "--from", "0", "--yes", cwd=tmp_path)

@@ -215,10 +215,6 @@ CASES = [
     ({"functions__f": INLINE + "idle_timeout = 5"}, "EC118", "functions.f.idle_timeout", "no effect", "process"),
     ({"functions__f": INLINE + 'environment = { A = "b" }'}, "EC118", "functions.f.environment", "no effect", "process"),
     ({"functions__f": 'handler = "a.b"\nstart = "spawn"\npreload = ["json"]'}, "EC118", "functions.f.preload", "afresh", "one of the two"),
-    (
-        {"kafka__k": SERVERS + 'client = "librdkafka"', "mappings__k": KAFKA.replace("/t", "/^t")},
-        "EC119", "mappings.k.source", "expression language of its own", "aiokafka",
-    ),
     ({"kafka__k": SERVERS + "session_timeout_ms = 3000"}, "EC119", "kafka.k.heartbeat_interval_ms", "too late", "= 1000"),
     ({"kafka__k": SERVERS + "fetch_max_bytes = 4096"}, "EC119", "kafka.k.max_partition_fetch_bytes", "4096", "no larger"),
     ({"functions__f": 'handler = "orders"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.NAME`"),
