@@ -57,10 +57,11 @@ async def open_replay(
     clock, ids = SystemClock(), SystemIds()
     color = click.get_current_context().color
 
-    def show(line: LogLine) -> None:
-        if line.stream != "platform":
-            clear_line()
-            print_line(line, color=color)
+    def show(lines: Sequence[LogLine]) -> None:
+        for line in lines:
+            if line.stream != "platform":
+                clear_line()
+                print_line(line, color=color)
 
     with TemporaryDirectory(prefix="eventcore-") as folder:
         async with open_runtimes(pipeline.loaded, Path(folder), clock, ids, show) as runtimes:

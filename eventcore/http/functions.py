@@ -126,7 +126,7 @@ class OneTimeRunner:
         if self._show is not None:
             lines.subscribe(self._show)
         with TemporaryDirectory(prefix="eventcore-") as folder:
-            async with open_runtimes(self._loaded, Path(folder), self._clock, self._ids, lines.tell) as runtimes:
+            async with open_runtimes(self._loaded, Path(folder), self._clock, self._ids, lines.tell_all) as runtimes:
                 registry = make_registry(self._loaded, runtimes, self._targets)
                 invoked = await FunctionRunner(registry, lines.subscribe).run(function, invocation)
         return invoked if self._show is None else msgspec.structs.replace(invoked, lines=())

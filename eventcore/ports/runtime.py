@@ -6,7 +6,7 @@ function's own settings say (time, memory): how many run at once is the dispatch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,7 +59,8 @@ LOG_LINE_BYTES_MAX = 256 * 1024
 #: What one invocation may write; the rest is dropped and one line says how much.
 LOG_BYTES_MAX_PER_INVOCATION = 4 * 1024 * 1024
 
-LogSink = Callable[[LogLine], None]
+#: Takes lines of one function that are written at once, in their order; never none.
+LogSink = Callable[[Sequence[LogLine]], None]
 
 
 class RuntimeCapabilities(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,14 +34,48 @@ def loop_clock() -> Callable[[], float]:
     return asyncio.get_running_loop().time
 
 
+class Deadlines:
+    """When waits of one loop are over: one timer for all of them, as hardly one ever runs out."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[asyncio.Future[None], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+
+    def add(self, waiter: asyncio.Future[None], deadline: float) -> None:
+        """Have a wait raise `TimeoutError` once the loop's time has passed ``deadline``."""
+        self._waiting[waiter] = deadline
+        if deadline < self._due:
+            self._set_timer(deadline)
+
+    def remove(self, waiter: asyncio.Future[None]) -> None:
+        """Forget a wait; the timer stays, and finds nothing or the next one when it fires."""
+        del self._waiting[waiter]
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.call_at(due, self._expire) if due < math.inf else None
+
+    def _expire(self) -> None:
+        due = self._due  # not the loop's time: it fires a little early, as far as the clock can tell
+        for waiter, deadline in self._waiting.items():
+            if deadline <= due and not waiter.done():
+                waiter.set_exception(TimeoutError())
+        self._set_timer(min((deadline for deadline in self._waiting.values() if deadline > due), default=math.inf))
+
+
 class Channel:
     """Frames out and frames in, over a socket that this object owns.
 
     Open until the other end closes it, writes what is no frame, or `close`; then every wait gets None.
     """
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, deadlines: Deadlines) -> None:
         end.setblocking(False)
+        self._deadlines = deadlines
         self._socket = end
         self._loop = asyncio.get_running_loop()
         self._frames = protocol.FrameBuffer()
@@ -55,22 +89,19 @@ class Channel:
         """Return the next frame's body, or None when there will be none. For one waiting task at a time.
 
         Args:
-            deadline: when to give up, by the loop's clock. A timer here, as a cancel scope costs a round trip a tenth.
+            deadline: when to give up, by the loop's clock. Kept here, as a cancel scope costs a round trip a tenth.
 
         Raises:
             TimeoutError: there was none until then.
         """
-        timer: asyncio.TimerHandle | None = None
-        if deadline < math.inf and not self._received and self.is_open:
-            timer = self._loop.call_at(deadline, self._expire)
-        try:
-            while not self._received and self.is_open:
-                self._waiter = self._loop.create_future()
-                await self._waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
+        while not self._received and self.is_open:
+            self._waiter = waiter = self._loop.create_future()
+            self._deadlines.add(waiter, deadline)
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+                self._deadlines.remove(waiter)
         return self._received.popleft() if self._received else None
 
     def send(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
@@ -136,10 +167,6 @@ class Channel:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._wake()
-
-    def _expire(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

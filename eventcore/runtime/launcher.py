@@ -17,7 +17,7 @@ import anyio
 
 from eventcore.errors import EventcoreError
 from eventcore.runtime import protocol
-from eventcore.runtime.channel import Channel
+from eventcore.runtime.channel import Channel, Deadlines
 from eventcore.runtime.remote import RemoteEnvironment
 
 #: How long a zygote may take to kill everything and end; it allows itself 0.8 s. Then it is killed.
@@ -145,4 +145,4 @@ def open_launcher(
                 start_new_session=True,  # Ctrl-C is for the engine, which drains; not for those it drains
             )
         opened.pop_all()  # from here on it is the launcher that closes them
-    return Launcher(process, Channel(ours), errors)
+    return Launcher(process, Channel(ours, Deadlines()), errors)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
 from functools import partial
 
 from eventcore.ports.runtime import LOG_BYTES_MAX_PER_INVOCATION, LOG_LINE_BYTES_MAX
@@ -77,7 +78,7 @@ class OutputCapture:
                 taken += size
         for stream, begun in self._begun.items():
             if begun:
-                self._emit(stream, bytes(begun), end_bytes=0)
+                self._say(stream, [bytes(begun)], end_bytes=0)
                 begun.clear()
         self._tell_dropped()
 
@@ -119,27 +120,32 @@ class OutputCapture:
     def _take(self, stream: str, data: bytes) -> None:
         *whole, rest = data.split(b"\n")
         begun = self._begun[stream]
-        for line in whole:
-            if begun:
-                _extend(begun, line)
-                self._emit(stream, bytes(begun))
-                begun.clear()
-            else:
-                self._emit(stream, line)
+        if begun and whole:
+            _extend(begun, whole[0])
+            whole[0] = bytes(begun)
+            begun.clear()
+        self._say(stream, whole)
         if self._left_bytes > 0:
             _extend(begun, rest)
         else:
             self._dropped_bytes += len(rest)
 
-    def _emit(self, stream: str, line: bytes, end_bytes: int = 1) -> None:
-        if self._left_bytes <= 0:
-            self._dropped_bytes += len(line) + end_bytes
-            return
-        self._left_bytes -= len(line) + LINE_OVERHEAD_BYTES
-        text = line.decode(errors="replace")
-        if len(line) > LOG_LINE_BYTES_MAX:
-            text = line[: LOG_LINE_BYTES_MAX - len(CUT_MARK)].decode(errors="replace") + CUT_MARK
-        self._reporter.say(self._function, self._request_id, text, stream)
+    def _say(self, stream: str, lines: Sequence[bytes], end_bytes: int = 1) -> None:
+        """Write whole lines into the log, as many of them as the invocation may still write."""
+        texts = []
+        for line in lines:
+            if self._left_bytes <= 0:
+                self._dropped_bytes += len(line) + end_bytes
+            else:
+                self._left_bytes -= len(line) + LINE_OVERHEAD_BYTES
+                texts.append(_text_of(line))
+        self._reporter.say_all(self._function, self._request_id, texts, stream)
+
+
+def _text_of(line: bytes) -> str:
+    if len(line) <= LOG_LINE_BYTES_MAX:
+        return line.decode(errors="replace")
+    return line[: LOG_LINE_BYTES_MAX - len(CUT_MARK)].decode(errors="replace") + CUT_MARK
 
 
 def _extend(begun: bytearray, data: bytes) -> None:

@@ -301,7 +301,7 @@ def _is_answer(reply: protocol.Reply, invocation: Invocation) -> bool:
         reply.request_id == invocation.request_id
         and (outcome.kind is OutcomeKind.SUCCESS or (outcome.kind is OutcomeKind.FAILURE and outcome.fault is not None))
         and (not outcome.failed or all(0 <= index < count for index in outcome.failed))
-        and all(0 <= index < count for index, _ in outcome.results)
+        and (not outcome.results or all(0 <= index < count for index, _ in outcome.results))
     )
 
 

@@ -7,6 +7,7 @@ waits or imports an event loop: the environments pay for this import.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections import deque
@@ -191,10 +192,14 @@ class FrameReader:
         self._control = control
         self._frames = FrameBuffer()
         self._bodies: deque[bytes] = deque()
+        # A read that waits is also woken when the other side takes what we sent, for nothing; this is not.
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
 
     def read(self) -> bytes | None:
         """Return the next frame's body; None at the end of file."""
         while not self._bodies:
+            self._poll.poll()
             data = self._control.recv(READ_BYTES)
             if not data:
                 return None

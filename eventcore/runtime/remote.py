@@ -14,7 +14,7 @@ import msgspec
 
 from eventcore.ports.runtime import HandlerForm
 from eventcore.runtime import protocol
-from eventcore.runtime.channel import Channel
+from eventcore.runtime.channel import Channel, Deadlines
 from eventcore.runtime.output import OutputCapture
 from eventcore.runtime.tree import signal_group
 
@@ -33,7 +33,9 @@ class EndReason(enum.Enum):
 class RemoteEnvironment:
     """One environment, from the request for it until its process is gone. Not reusable."""
 
-    def __init__(self, number: int, temporary: Path, output: OutputCapture, *, replaces_lost: bool) -> None:
+    def __init__(
+        self, number: int, temporary: Path, output: OutputCapture, deadlines: Deadlines, *, replaces_lost: bool
+    ) -> None:
         self.number = number
         self.temporary = temporary  #: its TMPDIR
         self.output = output
@@ -47,6 +49,7 @@ class RemoteEnvironment:
         self.exit_code: int | None = None
         self.ended_by: EndReason | None = None
         self.why_not_started = ""
+        self._deadlines = deadlines
         self._pid: int | None = None
         self._is_killed = False
         self._exited = anyio.Event()
@@ -63,7 +66,7 @@ class RemoteEnvironment:
             OSError: no more files can be opened; none is left open.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._channel = Channel(ours)
+        self._channel = Channel(ours, self._deadlines)
         self._on_exit = on_exit
         try:
             writing = self.output.open()

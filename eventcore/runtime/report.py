@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from eventcore.clock import Clock
 from eventcore.model import Fault, FaultCause, Outcome, Usage
@@ -20,9 +20,20 @@ class Reporter:
 
     def say(self, function: str, request_id: str, text: str, stream: str = "platform") -> None:
         """Write one line."""
-        self.sink(
-            LogLine(function=function, request_id=request_id, time_ms=self.clock.now_ms(), text=text, stream=stream)
-        )
+        self.sink(self._lines(function, request_id, (text,), stream))
+
+    def say_all(self, function: str, request_id: str, texts: Iterable[str], stream: str) -> None:
+        """Write lines of one stream at once; none, if there are none."""
+        lines = self._lines(function, request_id, texts, stream)
+        if lines:
+            self.sink(lines)
+
+    def _lines(self, function: str, request_id: str, texts: Iterable[str], stream: str = "platform") -> list[LogLine]:
+        now_ms = self.clock.now_ms()
+        return [
+            LogLine(function=function, request_id=request_id, time_ms=now_ms, text=text, stream=stream)
+            for text in texts
+        ]
 
     def init_start(self, function: FunctionSpec) -> None:
         """Say that an environment begins."""
@@ -40,11 +51,11 @@ class Reporter:
     def finish(self, function: FunctionSpec, request_id: str, outcome: Outcome, usage: Usage) -> None:
         """Say that an invocation ended, how, and what it cost; an exception as Lambda's own runtime logs it."""
         fault = outcome.fault
+        ending = (f"END RequestId: {request_id}", _report_line(function, request_id, fault, usage))
+        lines = self._lines(function.name, request_id, ending)
         if fault is not None and fault.cause not in {FaultCause.TIMEOUT, FaultCause.EXIT}:
-            for line in _describe(fault):
-                self.say(function.name, request_id, line, "log")
-        self.say(function.name, request_id, f"END RequestId: {request_id}")
-        self.say(function.name, request_id, _report_line(function, request_id, fault, usage))
+            lines = self._lines(function.name, request_id, _describe(fault), "log") + lines
+        self.sink(lines)
 
 
 def _describe(fault: Fault) -> Iterator[str]:
@@ -56,17 +67,15 @@ def _describe(fault: Fault) -> Iterator[str]:
 
 
 def _report_line(function: FunctionSpec, request_id: str, fault: Fault | None, usage: Usage) -> str:
-    fields = [
-        f"REPORT RequestId: {request_id}",
-        f"Duration: {usage.duration_ms:.2f} ms",
-        f"Billed Duration: {math.ceil(usage.duration_ms + (usage.init_ms or 0.0))} ms",
-        f"Memory Size: {function.memory_size_mb} MB",
-        f"Max Memory Used: {usage.memory_used_mb} MB",
-    ]
+    text = (
+        f"REPORT RequestId: {request_id}\tDuration: {usage.duration_ms:.2f} ms\t"
+        f"Billed Duration: {math.ceil(usage.duration_ms + (usage.init_ms or 0.0))} ms\t"
+        f"Memory Size: {function.memory_size_mb} MB\tMax Memory Used: {usage.memory_used_mb} MB"
+    )
     if usage.init_ms is not None:
-        fields.append(f"Init Duration: {usage.init_ms:.2f} ms")
+        text += f"\tInit Duration: {usage.init_ms:.2f} ms"
     if fault is not None and fault.cause is FaultCause.TIMEOUT:
-        fields.append("Status: timeout")
+        text += "\tStatus: timeout"
     if fault is not None and fault.cause is FaultCause.EXIT:
-        fields.append(f"Status: error\tError Type: {fault.error_type}")
-    return "\t".join(fields)
+        text += f"\tStatus: error\tError Type: {fault.error_type}"
+    return text

@@ -18,6 +18,7 @@ from eventcore.model import Fault
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.runtime import fault as faults
 from eventcore.runtime import protocol
+from eventcore.runtime.channel import Deadlines
 from eventcore.runtime.identity import code_folder, name_environment
 from eventcore.runtime.launcher import Launcher, open_launcher
 from eventcore.runtime.output import OutputCapture
@@ -42,6 +43,7 @@ class Starter:
         self._reporter = reporter
         self._folder = folder
         self._tasks = tasks
+        self._deadlines = Deadlines()
         self._numbers = itertools.count(1)
         self._launchers: set[Launcher] = set()
         self._root: Launcher | None = None
@@ -123,7 +125,7 @@ class Starter:
         left = pool.take_folder()
         temporary = left or self._folder / str(number)
         output = OutputCapture(function.name, self._reporter)
-        environment = RemoteEnvironment(number, temporary, output, replaces_lost=left is not None)
+        environment = RemoteEnvironment(number, temporary, output, self._deadlines, replaces_lost=left is not None)
         try:
             temporary.mkdir(mode=0o700, exist_ok=True)
             descriptors = environment.open(self._forget)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from eventcore.errors import ProgrammingError
@@ -60,6 +60,12 @@ class FanOut(Generic[T]):
         if topic:
             for listener in self._to_one.get(topic, ()):
                 listener(thing)
+
+    def tell_all(self, things: Iterable[T], topic: str = "") -> None:
+        """Hand several things out, one after another."""
+        if self._count:
+            for thing in things:
+                self.tell(thing, topic)
 
     def _get(self, topic: str) -> tuple[Callable[[T], None], ...]:
         return self._to_one.get(topic, ()) if topic else self._to_all

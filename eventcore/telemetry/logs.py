@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,7 @@ class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot."""
 
     written: int  #: lines
-    lost: int  #: lines that could not be written: disk full, folder gone
+    lost: int  #: lines of writes that failed or were cut off: disk full, folder gone
 
 
 class FunctionLogs:
@@ -70,18 +70,19 @@ class FunctionLogs:
         while self._files:
             self._files.popitem()[1].close()
 
-    def __call__(self, line: LogLine) -> None:
-        """Write a line, remember it, and show it to those who watch."""
+    def __call__(self, lines: Sequence[LogLine]) -> None:
+        """Write lines of one function, at least one, at once; remember them, and show them to those who watch."""
+        function = lines[0].function
         try:
-            self._file(line.function).write(_encode(line))
-            self._written += 1
+            self._file(function).write(_encode(lines))
+            self._written += len(lines)
         except OSError as error:
             if not self._lost:
-                facts = {FAAS_INVOKED_NAME: line.function, of_field("error"): str(error)}
+                facts = {FAAS_INVOKED_NAME: function, of_field("error"): str(error)}
                 _logger.warning("logs.write_failed", extra=facts)
-            self._lost += 1
-        self._remember(line)
-        self._listeners.tell(line, line.function)
+            self._lost += len(lines)
+        self._remember(lines)
+        self._listeners.tell_all(lines, function)
 
     def subscribe(self, listener: Callable[[LogLine], None], *, function: str = "") -> Callable[[], None]:
         """Show every later line to ``listener``, or those of one function; return what ends that."""
@@ -99,9 +100,9 @@ class FunctionLogs:
         """Return a snapshot."""
         return LogStatistics(written=self._written, lost=self._lost)
 
-    def _remember(self, line: LogLine) -> None:
-        self._recent.append(line)
-        self._recent_bytes += len(line.text)
+    def _remember(self, lines: Sequence[LogLine]) -> None:
+        self._recent.extend(lines)
+        self._recent_bytes += sum([len(line.text) for line in lines])
         while len(self._recent) > RECENT_LINES_MAX or self._recent_bytes > RECENT_BYTES_MAX:
             self._recent_bytes -= len(self._recent.popleft().text)
 
@@ -201,11 +202,16 @@ def _read_file(path: Path, function: str) -> Iterator[LogLine]:
                 yield line
 
 
-def _encode(line: LogLine) -> bytes:
-    seconds, ms = divmod(line.time_ms, 1000)
-    prefix = f"{_second(seconds)}.{ms:03d}Z\t{line.request_id or _NO_REQUEST}\t{line.stream}\t"
-    # A line within the line would be read back as something else: it becomes one of its own.
-    return (prefix + line.text.replace("\n", "\n" + prefix) + "\n").encode(errors="replace")
+def _encode(lines: Sequence[LogLine]) -> bytes:
+    texts, head, prefix = [], None, ""
+    for line in lines:
+        if head != (head := (line.time_ms, line.request_id, line.stream)):
+            ms = line.time_ms
+            prefix = f"{_second(ms // 1000)}.{ms % 1000:03d}Z\t{line.request_id or _NO_REQUEST}\t{line.stream}\t"
+        # A line within the line would be read back as something else: it becomes one of its own.
+        body = line.text.replace("\n", "\n" + prefix) if "\n" in line.text else line.text
+        texts.append(f"{prefix}{body}\n")
+    return "".join(texts).encode(errors="replace")
 
 
 @lru_cache(maxsize=4)

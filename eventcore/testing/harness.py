@@ -262,7 +262,7 @@ async def _run(
     clock, ids, events = LoopClock(), SeededIds(seed), EngineEvents()
     logs: list[LogLine] = []
     async with (
-        open_inline_runtime(clock, ids, logs.append) as inline,
+        open_inline_runtime(clock, ids, logs.extend) as inline,
         open_engine(
             pipeline.loaded(),
             store=store,

@@ -96,7 +96,7 @@ async def test_an_invocation_whose_zygote_is_killed_fails_and_the_next_one_runs(
     """The kernel kills the environment with its zygote; a new zygote is started when one is needed."""
     pids = tmp_path / "pids"
     lines: list[LogLine] = []
-    async with open_process_runtime(SystemClock(), SeededIds(1), lines.append, tmp_path / "state") as runtime:
+    async with open_process_runtime(SystemClock(), SeededIds(1), lines.extend, tmp_path / "state") as runtime:
         test = RuntimeUnderTest(runtime, lines)
         await test.result("echo", 1)
         async with test.running("conformance_harms.spin", {"pids": str(pids)}) as running:
@@ -114,7 +114,7 @@ async def test_an_invocation_whose_zygote_is_killed_fails_and_the_next_one_runs(
 async def test_a_handler_that_kills_its_zygote_fails_by_itself(tmp_path: Path):
     """It counts as its attempt, or it would be tried for ever."""
     lines: list[LogLine] = []
-    async with open_process_runtime(SystemClock(), SeededIds(1), lines.append, tmp_path / "state") as runtime:
+    async with open_process_runtime(SystemClock(), SeededIds(1), lines.extend, tmp_path / "state") as runtime:
         test = RuntimeUnderTest(runtime, lines)
         for _ in range(2):
             fault = await test.fault(test.function("process_handlers.kill_parent", code=HANDLERS))
@@ -126,7 +126,7 @@ async def test_everything_is_gone_when_the_runtime_is_closed(tmp_path: Path):
     """At once, and whatever handlers have left behind."""
     left, busy = tmp_path / "left", tmp_path / "busy"
     lines: list[LogLine] = []
-    async with open_process_runtime(SystemClock(), SeededIds(1), lines.append, tmp_path / "state") as runtime:
+    async with open_process_runtime(SystemClock(), SeededIds(1), lines.extend, tmp_path / "state") as runtime:
         test = RuntimeUnderTest(runtime, lines)
         await test.result("conformance_harms.leave_children", {"pids": str(left)})
         async with test.running("conformance_harms.spin", {"pids": str(busy), "forks": True}) as running:
@@ -142,7 +142,7 @@ async def test_everything_is_gone_when_the_runtime_is_closed(tmp_path: Path):
 async def test_an_engine_that_cannot_start_environments_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is not the function's fault, and is not reported as such."""
     lines: list[LogLine] = []
-    async with open_process_runtime(SystemClock(), SeededIds(1), lines.append, tmp_path / "state") as runtime:
+    async with open_process_runtime(SystemClock(), SeededIds(1), lines.extend, tmp_path / "state") as runtime:
         test = RuntimeUnderTest(runtime, lines)
         broken = tmp_path / "broken" / "msgspec.py"
         broken.parent.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import msgspec
 import pytest
 
@@ -124,6 +125,25 @@ class RuntimeFaults(RuntimeKit):
             assert outcome.usage.duration_ms >= TIMEOUT_S * 1000
             assert test.runtime.statistics().killed == 1
             assert await test.result(function, 0) == "slept"
+
+        self.check(scenario)
+
+    def test_ends_each_of_many_invocations_at_its_own_timeout(self) -> None:
+        """Whichever began first."""
+
+        async def scenario(test: RuntimeUnderTest) -> None:
+            ended: list[int] = []
+
+            async def run_out(timeout_s: int) -> None:
+                function = test.function("sleep", version=str(timeout_s), timeout_s=timeout_s)
+                fault = await test.fault(function, LONG_S)
+                assert fault.message.endswith(f"timed out after {timeout_s}.00 seconds")
+                ended.append(timeout_s)
+
+            async with anyio.create_task_group() as tasks:
+                for timeout_s in (2, 3, 1):
+                    tasks.start_soon(run_out, timeout_s)
+            assert ended == [1, 2, 3]
 
         self.check(scenario)
 

@@ -158,7 +158,7 @@ class RuntimeKit:
 
         async def body() -> None:
             lines: list[LogLine] = []
-            async with self.open_runtime(lines.append) as runtime:
+            async with self.open_runtime(lines.extend) as runtime:
                 await scenario(RuntimeUnderTest(runtime, lines))
 
         self.run(body)

@@ -21,7 +21,7 @@ from eventcore.runtime.inline import InlineRuntime, open_inline_runtime
 @asynccontextmanager
 async def inline(lines: list[LogLine] | None = None, **options: Any) -> AsyncIterator[InlineRuntime]:
     sink = [] if lines is None else lines
-    async with open_inline_runtime(SystemClock(), SeededIds(1), sink.append, **options) as runtime:
+    async with open_inline_runtime(SystemClock(), SeededIds(1), sink.extend, **options) as runtime:
         yield runtime
 
 

@@ -24,10 +24,28 @@ def _line(text: str = "hello", **fields: object) -> LogLine:
 def test_a_line_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
     """So that an engine that is killed has lost none; and a person reads it with any tool."""
     with FunctionLogs(tmp_path / "logs") as sink:
-        sink(_line("hello\tworld", time_ms=START_MS + 7))
-        sink(_line("", request_id="", stream="platform"))
+        sink([_line("hello\tworld", time_ms=START_MS + 7)])
+        sink([_line("", request_id="", stream="platform")])
         text = (tmp_path / "logs" / "enrich.log").read_text()
     assert text == "2026-01-01T00:00:00.007Z\tr-1\tstdout\thello\tworld\n2026-01-01T00:00:00.000Z\t-\tplatform\t\n"
+
+
+def test_lines_that_come_together_keep_their_order_and_their_own_times(tmp_path: Path) -> None:
+    """In the file, in memory and for who watches."""
+    together = [
+        _line("[ERROR] no", stream="log"),
+        _line("END", stream="platform"),
+        _line("REPORT", time_ms=START_MS + 1),
+        _line("of another", request_id="r-2"),
+    ]
+    shown: list[LogLine] = []
+    with FunctionLogs(tmp_path) as sink:
+        sink.subscribe(shown.append, function="enrich")
+        sink(together)
+        assert read_log(log_path(tmp_path, "enrich")) == together
+        assert sink.recent() == together
+    assert shown == together
+    assert sink.statistics().written == 4
 
 
 def test_lines_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -39,7 +57,7 @@ def test_lines_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     ]
     with FunctionLogs(tmp_path) as sink:
         for line in lines:
-            sink(line)
+            sink([line])
     assert read_log(log_path(tmp_path, "enrich")) == lines
 
 
@@ -52,7 +70,7 @@ def test_no_text_breaks_the_log(tmp_path_factory: pytest.TempPathFactory, texts:
     folder = tmp_path_factory.mktemp("logs")
     with FunctionLogs(folder) as sink:
         for text in texts:
-            sink(_line(text))
+            sink([_line(text)])
     read = read_log(log_path(folder, "enrich"))
     assert "\n".join(line.text for line in read) == "\n".join(texts)
     assert all(line.request_id == "r-1" for line in read)
@@ -60,14 +78,14 @@ def test_no_text_breaks_the_log(tmp_path_factory: pytest.TempPathFactory, texts:
 
 def test_text_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:
     with FunctionLogs(tmp_path) as sink:
-        sink(_line("\udc80"))
+        sink([_line("\udc80")])
     assert [line.text for line in read_log(log_path(tmp_path, "enrich"))] == ["?"]
 
 
 def test_each_function_has_a_file(tmp_path: Path) -> None:
     with FunctionLogs(tmp_path) as sink:
-        sink(_line("one"))
-        sink(_line("other", function="thumbnail"))
+        sink([_line("one")])
+        sink([_line("other", function="thumbnail")])
     assert [line.text for line in read_log(log_path(tmp_path, "enrich"))] == ["one"]
     assert [line.function for line in read_log(log_path(tmp_path, "thumbnail"))] == ["thumbnail"]
     assert read_log(log_path(tmp_path, "nobody")) == []
@@ -76,14 +94,14 @@ def test_each_function_has_a_file(tmp_path: Path) -> None:
 def test_the_next_engine_goes_on_in_the_same_file(tmp_path: Path) -> None:
     for text in ("one", "two"):
         with FunctionLogs(tmp_path) as sink:
-            sink(_line(text))
+            sink([_line(text)])
     assert [line.text for line in read_log(log_path(tmp_path, "enrich"))] == ["one", "two"]
 
 
 def test_a_log_is_for_its_owner_alone(tmp_path: Path) -> None:
     """Functions log what they work with."""
     with FunctionLogs(tmp_path) as sink:
-        sink(_line())
+        sink([_line()])
     assert log_path(tmp_path, "enrich").stat().st_mode & 0o777 == 0o600
 
 
@@ -91,7 +109,7 @@ def test_files_are_rotated_and_the_oldest_are_dropped(tmp_path: Path, monkeypatc
     monkeypatch.setattr(logs, "FILE_BYTES_MAX", 1_000)
     with FunctionLogs(tmp_path) as sink:
         for number in range(500):
-            sink(_line(f"{number:04}"))
+            sink([_line(f"{number:04}")])
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["enrich.log", *[f"enrich.log.{number}" for number in range(1, logs.FILES_KEPT + 1)]]
     assert all(path.stat().st_size <= 1_000 for path in tmp_path.iterdir())
@@ -106,7 +124,7 @@ def test_a_file_that_was_full_before_is_rotated_by_the_next_engine(
     monkeypatch.setattr(logs, "FILE_BYTES_MAX", 100)
     for _ in range(3):
         with FunctionLogs(tmp_path) as sink:
-            sink(_line("x" * 30))
+            sink([_line("x" * 30)])
     assert log_path(tmp_path, "enrich").stat().st_size <= 100
     assert len(read_log(log_path(tmp_path, "enrich"))) == 3
 
@@ -114,15 +132,15 @@ def test_a_file_that_was_full_before_is_rotated_by_the_next_engine(
 def test_a_line_that_is_larger_than_a_file_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "FILE_BYTES_MAX", 100)
     with FunctionLogs(tmp_path) as sink:
-        sink(_line("x" * 500))
-        sink(_line("after"))
+        sink([_line("x" * 500)])
+        sink([_line("after")])
     assert [len(line.text) for line in read_log(log_path(tmp_path, "enrich"))] == [500, 5]
 
 
 def test_reading_chooses_by_invocation_time_and_number(tmp_path: Path) -> None:
     with FunctionLogs(tmp_path) as sink:
         for number in range(10):
-            sink(_line(str(number), request_id=f"r-{number % 2}", time_ms=START_MS + number))
+            sink([_line(str(number), request_id=f"r-{number % 2}", time_ms=START_MS + number)])
     path = log_path(tmp_path, "enrich")
     assert [line.text for line in read_log(path, request_id="r-1")] == ["1", "3", "5", "7", "9"]
     assert [line.text for line in read_log(path, since_ms=START_MS + 8)] == ["8", "9"]
@@ -134,7 +152,7 @@ def test_what_is_not_a_line_of_ours_is_passed_over(tmp_path: Path) -> None:
     path = log_path(tmp_path, "enrich")
     path.write_bytes(b"\xff\xfe\nby hand\nyesterday\tr\tstdout\ttext\n")
     with FunctionLogs(tmp_path) as sink:
-        sink(_line("ours"))
+        sink([_line("ours")])
     path.write_bytes(path.read_bytes() + b"2026-01-01T00:00")
     assert [line.text for line in read_log(path)] == ["ours"]
 
@@ -149,7 +167,7 @@ def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with FunctionLogs(tmp_path) as sink:
         for _ in range(2):
             for number in range(9):
-                sink(_line("x", function=f"f{number}"))
+                sink([_line("x", function=f"f{number}")])
         assert _count_descriptors() - before == 3
     assert _count_descriptors() == before
     assert all(len(read_log(log_path(tmp_path, f"f{number}"))) == 2 for number in range(9))
@@ -165,10 +183,10 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pyte
     shown: list[str] = []
     with FunctionLogs(obstacle) as sink:
         sink.subscribe(lambda line: shown.append(line.text))
-        sink(_line("one"))
-        sink(_line("two"))
+        sink([_line("one")])
+        sink([_line("two")])
         obstacle.unlink()
-        sink(_line("three"))
+        sink([_line("three")])
     assert shown == ["one", "two", "three"]
     assert (sink.statistics().written, sink.statistics().lost) == (1, 2)
     assert [record.getMessage() for record in caplog.records] == ["logs.write_failed"]
@@ -179,7 +197,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pyte
 def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     log_path(tmp_path, "enrich").symlink_to("/dev/full")
     with FunctionLogs(tmp_path) as sink:
-        sink(_line())
+        sink([_line()])
     assert sink.statistics().lost == 1
 
 
@@ -189,11 +207,11 @@ def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(
     """A disk that fills up in the middle of a line."""
     write = os.write
     with FunctionLogs(tmp_path) as sink:
-        sink(_line("whole"))
+        sink([_line("whole")])
         monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:-5]))
-        sink(_line("cut off"))
+        sink([_line("cut off")])
         monkeypatch.undo()
-        sink(_line("whole again"))
+        sink([_line("whole again")])
     assert [line.text for line in read_log(log_path(tmp_path, "enrich"))] == ["whole", "cut", "whole again"]
     assert sink.statistics().lost == 1
 
@@ -207,19 +225,19 @@ def test_who_watches_sees_every_line_or_those_of_one_function(tmp_path: Path) ->
     with FunctionLogs(tmp_path) as sink:
         end = sink.subscribe(lambda line: everything.append(line.text))
         sink.subscribe(lambda line: thumbnails.append(line.text), function="thumbnail")
-        sink(_line("a"))
-        sink(_line("b", function="thumbnail"))
+        sink([_line("a")])
+        sink([_line("b", function="thumbnail")])
         end()
-        sink(_line("c", function="thumbnail"))
+        sink([_line("c", function="thumbnail")])
     assert everything == ["a", "b"]
     assert thumbnails == ["b", "c"]
 
 
 def test_who_begins_to_watch_sees_the_newest_lines(tmp_path: Path) -> None:
     with FunctionLogs(tmp_path) as sink:
-        sink(_line("a"))
-        sink(_line("b", request_id="r-2"))
-        sink(_line("c", function="thumbnail", request_id="r-2"))
+        sink([_line("a")])
+        sink([_line("b", request_id="r-2")])
+        sink([_line("c", function="thumbnail", request_id="r-2")])
         assert [line.text for line in sink.recent()] == ["a", "b", "c"]
         assert [line.text for line in sink.recent(function="enrich")] == ["a", "b"]
         assert [line.text for line in sink.recent(function="enrich", request_id="r-2")] == ["b"]
@@ -230,9 +248,9 @@ def test_what_is_remembered_is_bounded_in_lines_and_bytes(tmp_path: Path, monkey
     monkeypatch.setattr(logs, "RECENT_BYTES_MAX", 100)
     with FunctionLogs(tmp_path) as sink:
         for number in range(50):
-            sink(_line(str(number)))
+            sink([_line(str(number))])
         assert [line.text for line in sink.recent()] == [str(number) for number in range(40, 50)]
-        sink(_line("x" * 96))
+        sink([_line("x" * 96)])
         assert [line.text[:2] for line in sink.recent()] == ["48", "49", "xx"]
-        sink(_line("y" * 101))
+        sink([_line("y" * 101)])
         assert sink.recent() == []
