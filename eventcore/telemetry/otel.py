@@ -1,6 +1,7 @@
 """Tracing by the OpenTelemetry SDK; imported only when it is switched on.
 
-A span costs some 15 µs, so there are none per record. Exporters run on the SDK's own thread, behind its bounded queue:
+A span costs some 15 µs, so there are none per record; and what is not sampled gets none, neither links nor attributes:
+whether it is, is decided first, from the trace's id. Exporters run on the SDK's own thread, behind its bounded queue:
 when that is full, spans are dropped, never the engine delayed.
 """
 
@@ -27,6 +28,7 @@ from opentelemetry.sdk.trace.export import (
     SimpleSpanProcessor,
     SpanExporter,
 )
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
@@ -66,8 +68,13 @@ class OtelTracing:
 
     def __init__(self, settings: TraceSettings, exporter: SpanExporter | None = None) -> None:
         self._has_context = settings.has_context
+        self._ids = _Ids()
+        self._sampled_below = _sampled_below(settings)
         self._provider = TracerProvider(
-            sampler=_sampler(settings), resource=_resource(settings), shutdown_on_exit=False
+            sampler=samplers.ALWAYS_ON,  # what is not sampled gets no span to begin with
+            resource=_resource(settings),
+            shutdown_on_exit=False,
+            id_generator=self._ids,
         )
         self._exporters: tuple[SpanExporter, ...] = ()
         if exporter is not None:
@@ -81,16 +88,21 @@ class OtelTracing:
 
     def receive(self, mapping: str, source: str) -> _Step:
         """Trace one receive; see `Tracing.receive`."""
+        if not self._is_next_sampled():
+            return self._start_unsampled()
         step = self._start("receive", source, SpanKind.CLIENT, {names.MAPPING: mapping})
         step.is_kept = False
         return step
 
     def process(self, batch: Batch, function: str) -> _Step:
         """Trace an invocation; see `Tracing.process`."""
-        own = _batch_attributes(batch)
-        own[names.FAAS_INVOKED_NAME] = function
-        own[names.FAAS_TRIGGER] = "pubsub"
-        step = self._start("process", batch.source, SpanKind.CONSUMER, own, links=self._links(batch))
+        if self._is_next_sampled():
+            own = _batch_attributes(batch)
+            own[names.FAAS_INVOKED_NAME] = function
+            own[names.FAAS_TRIGGER] = "pubsub"
+            step: _Step = self._start("process", batch.source, SpanKind.CONSUMER, own, links=self._links(batch))
+        else:
+            step = self._start_unsampled()
         self._processed[batch.request_id] = step.span.get_span_context()
         if len(self._processed) > OPEN_BATCHES_MAX:
             self._processed.popitem(last=False)
@@ -98,11 +110,13 @@ class OtelTracing:
 
     def settle(self, batch: Batch, decision: Decision) -> _Step:
         """Trace the settling of a batch; see `Tracing.settle`."""
+        parent = self._processed.pop(batch.request_id, None)
+        if not (self._is_next_sampled() if parent is None else parent.trace_flags.sampled):
+            return self._start_unsampled(parent)
         own = _batch_attributes(batch)
         for run in decision.runs:
             name = _SETTLE_COUNTS[run.verdict.kind]
             own[name] = int(own.get(name, 0)) + run.stop - run.start
-        parent = self._processed.pop(batch.request_id, None)
         links = self._links(batch) if parent is None else []
         return self._start("settle", batch.source, SpanKind.CLIENT, own, links=links, parent=parent)
 
@@ -118,6 +132,15 @@ class OtelTracing:
             for exporter in self._exporters:
                 exporter.shutdown()
 
+    def _is_next_sampled(self) -> bool:
+        """Draw the next trace's id, and tell whether that trace is sampled."""
+        return self._ids.draw_trace() & samplers.TraceIdRatioBased.TRACE_ID_LIMIT < self._sampled_below
+
+    def _start_unsampled(self, parent: SpanContext | None = None) -> _Step:
+        """Begin what leaves no span: in a trace of its own, of the id that was drawn, or in its parent's place."""
+        context = parent or SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), is_remote=False)
+        return _Step(trace.NonRecordingSpan(context), is_handed_on=self._has_context)
+
     def _start(
         self,
         operation: str,
@@ -127,7 +150,7 @@ class OtelTracing:
         *,
         links: list[Link] | None = None,
         parent: SpanContext | None = None,
-    ) -> _Step:
+    ) -> _RecordedStep:
         system, destination = _name_source(source)
         attributes: Mapping[str, AttributeValue] = {
             names.MESSAGING_SYSTEM: system,
@@ -142,7 +165,7 @@ class OtelTracing:
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
         name = f"{operation} {destination}"
         span = self._tracer.start_span(name, context=context, kind=kind, attributes=attributes, links=links)
-        return _Step(span, is_handed_on=self._has_context)
+        return _RecordedStep(span, is_handed_on=self._has_context)
 
     def _links(self, batch: Batch) -> list[Link]:
         if not self._has_context:
@@ -150,16 +173,57 @@ class OtelTracing:
         return [Link(_span_context(context)) for context in contexts_of(batch.records)]
 
 
+class _Ids(RandomIdGenerator):
+    """Random ids, of which a trace's can be drawn before its first span."""
+
+    def __init__(self) -> None:
+        self._trace_id = self.draw_trace()
+
+    def draw_trace(self) -> int:
+        """Draw the id that the next trace gets, and return it."""
+        self._trace_id = super().generate_trace_id()
+        return self._trace_id
+
+    def generate_trace_id(self) -> int:
+        """Return the id that was drawn."""
+        return self._trace_id
+
+
 class _Step:
-    """One span, and its ``with`` block."""
+    """A step and its ``with`` block, in which its span is the current one; by itself one that is not sampled.
+
+    So that what a handler or a library traces within is not sampled either.
+    """
 
     def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
         self.span = span
-        self.is_kept = True
         self.traceparent = ""
         if is_handed_on:
             context = span.get_span_context()
             self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
+
+    def fail(self, fault: Fault) -> None:
+        """Do nothing."""
+
+    def count(self, records: int) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> Self:
+        self._token = otel_context.attach(trace.set_span_in_context(self.span))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        otel_context.detach(self._token)
+
+
+class _RecordedStep(_Step):
+    """A step with a span that is exported."""
+
+    def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
+        super().__init__(span, is_handed_on=is_handed_on)
+        self.is_kept = True
 
     def fail(self, fault: Fault) -> None:
         """Mark the step failed."""
@@ -181,14 +245,10 @@ class _Step:
         self.is_kept = self.is_kept or records > 0
         self.span.set_attribute(names.MESSAGING_BATCH_MESSAGE_COUNT, records)
 
-    def __enter__(self) -> Self:
-        self._token = otel_context.attach(trace.set_span_in_context(self.span))
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        otel_context.detach(self._token)
+        super().__exit__(kind, error, traceback)
         # A cancelled step has not failed: it was ended by us.
         if isinstance(error, Exception):
             self.is_kept = True
@@ -237,14 +297,14 @@ def _exporter(name: str, settings: TraceSettings) -> SpanExporter:
     return OTLPSpanExporter(endpoint=settings.otlp_endpoint or None)
 
 
-def _sampler(settings: TraceSettings) -> samplers.Sampler:
+def _sampled_below(settings: TraceSettings) -> int:
+    """Return the bound that the lower half of a sampled trace's id stays below, as the SDK's samplers have it.
+
+    No step has a parent but a settle, whose trace was decided on before: with `parentbased_` it is the same.
+    """
     root = settings.sampler.removeprefix("parentbased_")
-    sampler: samplers.Sampler = {
-        "always_on": samplers.ALWAYS_ON,
-        "always_off": samplers.ALWAYS_OFF,
-        "traceidratio": samplers.TraceIdRatioBased(settings.sampler_ratio),
-    }[root]
-    return sampler if root == settings.sampler else samplers.ParentBased(sampler)
+    ratio = {"always_on": 1.0, "always_off": 0.0, "traceidratio": settings.sampler_ratio}[root]
+    return samplers.TraceIdRatioBased.get_bound_for_rate(ratio)
 
 
 def _resource(settings: TraceSettings) -> Resource:

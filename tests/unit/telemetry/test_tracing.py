@@ -12,6 +12,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
 from eventcore.delivery.decide import decide_queue
@@ -264,6 +265,27 @@ def test_what_is_not_sampled_is_not_exported_but_handed_on() -> None:
     context = read_context(process.traceparent.encode())
     assert context is not None
     assert not context.flags & TraceFlags.SAMPLED
+
+
+def test_a_trace_is_sampled_as_a_whole_or_not_at_all() -> None:
+    """Which it is follows from its id, as anybody's sampler of the same share decides on it."""
+    exporter = InMemorySpanExporter()
+    environ = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    tracing = open_tracing(environ, exporter=exporter)
+    sampler = TraceIdRatioBased(0.5)
+    sampled = []
+    for number in range(200):
+        batch = _batch(request_id=f"r-{number}")
+        with tracing.process(batch, "enrich") as process:
+            current = trace.get_current_span().get_span_context()
+        with tracing.settle(batch, decide_queue(3, *reported())):
+            assert trace.get_current_span().get_span_context().trace_id == current.trace_id
+        assert process.traceparent == f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}"
+        decision = sampler.should_sample(None, current.trace_id, "process").decision
+        assert decision.is_sampled() == current.trace_flags.sampled
+        sampled += [current.trace_id] * 2 if current.trace_flags.sampled else []
+    assert 0 < len(sampled) < 400
+    assert [span.context.trace_id for span in exporter.get_finished_spans() if span.context] == sampled
 
 
 @pytest.mark.parametrize(
