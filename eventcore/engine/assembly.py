@@ -22,7 +22,8 @@ from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
 from eventcore.engine.parking import ParkingContext
-from eventcore.engine.queue_mapping import QueueContext, QueueMapping
+from eventcore.engine.queue_context import QueueContext
+from eventcore.engine.queue_mapping import QueueMapping
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
 from eventcore.engine.router import Router

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 
 import anyio
 
@@ -33,7 +32,8 @@ def records_ahead_max(batch_size: int) -> int:
 class RecordBuffer:
     """Records of one shard, or of a queue, in order.
 
-    One task takes, another one puts. `close` ends all waiting: `take` then returns nothing.
+    One task waits to take, another one puts; others may take what is ready. `close` ends all waiting: `take` then
+    returns nothing.
     """
 
     def __init__(self, policy: BatchPolicy, *, size_bytes_max: int = BUFFER_BYTES_MAX) -> None:
@@ -98,12 +98,21 @@ class RecordBuffer:
         while not self._is_over():
             pause_s: float | None = None
             if self._records:
-                count, is_full = cut(self._records, self._policy, self._size_bytes)
-                pause_s = self._arrivals[0][0] + self._policy.window_s - anyio.current_time()
-                if is_full or pause_s <= 0 or self.is_full:
+                count, pause_s = self._find_batch()
+                if count:
                     return self._pop(count)
             await self._wait(pause_s)
         return ()
+
+    def take_ready(self) -> Sequence[Record]:
+        """Take a batch that is ready now; empty when none is, or when closed. For another task than that which takes.
+
+        An interruption is left to that one.
+        """
+        if not self._records or self._is_closed or self._is_interrupted:
+            return ()
+        count, _ = self._find_batch()
+        return self._pop(count) if count else ()
 
     async def take_through(self, last: int, *, patience_s: float) -> Sequence[Record] | None:
         """Wait for the records up to position ``last`` and take them; empty when closed or interrupted.
@@ -124,6 +133,14 @@ class RecordBuffer:
                 return self._pop(waiting)
         return ()
 
+    def _find_batch(self) -> tuple[int, float]:
+        """Return how many of the records that wait make a batch now, or 0 and for how long its window is still open."""
+        count, is_full = cut(self._records, self._policy, self._size_bytes)
+        if is_full:
+            return count, 0.0
+        pause_s = self._arrivals[0][0] + self._policy.window_s - anyio.current_time()
+        return (count, 0.0) if pause_s <= 0 or self.is_full else (0, pause_s)
+
     def _is_over(self) -> bool:
         """Tell whether a `take` is to return nothing."""
         is_interrupted, self._is_interrupted = self._is_interrupted, False
@@ -136,9 +153,8 @@ class RecordBuffer:
             self._arrivals.clear()
             self._size_bytes = 0
             return taken
-        taken = list(islice(self._records, count))
-        for _ in range(count):
-            self._records.popleft()
+        pop = self._records.popleft
+        taken = [pop() for _ in range(count)]
         self._size_bytes -= sum([record.size_bytes for record in taken])
         self._forget_arrivals(count)
         return taken

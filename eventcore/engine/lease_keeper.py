@@ -36,7 +36,7 @@ class Lease:
         self.is_over = False
         #: Set while an extension is on its way: its receipts are about to be replaced.
         self.extended: anyio.Event | None = None
-        self._receipts = {record.receipt: record.receipt for record in records}
+        self._renewed: dict[str, str] | None = None  #: receipts by those of the receive; None before an extension
 
     @property
     def is_extended(self) -> bool:
@@ -45,17 +45,17 @@ class Lease:
 
     def receipt(self, record: Record) -> str:
         """Return the receipt that owns a record now; empty when another receive may own it."""
-        return self._receipts[record.receipt]
+        return record.receipt if self._renewed is None else self._renewed[record.receipt]
 
     def receipts(self) -> Sequence[str]:
         """Return the receipts that own their messages now."""
-        return [receipt for receipt in self._receipts.values() if receipt]
+        if self._renewed is None:
+            return [record.receipt for record in self.records]
+        return [receipt for receipt in self._renewed.values() if receipt]
 
     def replace(self, renewed: dict[str, str]) -> None:
         """Take the receipts that an extension returned; a message that is not among them is lost to another."""
-        for original, current in self._receipts.items():
-            if current:
-                self._receipts[original] = renewed.get(current, "")
+        self._renewed = {record.receipt: renewed.get(self.receipt(record), "") for record in self.records}
 
 
 class LeaseKeeper:

@@ -9,10 +9,11 @@ import anyio
 import pytest
 
 import eventcore
+from eventcore.app import Engine
 from eventcore.errors import SourceUnavailable, StoreUnavailable
-from eventcore.ports.store import Operation, ReceiveMessages, Store
+from eventcore.ports.store import DeleteMessages, KeepFailure, Operation, ReceiveMessages, Store
 from eventcore.testing.harness import Harness
-from tests.behaviours.orders import queue_app, send_numbers
+from tests.behaviours.orders import numbers, queue_app, send_numbers
 from tests.behaviours.scripted_source import ScriptedStream, Settled, books, play_scripted, record, scripted_app
 
 
@@ -133,6 +134,73 @@ def test_of_messages_that_are_worked_on_while_the_store_fails() -> None:
     app = queue_app(_sleep(2), queue={"visibility_timeout": 10}, batch_size=1)
     play_scripted(app, scenario, commit=fail_while_they_run)
     assert failures == 1
+
+
+@pytest.mark.parametrize("waits_s", [0.0, 1.0])
+def test_of_messages_whose_deletion_fails(waits_s: float) -> None:
+    """Those of that deletion, and those that wait for the next: they come back after their visibility timeout."""
+    is_down = True
+
+    async def fail_to_delete(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if is_down and any(isinstance(operation, DeleteMessages) for operation in operations):
+            await anyio.sleep(waits_s)
+            raise StoreUnavailable("busy")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        nonlocal is_down
+        await send_numbers(harness, 6, source="queue:orders")
+        await harness.advance(5)
+        is_down = False
+        counters = await books(harness)
+        assert (counters.received, counters.settled, counters.returned) == (6, 0, 6)
+        await harness.advance(200)
+        counters = await books(harness)
+        assert (counters.in_flight, counters.settled) == (0, 6)
+
+    app = queue_app(_sleep(0.1), queue={"visibility_timeout": 10}, batch_size=1, maximum_concurrency=2)
+    play_scripted(app, scenario, commit=fail_to_delete)
+
+
+def test_of_messages_whose_failure_cannot_be_written() -> None:
+    failures = 0
+
+    async def fail_to_keep(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        nonlocal failures
+        if not failures and any(isinstance(operation, KeepFailure) for operation in operations):
+            failures += 1
+            raise StoreUnavailable("busy")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 2, source="queue:orders")
+        await harness.advance(5)
+        counters = await books(harness)
+        assert (counters.received, counters.returned) == (2, 2)
+
+    play_scripted(queue_app(_fail, queue={"visibility_timeout": 10}), scenario, commit=fail_to_keep)
+    assert failures == 1
+
+
+def test_of_an_abort_by_a_handler_that_never_waits() -> None:
+    """What was about to begin in the same moment does not."""
+    seen: list[int] = []
+    engines: list[Engine] = []
+
+    def work(event: dict[str, Any], context: Any) -> None:
+        seen.extend(numbers(event))
+        engines[0].abort()
+
+    async def scenario(harness: Harness) -> None:
+        engines.append(harness.engine)
+        await send_numbers(harness, 8, source="queue:orders")
+        await harness.advance(1)
+        assert seen == [1]
+        counters = await books(harness)
+        assert (counters.in_flight, counters.settled) == (0, 1)
+        assert counters.returned == counters.received - 1 > 0
+
+    play_scripted(queue_app(work, batch_size=1, maximum_concurrency=3), scenario)
 
 
 def test_of_an_abort_while_batches_wait_for_a_slot() -> None:

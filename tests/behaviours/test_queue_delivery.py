@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
+from eventcore.engine import queue_intake
 from eventcore.model import DiscardReason
 from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, Store
-from eventcore.telemetry.events import BatchInvoked
+from eventcore.telemetry.events import BatchInvoked, BatchSettled
 from eventcore.testing.harness import Harness
+from eventcore.testing.virtual_loop import VirtualTimeLoop
 from tests.behaviours.orders import numbers, play, queue_app, send_numbers
 from tests.behaviours.scripted_source import play_scripted
 
@@ -199,6 +202,73 @@ def test_the_next_batch_does_not_wait_for_the_last_ones_deletion() -> None:
     app = queue_app(work, batch_size=1, maximum_concurrency=2)
     first, _, third = play_scripted(app, scenario, commit=commit).times(BatchInvoked)
     assert third - first < 1
+
+
+def test_batches_that_end_meanwhile_are_deleted_together() -> None:
+    """What one deletion takes, others gather: a batch costs no transaction of its own."""
+    deleted: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(0.1)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        receipts = [len(each.receipts) for each in operations if isinstance(each, DeleteMessages)]
+        if receipts:
+            deleted.append(sum(receipts))
+            await anyio.sleep(1)
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 20, source="queue:orders")
+        await harness.run_until_idle()
+        assert await harness.messages("orders") == []
+
+    app = queue_app(work, batch_size=1, maximum_concurrency=2)
+    settled = play_scripted(app, scenario, commit=commit).times(BatchSettled)
+    assert sum(deleted) == 20
+    assert len(deleted) <= 4
+    assert len(settled) == 20
+
+
+def test_deletions_make_room_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for its deletion is bounded; that holds a mapping up, and does not stop it."""
+    monkeypatch.setattr(queue_intake, "UNSETTLED_MAX", 10)
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        return None
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 50, source="queue:orders")
+        await harness.run_until_idle()
+        assert await harness.messages("orders") == []
+
+    play(queue_app(work, batch_size=1, maximum_concurrency=2), scenario)
+
+
+def test_handlers_that_never_wait_leave_the_loop_to_others() -> None:
+    """One mapping's backlog must not keep heartbeats, and other functions, from their turn."""
+    gaps: list[float] = []
+
+    def work(event: dict[str, Any], context: Any) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.pass_time(0.01)
+
+    async def beat() -> None:
+        while True:
+            before = anyio.current_time()
+            await anyio.sleep(0.01)
+            gaps.append(anyio.current_time() - before)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 100, source="queue:orders")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(beat)
+            await harness.run_until_idle()
+            tasks.cancel_scope.cancel()
+
+    play(queue_app(work, batch_size=1, maximum_concurrency=2), scenario)
+    assert max(gaps) < 0.1
 
 
 @pytest.mark.parametrize(("work_s", "least", "most"), [(0.01, 30, 100), (10.0, 1, 3)])

@@ -1,0 +1,36 @@
+"""What the batches of one queue mapping share."""
+
+from __future__ import annotations
+
+import msgspec
+
+from eventcore.clock import Clock
+from eventcore.delivery.batching import BatchPolicy
+from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.gate import Gate
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.settler import Settler
+from eventcore.ids import IdFactory
+from eventcore.ports.recorder import Recorder
+from eventcore.ports.sources import EventShape, QueueSource
+from eventcore.telemetry.tracing import Tracing
+
+
+class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the batches of one mapping share."""
+
+    mapping: str
+    source_reference: str
+    source: QueueSource
+    shape: EventShape
+    dispatcher: Dispatcher
+    settler: Settler
+    recorder: Recorder
+    batching: BatchPolicy
+    maximum_concurrency: int
+    visibility_timeout_s: int
+    gate: Gate
+    clock: Clock
+    ids: IdFactory
+    reporter: Reporter
+    tracing: Tracing

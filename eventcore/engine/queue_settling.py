@@ -1,0 +1,208 @@
+"""Hops 6 and 7 for batches of a queue: what becomes of each message, made durable, and the source told.
+
+Most batches need nothing but the deletion of all their messages. Those wait for nobody: one call of the source deletes
+what several batches have done meanwhile. What else there is to write, a batch writes by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import anyio
+import anyio.abc
+import msgspec
+
+from eventcore import signals
+from eventcore.delivery.decide import Decision, decide_queue
+from eventcore.engine.lease_keeper import Lease
+from eventcore.engine.queue_context import QueueContext
+from eventcore.engine.settler import SETTLE_GRACE_S
+from eventcore.model import Batch, Outcome, OutcomeKind, Record, VerdictKind
+from eventcore.ports.recorder import FailedBatch
+from eventcore.ports.store import Operation
+
+#: The attribute that says how often a message was received.
+_RECEIVE_COUNT = "ApproximateReceiveCount"
+
+
+class Invoked(msgspec.Struct, frozen=True):
+    """A batch whose invocation is over."""
+
+    batch: Batch
+    lease: Lease
+    outcome: Outcome
+    decision: Decision
+
+    @property
+    def needs_deletion_alone(self) -> bool:
+        """Whether every message succeeded, and none had failed before."""
+        runs = self.decision.runs
+        return self.batch.attempt == 1 and len(runs) == 1 and runs[0].verdict.kind is VerdictKind.SETTLE
+
+
+class QueueSettling:
+    """Settles the batches of one mapping."""
+
+    def __init__(self, context: QueueContext, on_done: Callable[[int], None]) -> None:
+        """Settle nothing yet; ``on_done`` hears of how many messages nothing is left to do."""
+        self._context = context
+        self._on_done = on_done
+        self._waiting: list[Invoked] = []
+        self._is_deleting = False
+
+    def decide(self, batch: Batch, lease: Lease, outcome: Outcome) -> Invoked:
+        """Return what is to happen to a batch."""
+        report = self._context.dispatcher.read(batch, outcome)
+        return Invoked(batch, lease, outcome, decide_queue(len(batch), outcome, report))
+
+    # -- batches that succeeded ----------------------------------------------------------------------------------------
+
+    def delete(self, invoked: Invoked, tasks: anyio.abc.TaskGroup) -> None:
+        """Delete a batch that needs nothing else, soon, in a task of the group."""
+        self._waiting.append(invoked)
+        if not self._is_deleting:
+            self._is_deleting = True
+            tasks.start_soon(self._delete_waiting)
+
+    async def _delete_waiting(self) -> None:
+        """Delete until no batch waits: each call carries those that became ready during the one before.
+
+        Raises:
+            SourceUnavailable, SourceClosed: the queue failed.
+        """
+        under_way: Sequence[Invoked] = ()
+        try:
+            while self._waiting:
+                under_way, self._waiting = self._waiting, []
+                await _reach("settler.before_ack", under_way)
+                await self._delete(under_way)
+                await _reach("settler.after_ack", under_way)
+                done, under_way = under_way, ()
+                for each in done:
+                    self._context.reporter.decided(each.batch, each.decision, each.outcome, is_returned=True)
+                self._on_done(_count(done))
+        finally:
+            self._is_deleting = False
+            # Cancelled or failed on the way: they come back after their visibility timeout.
+            left, self._waiting = [*under_way, *self._waiting], []
+            self._context.reporter.returned("", _count(left), "the mapping failed")
+
+    async def _delete(self, batches: Sequence[Invoked]) -> None:
+        context = self._context
+        receipts: list[str] = []
+        for each in batches:
+            receipts.extend(each.lease.receipts())
+        with ExitStack() as spans:
+            for each in batches:
+                spans.enter_context(context.tracing.settle(each.batch, each.decision))
+            with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
+                if receipts:
+                    await context.source.delete(receipts)
+
+    # -- all others ----------------------------------------------------------------------------------------------------
+
+    async def finish(self, invoked: Invoked) -> None:
+        """Make the decision on a batch durable.
+
+        Raises:
+            StoreUnavailable: what it writes could not be written.
+            SourceUnavailable, SourceClosed: the queue failed.
+        """
+        context, count = self._context, len(invoked.batch)
+        why_returned = "the mapping failed"
+        try:
+            with context.tracing.settle(invoked.batch, invoked.decision) as span:
+                await self._settle(invoked, span.traceparent)
+            is_over = invoked.outcome.kind not in {OutcomeKind.RELEASED, OutcomeKind.THROTTLED}
+            why_returned = "" if is_over else "the invocation was ended by a stop"
+        finally:
+            if why_returned:
+                # They come back after their visibility timeout.
+                context.reporter.returned("", count, why_returned)
+        context.reporter.decided(invoked.batch, invoked.decision, invoked.outcome, is_returned=True)
+        self._on_done(count)
+
+    async def _settle(self, invoked: Invoked, traceparent: str) -> None:
+        context = self._context
+        batch, decision, outcome = invoked.batch, invoked.decision, invoked.outcome
+        entries = await context.settler.discard(
+            batch, decision, outcome, invocations=1, first_failure_ms=0, traceparent=traceparent
+        )
+        context.reporter.discarded(batch, entries)
+        await context.settler.commit(self._failures(batch, decision, outcome))
+        await signals.reach("settler.before_ack")
+        with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
+            done = _receipts(invoked, {VerdictKind.SETTLE, VerdictKind.DISCARD})
+            if done:
+                await context.source.delete(done)
+            if invoked.lease.is_extended:
+                await self._return_on_time(invoked)
+        await signals.reach("settler.after_ack")
+
+    def _failures(self, batch: Batch, decision: Decision, outcome: Outcome) -> list[Operation]:
+        """Keep each message that failed, until it succeeds or goes to the dead-letter queue (design, §12)."""
+        context = self._context
+        operations: list[Operation] = []
+        succeeded: list[str] = []
+        for run in decision.runs:
+            for index in range(run.start, run.stop):
+                record = batch.records[index]
+                count = _receive_count(record)
+                if run.verdict.kind is VerdictKind.RETRY:
+                    operations.extend(context.recorder.keep(self._failing(batch, record, count, outcome.of(index))))
+                elif run.verdict.kind is VerdictKind.SETTLE and count > 1:
+                    succeeded.append(
+                        context.recorder.message_failure_id(context.mapping, context.source_reference, record.id)
+                    )
+        operations.extend(context.recorder.finish(succeeded))
+        return operations
+
+    def _failing(self, batch: Batch, record: Record, count: int, outcome: Outcome) -> FailedBatch:
+        return FailedBatch(
+            batch=msgspec.structs.replace(batch, records=[record]),
+            function=self._context.dispatcher.function.spec.name,
+            shape=self._context.shape,
+            reason="Failing",
+            attempts=count,
+            outcome=outcome,
+            first_failure_ms=int(record.attributes.get("ApproximateFirstReceiveTimestamp", "0")),
+            now_ms=self._context.clock.now_ms(),
+            is_final=False,
+        )
+
+    async def _return_on_time(self, invoked: Invoked) -> None:
+        """Let failed messages whose lease was extended come back at their own visibility timeout."""
+        kept = _receipts(invoked, {VerdictKind.RETRY, VerdictKind.RELEASE})
+        if kept:
+            remaining_ms = max(0, invoked.lease.returns_ms - self._context.clock.now_ms())
+            await self._context.source.change_visibility(kept, -(-remaining_ms // 1000))
+
+
+def attempt_of(records: Sequence[Record]) -> int:
+    """Return which invocation a batch is about to have: the one of its message that was received most often."""
+    return max(map(int, {record.attributes.get(_RECEIVE_COUNT, "1") for record in records}))
+
+
+async def _reach(point: str, batches: Sequence[Invoked]) -> None:
+    for _ in batches:
+        await signals.reach(point)
+
+
+def _count(batches: Sequence[Invoked]) -> int:
+    return sum([len(each.batch) for each in batches])
+
+
+def _receive_count(record: Record) -> int:
+    return int(record.attributes.get(_RECEIVE_COUNT, "1"))
+
+
+def _receipts(invoked: Invoked, kinds: set[VerdictKind]) -> Sequence[str]:
+    """Return the receipts, still ours, of the records whose verdict is one of ``kinds``."""
+    receipts = [
+        invoked.lease.receipt(record)
+        for run in invoked.decision.runs
+        if run.verdict.kind in kinds
+        for record in invoked.batch.records[run.start : run.stop]
+    ]
+    return [receipt for receipt in receipts if receipt]
