@@ -331,16 +331,18 @@ async def send_messages(
         raise CommandError(f"at most {SEND_MAX} messages can be sent at once, not {len(records)}")
     if delay_s is not None and not 0 <= delay_s <= DELAY_MAX_S:
         raise CommandError(f"a delay is 0-{DELAY_MAX_S} seconds, not {delay_s}")
+    if not records:
+        return []
     messages = tuple([_new_message(record, ids.new_id(), delay_s) for record in records])
-    if messages:
-        send = SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms(), is_bounded=True)
-        try:
-            await store.commit([send])
-        except KeyError as error:
-            raise CommandError(f"there is no queue {queue}") from error
-        except ValueError as error:
-            raise CommandError(f"One or more parameters are invalid. Reason: {error}") from error
-    return [message.id for message in messages]
+    send = SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms(), is_bounded=True)
+    try:
+        sent: list[str]
+        (sent,) = await store.commit([send])
+    except KeyError as error:
+        raise CommandError(f"there is no queue {queue}") from error
+    except ValueError as error:
+        raise CommandError(f"One or more parameters are invalid. Reason: {error}") from error
+    return sent
 
 
 def _new_message(record: OutgoingRecord, message_id: str, delay_s: int | None) -> NewMessage:

@@ -92,6 +92,16 @@ class Admission:
                 self._streams.clear()
                 self._progress.clear()
 
+    def refuse_sends(self, operations: Sequence[port.SendMessages]) -> dict[int, Exception]:
+        """Return why sends can't be carried out, each a list of its own, by their place; empty when all can."""
+        refusals: dict[int, Exception] = {}
+        for place, operation in enumerate(operations):
+            try:
+                self._send(operation)
+            except (KeyError, ValueError) as error:
+                refusals[place] = error
+        return refusals
+
     def _queue(self, name: str) -> QueueSettings:
         settings = self._queues.get(name) or self._known.queue_settings(name)
         if settings is None:

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import anyio
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -218,22 +219,37 @@ def receipts_in(outcome: object) -> list[str]:
     return found
 
 
-@given(st.lists(st.lists(steps, min_size=1, max_size=3), min_size=5, max_size=40))
-def test_memory_and_sqlite_agree(lists):
+lists_of_steps = st.lists(st.lists(steps, min_size=1, max_size=3), min_size=5, max_size=40)
+
+
+async def check_agreement(lists: list[list[tuple]]) -> None:
     """After every list of operations: the same results, or the same error and no effect; the same reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_memory_store() as memory, open_sqlite_store(Path(folder) / "state.db") as sqlite:
+            for store in (memory, sqlite):
+                await prepare(store)
+            now_ms, known = NOW_MS, []
+            for steps_of_list in lists:
+                now_ms += sum(step[1] for step in steps_of_list if step[0] == "pass_time")
+                operations = [operation(step, now_ms, known) for step in steps_of_list if step[0] != "pass_time"]
+                expected = await attempt(memory, operations)
+                assert await attempt(sqlite, operations) == expected, operations
+                known.extend(receipts_in(expected))
+                assert await look(sqlite, now_ms) == await look(memory, now_ms), operations
 
-    async def body() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            async with open_memory_store() as memory, open_sqlite_store(Path(folder) / "state.db") as sqlite:
-                for store in (memory, sqlite):
-                    await prepare(store)
-                now_ms, known = NOW_MS, []
-                for steps_of_list in lists:
-                    now_ms += sum(step[1] for step in steps_of_list if step[0] == "pass_time")
-                    operations = [operation(step, now_ms, known) for step in steps_of_list if step[0] != "pass_time"]
-                    expected = await attempt(memory, operations)
-                    assert await attempt(sqlite, operations) == expected, operations
-                    known.extend(receipts_in(expected))
-                    assert await look(sqlite, now_ms) == await look(memory, now_ms), operations
 
-    anyio.run(body)
+@given(lists_of_steps)
+def test_memory_and_sqlite_agree(lists):
+    """Whatever is done to them."""
+    anyio.run(check_agreement, lists)
+
+
+@given(lists_of_steps)
+def test_they_agree_wherever_segments_and_fetches_end(lists):
+    """Messages stand together on disk and are fetched in steps: with bounds so small that everything crosses them."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("eventcore.store.sqlite.segments.SEGMENT_COUNT_MAX", 3)
+        patches.setattr("eventcore.store.sqlite.segments.SEGMENT_BYTES_MAX", 8)
+        for module in ("visible", "receive", "queues"):
+            patches.setattr(f"eventcore.store.sqlite.{module}.FETCHED_MAX", 2)
+        anyio.run(check_agreement, lists)

@@ -14,7 +14,6 @@ _msgpack = msgspec.msgpack.Encoder()
 _json = msgspec.json.Encoder()
 _headers = msgspec.msgpack.Decoder(Headers)
 _attributes = msgspec.msgpack.Decoder(dict[str, str])
-_keys = msgspec.json.Decoder(list[int])
 _queue_settings = msgspec.json.Decoder(QueueSettings)
 _stream_settings = msgspec.json.Decoder(StreamSettings)
 _failure = msgspec.json.Decoder(Failure)
@@ -45,9 +44,9 @@ def encode_list(values: Sequence[int] | Sequence[str]) -> str:
     return _json.encode(values).decode()
 
 
-def decode_keys(column: str) -> list[int]:
-    """Return the keys that ``json_group_array`` has gathered."""
-    return _keys.decode(column)
+def encode_ranges(ranges: Sequence[tuple[int, int]]) -> str:
+    """Return ranges of keys for ``json_each``."""
+    return _json.encode(ranges).decode()
 
 
 def encode_settings(settings: QueueSettings | StreamSettings) -> str:

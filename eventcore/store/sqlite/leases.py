@@ -5,52 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from eventcore.ports import store as port
+from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import read_receipt, write_receipt
-from eventcore.store.sqlite.codec import decode_keys, encode_list
 from eventcore.store.sqlite.ledger import QueueRow
+from eventcore.store.sqlite.marks import (
+    Mark,
+    hidden_within,
+    hide,
+    ready_within,
+    show,
+    take_hidden,
+    take_ready,
+)
 from eventcore.store.sqlite.transaction import Transaction
 from eventcore.store.sqlite.visible import erase
 
 
 class _Owned:
-    """Messages that receipts of one receive still own: nobody has received them since."""
+    """Messages that receipts of one receive still own: nobody has received them since. They are taken out."""
 
     def __init__(self, tx: Transaction, queue: QueueRow, receive: tuple[int, int], receipts: dict[int, str]) -> None:
         self.receive_count, self.visible_ms = receive
-        self.receipts = receipts  #: by key
-        self.hidden = decode_keys(
-            tx.scalar(
-                "SELECT json_group_array(key) FROM hidden WHERE queue = ? AND visible_ms = ? AND receive_count = ?"
-                " AND key IN (SELECT value FROM json_each(?))",
-                *(queue.number, self.visible_ms, self.receive_count, encode_list([*receipts])),
-            )
-        )
-        self.ready: list[int] = []
-        if len(self.hidden) < len(receipts):
-            # Visible again, but nobody has received them: the receipt is still good (Lambda semantics §3.2).
-            self.ready = decode_keys(
-                tx.scalar(
-                    "SELECT json_group_array(key) FROM ready WHERE visible_ms = ? AND receive_count = ?"
-                    " AND key IN (SELECT value FROM json_each(?))",
-                    *(self.visible_ms, self.receive_count, encode_list([*receipts])),
-                )
-            )
+        self._receive = receive
+        self._receipts = receipts  #: by key
+        keys = gather(sorted(receipts))
+        self.marks: list[Mark] = []
+        if rows := self._of_this(hidden_within(tx.connection, keys)):
+            self.marks += take_hidden(tx, queue, rows, keys).marks
+        if sum([end - first for first, end, *_ in self.marks]) == len(receipts):
+            return
+        # Visible again, but nobody has received them: the receipt is still good (Lambda semantics §3.2).
+        if rows := self._of_this(ready_within(tx.connection, keys)):
+            self.marks += take_ready(tx, queue, rows, keys).marks
 
-    def leave_hidden(self, tx: Transaction, queue: QueueRow) -> None:
-        """Take the hidden ones out of `hidden`."""
-        tx.execute(
-            "DELETE FROM hidden WHERE queue = ? AND visible_ms = ? AND key IN (SELECT value FROM json_each(?))",
-            *(queue.number, self.visible_ms, encode_list(self.hidden)),
-        )
-        queue.hidden -= len(self.hidden)
-        tx.ledger.change(queue)
+    def _of_this(self, rows: Sequence[Mark]) -> list[Mark]:
+        return [row for row in rows if (row[2], row[4]) == self._receive]
 
-    def leave_ready(self, tx: Transaction, queue: QueueRow) -> None:
-        """Take the visible ones out of `ready`."""
-        tx.execute("DELETE FROM ready WHERE key IN (SELECT value FROM json_each(?))", encode_list(self.ready))
-        queue.visible -= len(self.ready)
-        queue.ready -= len(self.ready)
-        tx.ledger.change(queue)
+    @property
+    def ranges(self) -> list[KeyRange]:
+        """Where they stand."""
+        return sorted([(first, end) for first, end, *_ in self.marks])
+
+    def receipts(self) -> Iterator[tuple[int, str]]:
+        """Return their keys and receipts."""
+        for first, end in self.ranges:
+            for key in range(first, end):
+                yield key, self._receipts[key]
 
 
 def _owned(tx: Transaction, queue: QueueRow, receipts: Sequence[str]) -> Iterator[_Owned]:
@@ -70,15 +70,10 @@ def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:
     queue = tx.ledger.queues[operation.queue]
     stale = dict.fromkeys(operation.receipts)
     for owned in _owned(tx, queue, operation.receipts):
-        if owned.hidden:
-            owned.leave_hidden(tx, queue)
-        if owned.ready:
-            owned.leave_ready(tx, queue)
-        keys = owned.hidden + owned.ready
-        if keys:
-            erase(tx, keys)
-        for key in keys:
-            del stale[owned.receipts[key]]
+        if owned.marks:
+            erase(tx, queue, owned.ranges)
+        for _key, receipt in owned.receipts():
+            del stale[receipt]
     return list(stale)
 
 
@@ -88,46 +83,19 @@ def change_visibility(tx: Transaction, operation: port.ChangeVisibility) -> dict
     until_ms = operation.now_ms + operation.timeout_s * 1000
     renewed = {}
     for owned in _owned(tx, queue, operation.receipts):
-        if operation.timeout_s:
-            _hide_again(tx, queue, owned, until_ms)
-        else:
-            _release(tx, queue, owned, until_ms)
-        if until_ms < owned.visible_ms or not operation.timeout_s:
+        for first, end, receive_count, first_receive_ms, _visible_ms in owned.marks:
+            mark = (first, end, receive_count, first_receive_ms, until_ms)
+            if operation.timeout_s:
+                hide(tx, queue, mark)
+                queue.hidden += end - first
+            else:
+                show(tx, mark)
+                queue.visible += end - first
+                queue.ready += end - first
+        tx.buffers.flush(tx.connection)
+        tx.ledger.change(queue)
+        if owned.marks and (until_ms < owned.visible_ms or not operation.timeout_s):
             tx.wake(queue.topic)
-        for key in owned.hidden + owned.ready:
-            renewed[owned.receipts[key]] = write_receipt(key, owned.receive_count, until_ms)
+        for key, receipt in owned.receipts():
+            renewed[receipt] = write_receipt(key, owned.receive_count, until_ms)
     return renewed
-
-
-def _hide_again(tx: Transaction, queue: QueueRow, owned: _Owned, until_ms: int) -> None:
-    if owned.hidden:
-        tx.execute(
-            "UPDATE hidden SET visible_ms = ? WHERE queue = ? AND visible_ms = ?"
-            " AND key IN (SELECT value FROM json_each(?))",
-            *(until_ms, queue.number, owned.visible_ms, encode_list(owned.hidden)),
-        )
-    if owned.ready:
-        tx.execute(
-            "INSERT INTO hidden SELECT ?, ?, key, receive_count, first_receive_ms FROM ready"
-            " WHERE key IN (SELECT value FROM json_each(?))",
-            *(queue.number, until_ms, encode_list(owned.ready)),
-        )
-        owned.leave_ready(tx, queue)
-        queue.hidden += len(owned.ready)
-
-
-def _release(tx: Transaction, queue: QueueRow, owned: _Owned, now_ms: int) -> None:
-    if owned.ready:
-        tx.execute(
-            "UPDATE ready SET visible_ms = ? WHERE key IN (SELECT value FROM json_each(?))",
-            *(now_ms, encode_list(owned.ready)),
-        )
-    if owned.hidden:
-        tx.execute(
-            "INSERT INTO ready SELECT key, receive_count, first_receive_ms, ? FROM hidden"
-            " WHERE queue = ? AND visible_ms = ? AND key IN (SELECT value FROM json_each(?))",
-            *(now_ms, queue.number, owned.visible_ms, encode_list(owned.hidden)),
-        )
-        owned.leave_hidden(tx, queue)
-        queue.visible += len(owned.hidden)
-        queue.ready += len(owned.hidden)

@@ -16,6 +16,7 @@ from eventcore.ports.store import Checkpoint, QueueSettings, StreamSettings
 from eventcore.store.admission import NEVER_TAKEN
 from eventcore.store.rules import first_key
 from eventcore.store.sqlite.codec import decode_queue_settings, decode_stream_settings, encode_settings
+from eventcore.store.sqlite.segments import Segment
 from eventcore.store.watches import queue_topic, stream_topic
 
 _FAILURE_BYTES = "failure_size_bytes"
@@ -65,6 +66,8 @@ class QueueRow:
         self.topic = queue_topic(name)
         self.low = first_key(number)  #: its keys are from here on
         self.high = first_key(number + 1)  #: and below this
+        #: The segment in which the last receive of fresh messages has ended: it is not read again for the next one.
+        self.opened: Segment | None = None
 
     def values(self) -> tuple[object, ...]:
         """Return what `SAVE` binds."""

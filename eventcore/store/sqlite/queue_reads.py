@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from eventcore.ports.store import QueueDepth, StoredMessage
-from eventcore.store.rules import SEQUENCE_BITS, SEQUENCE_MASK, expired_ms, first_key
-from eventcore.store.sqlite.codec import decode_headers, decode_queue_settings
+from eventcore.store.key_ranges import KeyRange
+from eventcore.store.rules import SEQUENCE_MASK, expired_ms, first_key
+from eventcore.store.sqlite.codec import decode_queue_settings
+from eventcore.store.sqlite.marks import Mark, hidden_within, ready_within
+from eventcore.store.sqlite.segments import Message, read_from
+
+#: Keys of one step of a read.
+_STEP = 500
 
 
 def depths(connection: sqlite3.Connection) -> Sequence[QueueDepth]:
     """Return all queues by name."""
     rows = connection.execute(
-        "SELECT name, settings, visible, hidden, delayed, coalesce((SELECT sent_ms FROM message"
-        " WHERE key >= number << :bits AND key < (number + 1) << :bits ORDER BY key LIMIT 1), 0)"
-        " FROM queue ORDER BY name",
-        {"bits": SEQUENCE_BITS},
-    )
+        "SELECT number, name, settings, fresh_key, visible, hidden, delayed FROM queue ORDER BY name"
+    ).fetchall()
     return [
         QueueDepth(
             queue=name,
             visible=visible,
             hidden=hidden,
             delayed=delayed,
-            oldest_ms=oldest_ms,
+            oldest_ms=next((message[2] for message, _ in _messages(connection, number, fresh_key, count=1)), 0),
             settings=decode_queue_settings(settings),
         )
-        for name, settings, visible, hidden, delayed, oldest_ms in rows
+        for number, name, settings, fresh_key, visible, hidden, delayed in rows
     ]
 
 
@@ -36,43 +38,62 @@ def peek(
     connection: sqlite3.Connection, name: str, *, count_max: int, after_number: int, now_ms: int
 ) -> Sequence[StoredMessage]:
     """Return messages in the order they were sent; see `Store.peek`."""
-    found = connection.execute("SELECT number, settings FROM queue WHERE name = ?", (name,)).fetchone()
+    found = connection.execute("SELECT number, settings, fresh_key FROM queue WHERE name = ?", (name,)).fetchone()
     if found is None:
         raise KeyError(f"there is no queue {name}")
-    number, settings = found[0], decode_queue_settings(found[1])
-    rows = connection.execute(
-        "SELECT message.key, id, sent_ms, message_group, headers, body, receive_count, first_receive_ms"
-        " FROM message LEFT JOIN ready USING (key)"
-        " WHERE message.key > ? AND message.key < ? AND sent_ms > ? ORDER BY message.key LIMIT ?",
-        (first_key(number) + after_number, first_key(number + 1), expired_ms(settings, now_ms), count_max),
-    ).fetchall()
-    hidden = _hidden_between(connection, number, rows[0][0], rows[-1][0]) if rows else {}
-    return [_peeked(row, hidden.get(row[0]), now_ms) for row in rows]
+    number, settings, fresh_key = found[0], decode_queue_settings(found[1]), found[2]
+    oldest_ms = expired_ms(settings, now_ms)
+    peeked: list[StoredMessage] = []
+    for message, mark in _messages(connection, number, fresh_key, after_number=after_number, count=count_max):
+        if len(peeked) >= count_max:
+            break
+        if message[2] > oldest_ms:
+            peeked.append(_peeked(message, mark, now_ms))
+    return peeked
 
 
-_Hidden = tuple[int, int, int]  #: end of visibility, receive count, first receive
+def _messages(
+    connection: sqlite3.Connection, queue: int, fresh_key: int, *, count: int, after_number: int = 0
+) -> Iterator[tuple[Message, Mark]]:
+    """Return a queue's messages, with what happened to them, about ``count`` a step."""
+    key, high = first_key(queue) + after_number + 1, first_key(queue + 1)
+    step = max(1, min(count, _STEP))
+    while segments := read_from(connection, key, high, count=step, with_delayed=True):
+        marks = _marks(connection, [(segment.first_key, segment.end_key) for segment in segments])
+        for segment in segments:
+            for message in segment.messages:
+                number = message[0]
+                if number < key:
+                    continue
+                mark = marks.get(number)
+                if mark is not None:
+                    yield message, mark
+                elif number >= fresh_key and not segment.is_delayed:
+                    yield message, _FRESH
+        key = segments[-1].end_key
 
 
-def _hidden_between(connection: sqlite3.Connection, queue: int, first: int, last: int) -> dict[int, _Hidden]:
-    """Return what is hidden between two keys. Reads all that the queue hides: it stands in order of time."""
-    rows = connection.execute(
-        "SELECT key, visible_ms, receive_count, first_receive_ms FROM hidden WHERE queue = ? AND key BETWEEN ? AND ?",
-        (queue, first, last),
-    )
-    return {key: (visible_ms, count, first_ms) for key, visible_ms, count, first_ms in rows}
+_FRESH: Mark = (0, 0, 0, 0, 0)
 
 
-def _peeked(row: tuple[Any, ...], hidden: _Hidden | None, now_ms: int) -> StoredMessage:
-    key, message_id, sent_ms, group, headers, body, ready_count, ready_first_ms = row
-    visible_ms, count, first_ms = hidden or (0, ready_count or 0, ready_first_ms or 0)
+def _marks(connection: sqlite3.Connection, ranges: Sequence[KeyRange]) -> dict[int, Mark]:
+    """Return what stands in `ready` and `hidden`, by key; an end of visibility of 0 for what is ready."""
+    rows = [(*row[:4], 0) for row in ready_within(connection, ranges)] + hidden_within(connection, ranges)
+    low, high = ranges[0][0], ranges[-1][1]
+    return {key: row for row in rows for key in range(max(row[0], low), min(row[1], high))}
+
+
+def _peeked(message: Message, mark: Mark, now_ms: int) -> StoredMessage:
+    key, message_id, sent_ms, group, headers, body = message
+    _first, _end, receive_count, first_receive_ms, visible_ms = mark
     return StoredMessage(
         number=key & SEQUENCE_MASK,
         id=message_id,
         body=body,
-        headers=decode_headers(headers),
+        headers=headers,
         group=group,
         sent_ms=sent_ms,
-        receive_count=count,
-        first_receive_ms=first_ms,
+        receive_count=receive_count,
+        first_receive_ms=first_receive_ms,
         visible_ms=visible_ms if visible_ms > now_ms else 0,
     )

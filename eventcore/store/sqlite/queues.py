@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+
 from eventcore.ports import store as port
+from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import first_key, is_expired
-from eventcore.store.sqlite.codec import encode_headers, encode_list
 from eventcore.store.sqlite.ledger import QueueRow
+from eventcore.store.sqlite.marks import hidden_within, hide, ready_within, take_hidden, take_ready
+from eventcore.store.sqlite.segments import Segment, read_from
 from eventcore.store.sqlite.transaction import Transaction
-from eventcore.store.sqlite.visible import FETCHED_MAX, erase, oldest_visible, show_due, take_out, transfer
+from eventcore.store.sqlite.visible import FETCHED_MAX, erase, keys_of, oldest_visible, show_due, take_out, transfer
 
 
 def define(tx: Transaction, operation: port.DefineQueue) -> None:
@@ -24,41 +30,62 @@ def define(tx: Transaction, operation: port.DefineQueue) -> None:
 
 def send(tx: Transaction, operation: port.SendMessages) -> list[str]:
     """Carry out `SendMessages`. Rows are left in the buffers."""
-    queue, now_ms = tx.ledger.queues[operation.queue], operation.now_ms
-    rows, delay_s = tx.buffers.messages.values, queue.settings.delay
+    return send_each(tx, [operation])[0]
+
+
+def send_each(tx: Transaction, operations: Sequence[port.SendMessages]) -> list[list[str]]:
+    """Carry out many sends, one after another; return the result of each. Rows are left in the buffers."""
+    results: list[list[str]] = []
+    for name, of_queue in groupby(operations, _queue_of):
+        results += _send_to(tx, tx.ledger.queues[name], of_queue)
+    return results
+
+
+_queue_of = attrgetter("queue")
+
+
+def _send_to(tx: Transaction, queue: QueueRow, operations: Iterable[port.SendMessages]) -> list[list[str]]:
+    """Carry out sends to one queue. This runs for every message that is sent."""
+    delay_s, number, buffer = queue.settings.delay, queue.number, tx.buffers.messages
     first = key = queue.next_key
-    ids, delayed = [], 0
-    for new in operation.messages:
-        if new.idempotency_token and not tx.take_token(queue.topic, new.idempotency_token, now_ms=now_ms):
-            continue
-        message_delay_s = delay_s if new.delay_s is None else new.delay_s
-        is_delayed = message_delay_s > 0
-        if is_delayed:
-            tx.buffers.hidden.values += (queue.number, now_ms + message_delay_s * 1000, key, 0, 0)
-            delayed += 1
-            if queue.fresh_key == key:
-                # Nothing before it waits: so it need not be skipped later.
-                queue.fresh_key = key + 1
-        headers = encode_headers(new.headers) if new.headers else None
-        rows += (key, new.id, now_ms, is_delayed, new.group, headers, new.body)
-        key += 1
-        ids.append(new.id)
+    run, is_delayed = buffer.run(number, key), False
+    results, delayed = [], 0
+    for operation in operations:
+        now_ms, ids = operation.now_ms, []
+        for new in operation.messages:
+            if new.idempotency_token and not tx.take_token(queue.topic, new.idempotency_token, now_ms=now_ms):
+                continue
+            message_delay_s = delay_s if new.delay_s is None else new.delay_s
+            if (message_delay_s > 0) is not is_delayed:
+                is_delayed = not is_delayed
+                run = buffer.run(number, key, is_delayed=is_delayed)
+            if is_delayed:
+                hide(tx, queue, (key, key + 1, 0, 0, now_ms + message_delay_s * 1000))
+                delayed += 1
+                if queue.fresh_key == key:
+                    # Nothing before it waits: so it need not be skipped later.
+                    queue.fresh_key = key + 1
+            run.append((new.id, now_ms, new.group, new.headers, new.body))
+            ids.append(new.id)
+            key += 1
+        results.append(ids)
     queue.next_key = key
     queue.delayed += delayed
     queue.visible += key - first - delayed
     tx.ledger.change(queue)
     tx.wake(queue.topic)
-    return ids
+    return results
 
 
 def purge(tx: Transaction, operation: port.PurgeQueue) -> int:
     """Carry out `PurgeQueue`."""
     queue = tx.ledger.queues[operation.queue]
     count = queue.visible + queue.hidden + queue.delayed
-    tx.execute("DELETE FROM message WHERE key >= ? AND key < ?", queue.low, queue.high)
-    tx.execute("DELETE FROM ready WHERE key >= ? AND key < ?", queue.low, queue.high)
+    tx.execute("DELETE FROM segment WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
+    tx.execute("DELETE FROM ready WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
     tx.execute("DELETE FROM hidden WHERE queue = ?", queue.number)
     queue.visible = queue.ready = queue.hidden = queue.delayed = 0
+    queue.fresh_key, queue.opened = queue.next_key, None
     tx.ledger.change(queue)
     return count
 
@@ -74,10 +101,8 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
         limit = min(left, FETCHED_MAX)
         rows = oldest_visible(tx, queue, limit)
         take_out(tx, queue, rows, is_all=len(rows) == queue.visible)
-        expired = [row[0] for row in rows if is_expired(row[2], queue.settings, operation.now_ms)]
-        if expired:
-            erase(tx, expired)
-        kept = [row[0] for row in rows if not is_expired(row[2], queue.settings, operation.now_ms)]
+        erase(tx, queue, keys_of(rows))
+        kept = [row for row in rows if not is_expired(row.message[2], queue.settings, operation.now_ms)]
         if kept:
             transfer(tx, target, kept, sent_ms=operation.now_ms)
         moved += len(kept)
@@ -87,24 +112,51 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
 
 def drop(tx: Transaction, operation: port.DropMessages) -> int:
     """Carry out `DropMessages`. Reads the whole queue: an index of ids would cost every message a random page."""
-    queue = tx.ledger.queues[operation.queue]
-    keys = tx.scalar(
-        "SELECT json_group_array(key) FROM message"
-        " WHERE key >= ? AND key < ? AND id IN (SELECT value FROM json_each(?))",
-        *(queue.low, queue.high, encode_list(operation.ids)),
-    )
-    delayed = tx.execute(
-        "DELETE FROM hidden WHERE queue = ? AND receive_count = 0 AND key IN (SELECT value FROM json_each(?))",
-        *(queue.number, keys),
-    ).rowcount
-    hidden = tx.execute(
-        "DELETE FROM hidden WHERE queue = ? AND key IN (SELECT value FROM json_each(?))", queue.number, keys
-    ).rowcount
-    ready = tx.execute("DELETE FROM ready WHERE key IN (SELECT value FROM json_each(?))", keys).rowcount
-    count = tx.execute("DELETE FROM message WHERE key IN (SELECT value FROM json_each(?))", keys).rowcount
-    queue.delayed -= delayed
-    queue.hidden -= hidden
-    queue.visible -= count - delayed - hidden
-    queue.ready -= ready
+    queue, ids = tx.ledger.queues[operation.queue], frozenset(operation.ids)
+    count = 0
+    for segments in _steps(tx, queue, queue.low, with_delayed=True):
+        count += _drop_marked(tx, queue, _keys(segments, ids))
+    for segments in _steps(tx, queue, queue.fresh_key, with_delayed=False):
+        for segment in segments:
+            count += _drop_fresh(tx, queue, segment, ids)
+    queue.opened = None
+    return count
+
+
+def _steps(tx: Transaction, queue: QueueRow, key: int, *, with_delayed: bool) -> Iterator[Sequence[Segment]]:
+    while segments := read_from(tx.connection, key, queue.high, count=FETCHED_MAX, with_delayed=with_delayed):
+        yield segments
+        key = segments[-1].end_key
+
+
+def _keys(segments: Sequence[Segment], ids: frozenset[str]) -> list[KeyRange]:
+    return gather([message[0] for segment in segments for message in segment.messages if message[1] in ids])
+
+
+def _drop_marked(tx: Transaction, queue: QueueRow, wanted: list[KeyRange]) -> int:
+    """Delete what of ranges stands in `hidden` or `ready`; return how many."""
+    count = 0
+    if wanted and (hidden := hidden_within(tx.connection, wanted)):
+        count += take_hidden(tx, queue, hidden, wanted).count
+    if wanted and (ready := ready_within(tx.connection, wanted)):
+        count += take_ready(tx, queue, ready, wanted).count
+    if count:
+        erase(tx, queue, wanted)
+    return count
+
+
+def _drop_fresh(tx: Transaction, queue: QueueRow, segment: Segment, ids: frozenset[str]) -> int:
+    """Write a segment again without those of its messages that are fresh and to be dropped; return how many."""
+    kept = [message for message in segment.messages if message[0] < queue.fresh_key or message[1] not in ids]
+    count = len(segment.messages) - len(kept)
+    if not count:
+        return 0
+    tx.execute("DELETE FROM segment WHERE first_key = ?", segment.first_key)
+    for key, message_id, sent_ms, group, headers, body in kept:
+        tx.buffers.messages.run(queue.number, key).append((message_id, sent_ms, group, headers, body))
+    tx.buffers.messages.flush(tx.connection)
+    # What is left may be of earlier receives, and settled.
+    erase(tx, queue, gather([message[0] for message in kept]))
+    queue.visible -= count
     tx.ledger.change(queue)
     return count

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from eventcore.ports import store as port
 from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
 from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, is_exhausted, is_expired, write_receipt
+from eventcore.store.sqlite.marks import Mark, hide
 from eventcore.store.sqlite.transaction import Transaction
 from eventcore.store.sqlite.visible import (
     FETCHED_MAX,
-    VisibleMessage,
+    Visible,
     erase,
+    keys_of,
     oldest_visible,
     show_due,
     take_out,
@@ -31,23 +33,26 @@ class _Receive:
         self._tx = tx
         self._queue = tx.ledger.queues[operation.queue]
         self._operation = operation
-        self._taken: list[VisibleMessage] = []
-        self._exhausted: list[VisibleMessage] = []
-        self._expired: list[VisibleMessage] = []
+        self._taken: list[Visible] = []
+        self._exhausted: list[Visible] = []
+        self._expired: list[Visible] = []
 
     def run(self) -> ReceiveResult:
         queue, now_ms = self._queue, self._operation.now_ms
         earliest_ms = show_due(self._tx, queue, now_ms)
         is_cut = self._examine()
-        if self._expired:
-            erase(self._tx, [row[0] for row in self._expired])
-        moved = self._redrive() if self._exhausted else []
         messages = self._hide()
+        moved = self._redrive() if self._exhausted else []
+        if self._expired or moved:
+            # What was taken must stand in `hidden` first: it may lie in the same segments.
+            self._tx.buffers.hidden.flush(self._tx.connection)
+            erase(self._tx, queue, keys_of(sorted(self._expired + self._exhausted, key=_position)))
         if messages and (not earliest_ms or messages[0].visible_ms < earliest_ms):
             # Who waits until the next message shows must wait less.
             earliest_ms = messages[0].visible_ms
             self._tx.wake(queue.topic)
-        return ReceiveResult(messages, moved, [row[1] for row in self._expired], now_ms if is_cut else earliest_ms)
+        expired = [row.message[1] for row in self._expired]
+        return ReceiveResult(messages, moved, expired, now_ms if is_cut else earliest_ms)
 
     def _examine(self) -> bool:
         """Sort visible messages into those to take, move and drop; return whether it stopped before it had enough."""
@@ -64,15 +69,15 @@ class _Receive:
             left -= limit
         return not left
 
-    def _sort(self, rows: Sequence[VisibleMessage]) -> int:
+    def _sort(self, rows: Sequence[Visible]) -> int:
         """Sort messages; return how many: a receive of none stops at the first that is not expired."""
         settings, now_ms = self._queue.settings, self._operation.now_ms
         for index, row in enumerate(rows):
-            if is_expired(row[2], settings, now_ms):
+            if is_expired(row.message[2], settings, now_ms):
                 self._expired.append(row)
             elif not self._operation.count_max:
                 return index
-            elif is_exhausted(row[6], settings):
+            elif is_exhausted(row.receive_count, settings):
                 self._exhausted.append(row)
             else:
                 self._taken.append(row)
@@ -81,18 +86,24 @@ class _Receive:
     def _redrive(self) -> list[MovedMessage]:
         target = self._tx.ledger.queues[self._queue.settings.dead_letter_queue]
         # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
-        transfer(self._tx, target, [row[0] for row in self._exhausted])
-        return [MovedMessage(row[1], row[6], target.name) for row in self._exhausted]
+        transfer(self._tx, target, self._exhausted)
+        return [MovedMessage(row.message[1], row.receive_count, target.name) for row in self._exhausted]
 
     def _hide(self) -> list[StoredMessage]:
         queue, now_ms = self._queue, self._operation.now_ms
         timeout_s = self._operation.visibility_timeout_s
         until_ms = now_ms + (queue.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
-        hidden = self._tx.buffers.hidden.values
         messages = []
-        for key, message_id, sent_ms, group, headers, body, receive_count, first_receive_ms in self._taken:
-            count, first_ms = receive_count + 1, first_receive_ms or now_ms
-            hidden += (queue.number, until_ms, key, count, first_ms)
+        mark: Mark | None = None
+        for row in self._taken:
+            key, message_id, sent_ms, group, headers, body = row.message
+            count, first_ms = row.receive_count + 1, row.first_receive_ms or now_ms
+            if mark is not None and mark[1:4] == (key, count, first_ms):
+                mark = (mark[0], key + 1, count, first_ms, until_ms)
+            else:
+                if mark is not None:
+                    hide(self._tx, queue, mark)
+                mark = (key, key + 1, count, first_ms, until_ms)
             messages.append(
                 StoredMessage(
                     number=key & SEQUENCE_MASK,
@@ -107,5 +118,11 @@ class _Receive:
                     receipt=write_receipt(key, count, until_ms),
                 )
             )
+        if mark is not None:
+            hide(self._tx, queue, mark)
         queue.hidden += len(messages)
         return messages
+
+
+def _position(row: Visible) -> int:
+    return row.message[0]

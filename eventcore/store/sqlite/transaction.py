@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from eventcore.store.rules import TOKEN_KEPT_MS, TOKENS_SWEPT_MAX
 from eventcore.store.sqlite.ledger import Ledger
 from eventcore.store.sqlite.rows import RowBuffer
+from eventcore.store.sqlite.segments import SegmentBuffer
 
 
 class Buffers:
     """Rows that wait to be written, by table; empty between transactions."""
 
     def __init__(self) -> None:
-        self.messages = RowBuffer("message", "key", "id", "sent_ms", "is_delayed", "message_group", "headers", "body")
-        self.hidden = RowBuffer("hidden", "queue", "visible_ms", "key", "receive_count", "first_receive_ms")
+        self.messages = SegmentBuffer()
+        self.hidden = RowBuffer(
+            "hidden", "queue", "visible_ms", "first_key", "end_key", "receive_count", "first_receive_ms"
+        )
+        self.ready = RowBuffer("ready", "first_key", "end_key", "receive_count", "first_receive_ms", "visible_ms")
         self.records = RowBuffer("record", "key", "arrived_ms", "record_key", "headers", "body")
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write every row."""
-        for buffer in (self.messages, self.hidden, self.records):
+        if self.messages:
+            self.messages.flush(connection)
+        for buffer in (self.hidden, self.ready, self.records):
             if buffer.values:
                 buffer.flush(connection)
 
     def clear(self) -> None:
         """Forget every row."""
-        for buffer in (self.messages, self.hidden, self.records):
+        self.messages.clear()
+        for buffer in (self.hidden, self.ready, self.records):
             buffer.values.clear()
 
 
@@ -44,6 +51,10 @@ class Transaction:
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         """Run a statement."""
+        return self.connection.execute(sql, parameters)
+
+    def execute_named(self, sql: str, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
+        """Run a statement whose parameters have names."""
         return self.connection.execute(sql, parameters)
 
     def scalar(self, sql: str, *parameters: Any) -> Any:

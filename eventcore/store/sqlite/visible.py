@@ -1,6 +1,6 @@
-"""Which messages of a queue are visible, and how they become so and cease to be.
+"""What of a queue is visible, and what becomes of its messages: hidden, given to another queue, deleted.
 
-What stands where is told in `migrations/0001_first.sql`.
+A message that was never received stands in its segment alone; see `migrations/0002_segments.sql`.
 """
 
 from __future__ import annotations
@@ -9,46 +9,27 @@ from collections.abc import Sequence
 
 import msgspec
 
+from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import DUE_STEP_MAX
-from eventcore.store.sqlite.codec import Headers, decode_headers, encode_list
+from eventcore.store.sqlite.codec import encode_ranges
 from eventcore.store.sqlite.ledger import QueueRow
+from eventcore.store.sqlite.segments import Message, read_from, read_within
 from eventcore.store.sqlite.transaction import Transaction
 
 #: Messages that are fetched at a time: their bodies come as one value, which SQLite limits to 1 GB.
 FETCHED_MAX = 500
-#: A visible message: key, id, time sent, group, headers, body, receive count, time of the first receive.
-VisibleMessage = tuple[int, str, int, str, Headers, bytes, int, int]
-
-# One row for all, their bodies one after another: each row would cost a change of the interpreter's lock, and with a
-# busy event loop in the other thread up to its switch interval (measured: 3 s for a thousand rows, 10 ms for one).
-_GATHER = (
-    "SELECT json_group_array(json_array(key, id, sent_ms, message_group, length(headers), length(body), receive_count,"
-    " first_receive_ms)), CAST(group_concat(coalesce(headers, x'') || body, '') AS BLOB) FROM "
-)
-# CROSS JOIN keeps SQLite from walking all messages to look for each in `ready`.
-_READY = (
-    f"{_GATHER} (SELECT message.key AS key, id, sent_ms, message_group, headers, body, receive_count, first_receive_ms"  # noqa: S608
-    " FROM ready CROSS JOIN message ON message.key = ready.key"
-    " WHERE ready.key >= ? AND ready.key < ? ORDER BY ready.key LIMIT ?)"
-)
-_FRESH = (
-    f"{_GATHER} (SELECT key, id, sent_ms, message_group, headers, body, 0 AS receive_count, 0 AS first_receive_ms"  # noqa: S608
-    " FROM message WHERE key >= ? AND key < ? AND NOT is_delayed ORDER BY key LIMIT ?)"
-)
-_heads = msgspec.json.Decoder(list[tuple[int, str, int, str, int | None, int, int, int]])
 
 
-def _fetch(tx: Transaction, sql: str, low: int, high: int, limit: int) -> list[VisibleMessage]:
-    heads, values = tx.execute(sql, low, high, limit).fetchone()
-    messages = []
-    begin = 0
-    for key, message_id, sent_ms, group, headers_bytes, body_bytes, count, first_ms in _heads.decode(heads):
-        middle = begin + (headers_bytes or 0)
-        end = middle + body_bytes
-        headers = decode_headers(values[begin:middle])
-        messages.append((key, message_id, sent_ms, group, headers, values[middle:end], count, first_ms))
-        begin = end
-    return messages
+class Visible(msgspec.Struct, frozen=True, gc=False):
+    """A visible message."""
+
+    message: Message
+    receive_count: int
+    first_receive_ms: int
+    is_ready: bool  #: it stands in `ready`: was received, or delayed
+
+
+_decode_ready = msgspec.json.Decoder(list[tuple[int, int, int, int]]).decode
 
 
 def _next_visible_ms(tx: Transaction, queue: QueueRow) -> int:
@@ -67,20 +48,22 @@ def show_due(tx: Transaction, queue: QueueRow, now_ms: int) -> int:
     if not earliest_ms or earliest_ms > now_ms:
         return earliest_ms
     last = tx.execute(
-        "SELECT visible_ms, key FROM hidden WHERE queue = ? AND visible_ms <= ? ORDER BY visible_ms, key"
+        "SELECT visible_ms, first_key FROM hidden WHERE queue = ? AND visible_ms <= ? ORDER BY visible_ms, first_key"
         " LIMIT 1 OFFSET ?",
         *(queue.number, now_ms, DUE_STEP_MAX - 1),
     ).fetchone()
     due = (queue.number, *(last or (now_ms, queue.high)))
     count, delayed = tx.execute(
-        "SELECT count(*), sum(receive_count = 0) FROM hidden WHERE queue = ? AND (visible_ms, key) <= (?, ?)", *due
+        "SELECT sum(end_key - first_key), sum((end_key - first_key) * (receive_count = 0)) FROM hidden"
+        " WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)",
+        *due,
     ).fetchone()
     tx.execute(
-        "INSERT INTO ready SELECT key, receive_count, first_receive_ms, visible_ms FROM hidden"
-        " WHERE queue = ? AND (visible_ms, key) <= (?, ?)",
+        "INSERT INTO ready SELECT first_key, end_key, receive_count, first_receive_ms, visible_ms FROM hidden"
+        " WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)",
         *due,
     )
-    tx.execute("DELETE FROM hidden WHERE queue = ? AND (visible_ms, key) <= (?, ?)", *due)
+    tx.execute("DELETE FROM hidden WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)", *due)
     queue.visible += count
     queue.ready += count
     queue.hidden -= count - delayed
@@ -89,21 +72,67 @@ def show_due(tx: Transaction, queue: QueueRow, now_ms: int) -> int:
     return _next_visible_ms(tx, queue)
 
 
-def oldest_visible(tx: Transaction, queue: QueueRow, limit: int) -> list[VisibleMessage]:
+def oldest_visible(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible]:
     """Return the oldest visible messages, at most `FETCHED_MAX`: fewer than ``limit`` when there are no more."""
     assert limit <= FETCHED_MAX
-    rows = _fetch(tx, _READY, queue.low, queue.high, limit) if queue.ready else []
+    rows = _ready(tx, queue, limit) if queue.ready else []
     if queue.visible > queue.ready:
-        # Two queries, not one with UNION ALL: merging in SQL takes 30 µs longer. Only messages whose delay has ended
-        # can stand in `ready` behind a fresh one.
-        older = sum([row[0] < queue.fresh_key for row in rows])
+        # Only messages whose delay has ended can stand in `ready` behind a fresh one.
+        older = sum([row.message[0] < queue.fresh_key for row in rows])
         if older < limit:
-            fresh = _fetch(tx, _FRESH, queue.fresh_key, queue.high, limit - older)
-            rows = sorted(rows + fresh)[:limit] if len(rows) > older else rows + fresh
+            rows += _fresh(tx, queue, limit - older)
+            if older < len(rows):
+                rows.sort(key=_key)
+                del rows[limit:]
     return rows
 
 
-def take_out(tx: Transaction, queue: QueueRow, rows: Sequence[VisibleMessage], *, is_all: bool) -> None:
+def _key(row: Visible) -> int:
+    return row.message[0]
+
+
+def _ready(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible]:
+    marks = _decode_ready(
+        tx.scalar(
+            "SELECT json_group_array(json_array(first_key, end_key, receive_count, first_receive_ms)) FROM"
+            " (SELECT * FROM ready WHERE first_key >= ? AND first_key < ? ORDER BY first_key LIMIT ?)",
+            *(queue.low, queue.high, limit),
+        )
+    )
+    ranges: list[KeyRange] = []
+    received: list[tuple[int, int]] = []
+    for first, end, receive_count, first_receive_ms in marks:
+        count = min(end - first, limit - len(received))
+        if not count:
+            break
+        ranges.append((first, first + count))
+        received += [(receive_count, first_receive_ms)] * count
+    messages = read_within(tx.connection, ranges)
+    return [Visible(message, *each, True) for message, each in zip(messages, received, strict=True)]
+
+
+def _fresh(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible]:
+    found: list[Message] = []
+    left, key = min(limit, queue.visible - queue.ready), queue.fresh_key
+    # A receive of less than a segment has left it open for the next.
+    opened = queue.opened
+    segments = [opened] if opened is not None and opened.first_key <= key < opened.end_key else []
+    while left:
+        segments = segments or read_from(tx.connection, key, queue.high, count=left)
+        for segment in segments:
+            begin = max(0, key - segment.first_key)
+            part = segment.messages[begin : begin + left]
+            if not part:
+                break
+            found += part
+            left -= len(part)
+            key = part[-1][0] + 1
+            queue.opened = segment
+        segments = []
+    return [Visible(message, 0, 0, False) for message in found]
+
+
+def take_out(tx: Transaction, queue: QueueRow, rows: Sequence[Visible], *, is_all: bool) -> None:
     """Take the oldest visible messages out of what is visible; where they go is the caller's.
 
     Args:
@@ -112,32 +141,55 @@ def take_out(tx: Transaction, queue: QueueRow, rows: Sequence[VisibleMessage], *
         rows: as `oldest_visible` has returned them, from the first on; at least one.
         is_all: nothing else is visible.
     """
-    last_key = rows[-1][0]
+    end_key = rows[-1].message[0] + 1
     if queue.ready:
-        queue.ready -= tx.execute("DELETE FROM ready WHERE key >= ? AND key <= ?", queue.low, last_key).rowcount
-    queue.fresh_key = queue.next_key if is_all else max(queue.fresh_key, last_key + 1)
+        # A range may reach beyond what was taken.
+        tx.execute(
+            "UPDATE ready SET first_key = ? WHERE end_key > ? AND first_key ="
+            " (SELECT max(first_key) FROM ready WHERE first_key >= ? AND first_key < ?)",
+            *(end_key, end_key, queue.low, end_key),
+        )
+        tx.execute("DELETE FROM ready WHERE first_key >= ? AND first_key < ?", queue.low, end_key)
+        queue.ready -= sum([row.is_ready for row in rows])
+    queue.fresh_key = queue.next_key if is_all else max(queue.fresh_key, end_key)
     queue.visible -= len(rows)
     tx.ledger.change(queue)
 
 
-def transfer(tx: Transaction, target: QueueRow, keys: Sequence[int], *, sent_ms: int | None = None) -> None:
+def transfer(tx: Transaction, target: QueueRow, rows: Sequence[Visible], *, sent_ms: int | None = None) -> None:
     """Give messages that were taken out of their queue to another, as new ones with their id, and wake that.
 
-    ``sent_ms`` None keeps the time they were sent.
+    They are left in the buffers, and their old places for `erase`. ``sent_ms`` None keeps the time they were sent.
     """
-    tx.execute(
-        "INSERT INTO message"
-        " SELECT ? + list.key, message.id, coalesce(?, sent_ms), 0, message_group, headers, body"
-        " FROM json_each(?) AS list CROSS JOIN message ON message.key = list.value",
-        *(target.next_key, sent_ms, encode_list(keys)),
-    )
-    target.next_key += len(keys)
-    target.visible += len(keys)
+    run = tx.buffers.messages.run(target.number, target.next_key)
+    for row in rows:
+        _key, message_id, own_ms, group, headers, body = row.message
+        run.append((message_id, own_ms if sent_ms is None else sent_ms, group, headers, body))
+    target.next_key += len(rows)
+    target.visible += len(rows)
     tx.ledger.change(target)
     tx.wake(target.topic)
-    erase(tx, keys)
 
 
-def erase(tx: Transaction, keys: Sequence[int]) -> None:
-    """Delete messages that stand in neither `ready` nor `hidden` any more."""
-    tx.execute("DELETE FROM message WHERE key IN (SELECT value FROM json_each(?))", encode_list(keys))
+_BEFORE = "coalesce((SELECT max(first_key) FROM segment WHERE first_key <= json_extract(list.value, '$[0]')), :low)"
+# A segment may go when nothing of it is fresh, ready or hidden.
+_ERASE = (
+    "DELETE FROM segment WHERE first_key IN (SELECT s.first_key FROM json_each(:ranges) AS list"  # noqa: S608
+    f" CROSS JOIN segment AS s ON s.first_key >= max({_BEFORE}, :low)"
+    " AND s.first_key < json_extract(list.value, '$[1]')"
+    " WHERE (s.end_key <= :fresh OR s.is_delayed)"
+    " AND coalesce((SELECT max(end_key) FROM (SELECT end_key FROM ready WHERE first_key < s.end_key"
+    "  ORDER BY first_key DESC LIMIT 1)), 0) <= s.first_key"
+    " AND coalesce((SELECT max(end_key) FROM (SELECT end_key FROM hidden WHERE first_key < s.end_key"
+    "  ORDER BY first_key DESC LIMIT 1)), 0) <= s.first_key)"
+)
+
+
+def erase(tx: Transaction, queue: QueueRow, ranges: Sequence[KeyRange]) -> None:
+    """Delete messages that are neither fresh nor in `ready` or `hidden` any more: with the last of their segment."""
+    tx.execute_named(_ERASE, {"ranges": encode_ranges(ranges), "low": queue.low, "fresh": queue.fresh_key})
+
+
+def keys_of(rows: Sequence[Visible]) -> list[KeyRange]:
+    """Return the ranges of messages' keys."""
+    return gather([row.message[0] for row in rows])

@@ -89,7 +89,17 @@ class Writer:
 
     def _find_group(self, operations: Sequence[Operation]) -> _Group:
         """Return the group that takes a list, and count the list in it."""
-        rows, size_bytes = _weigh(operations)
+        rows = size_bytes = 0
+        for operation in operations:
+            if type(operation) is SendMessages:
+                # What most callers bring.
+                for message in operation.messages:
+                    rows += 1
+                    size_bytes += len(message.body)
+            else:
+                own_rows, own_bytes = _WEIGHTS.get(type(operation), _weigh_row)(operation)
+                rows += own_rows
+                size_bytes += own_bytes
         groups = self._groups
         group = groups[-1] if groups else None
         if group is None or group.rows + rows > ROWS_MAX or group.size_bytes + size_bytes > BYTES_MAX:
@@ -155,24 +165,9 @@ def _tell(group: _Group, outcomes: Sequence[Outcome]) -> None:
             caller.set_exception(outcome)
 
 
-def _weigh(operations: Sequence[Operation]) -> tuple[int, int]:
-    """Return how many rows a list touches, about, and how many bytes it writes."""
-    if len(operations) == 1:
-        return _WEIGHTS.get(type(operations[0]), _weigh_row)(operations[0])
-    weights = [_WEIGHTS.get(type(operation), _weigh_row)(operation) for operation in operations]
-    return sum([rows for rows, _ in weights]), sum([size_bytes for _, size_bytes in weights])
-
-
 def _weigh_row(operation: Operation) -> tuple[int, int]:
     del operation
     return 1, 0
-
-
-def _weigh_messages(operation: SendMessages) -> tuple[int, int]:
-    messages = operation.messages
-    if len(messages) == 1:  # what most senders send
-        return 1, len(messages[0].body)
-    return len(messages), sum([len(message.body) for message in messages])
 
 
 def _weigh_records(operation: AppendRecords) -> tuple[int, int]:
@@ -197,7 +192,6 @@ def _weigh_failure(operation: KeepFailure) -> tuple[int, int]:
 
 #: By type, as every send and every receive passes here; what is not listed is one row.
 _WEIGHTS: Mapping[type[Operation], Callable[[Any], tuple[int, int]]] = {
-    SendMessages: _weigh_messages,
     AppendRecords: _weigh_records,
     ReceiveMessages: _weigh_count,
     MoveMessages: _weigh_count,

@@ -272,6 +272,26 @@ class QueueCarePromises(StoreKit):
 
         self.check(scenario)
 
+    def test_what_is_dropped_leaves_the_others_as_they_are(self) -> None:
+        """Their numbers, their order, and receipts of those that are being worked on."""
+
+        async def scenario(store: Store) -> None:
+            await define_queue(store)
+            await send(store, "one", "two", "three", "four", "five")
+            (first,) = (await receive(store, count_max=1, timeout_s=100)).messages
+            before = {found.id: found.number for found in await store.peek("orders", count_max=9, now_ms=at(1))}
+            assert await commit_one(store, DropMessages(queue="orders", ids=("two", "four"))) == 2
+            after = {found.id: found.number for found in await store.peek("orders", count_max=9, now_ms=at(1))}
+            assert after == {name: before[name] for name in ("one", "three", "five")}
+            await send(store, "six", after_s=1)
+            received = (await receive(store, after_s=1)).messages
+            assert [found.id for found in received] == ["three", "five", "six"]
+            receipts = (first.receipt, *[found.receipt for found in received])
+            assert await commit_one(store, DeleteMessages(queue="orders", receipts=receipts)) == []
+            assert await counts(store) == (0, 0, 0)
+
+        self.check(scenario)
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def test_peek_shows_each_message_as_it_stands(self) -> None:

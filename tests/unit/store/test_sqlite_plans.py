@@ -15,7 +15,7 @@ NOW_MS = 1_767_225_600_000
 #: May be walked: tables with a row for each thing that somebody has defined, what a statement brings along, and what it
 #: has found by itself (that step is looked at too); checkpoints are read as a whole when the file is opened.
 WALKED = re.compile(
-    r"SCAN ((queue|stream|shard|destination|checkpoint|json_each|list|lanes)\b|\(subquery|\d+ CONSTANT ROWS)"
+    r"SCAN ((queue|stream|shard|destination|checkpoint|json_each|list|lanes|start)\b|\(subquery|\d+ CONSTANT ROWS)"
 )
 
 
