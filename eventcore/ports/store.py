@@ -47,7 +47,7 @@ class DefineQueue(Operation, frozen=True, kw_only=True):
     settings: QueueSettings
 
 
-class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
+class NewMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message to send."""
 
     id: str
@@ -64,7 +64,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
 IDEMPOTENCY_DAYS = 15
 
 
-class SendMessages(Operation, frozen=True, kw_only=True):
+class SendMessages(Operation, frozen=True, kw_only=True, gc=False):
     """Put messages into a queue, in order. Returns the ids of those that were new, in order.
 
     Raises:
@@ -80,7 +80,7 @@ class SendMessages(Operation, frozen=True, kw_only=True):
     is_bounded: bool = False
 
 
-class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message as it stands in a queue."""
 
     number: int  #: rises as sent
@@ -127,7 +127,7 @@ class ReceiveResult(msgspec.Struct, frozen=True):
     next_visible_ms: int = 0  #: when the next hidden or delayed message shows; 0 when there is none
 
 
-class DeleteMessages(Operation, frozen=True, kw_only=True):
+class DeleteMessages(Operation, frozen=True, kw_only=True, gc=False):
     """Delete received messages. Returns the receipts that no longer owned theirs, as a list."""
 
     queue: str

@@ -49,11 +49,36 @@ def write_receipt(key: int, receive_count: int, visible_ms: int) -> str:
 
 def read_receipt(receipt: str, owner: int) -> Lease | None:
     """Return what a receipt of a queue says; None for a text that can't be one of its receipts."""
+    for (receive_count, visible_ms), (key,) in read_receipts([receipt], owner).items():
+        return key, receive_count, visible_ms
+    return None
+
+
+def read_receipts(receipts: Iterable[str], owner: int) -> dict[tuple[int, int], dict[int, str]]:
+    """Return a queue's receipts by their receive (its count and its end), then by key; without what can be none."""
+    by_ending: dict[str, dict[int, str]] = {}
+    low, high = first_key(owner), first_key(owner + 1)
+    for receipt in receipts:
+        # Those of one receive end alike, nearly always all of them: the ending is read once.
+        text, _, ending = receipt.partition("-")
+        try:
+            key = int(text)
+        except ValueError:
+            continue
+        if low <= key < high:
+            keys = by_ending.get(ending)
+            if keys is None:
+                keys = by_ending[ending] = {}
+            keys[key] = receipt
+    return {receive: keys for ending, keys in by_ending.items() if (receive := _read_ending(ending))}
+
+
+def _read_ending(ending: str) -> tuple[int, int] | None:
     try:
-        key, receive_count, visible_ms = map(int, receipt.split("-"))
+        receive_count, visible_ms = map(int, ending.split("-"))
     except ValueError:
         return None
-    return (key, receive_count, visible_ms) if key >> SEQUENCE_BITS == owner and receive_count else None
+    return (receive_count, visible_ms) if receive_count else None
 
 
 def expired_ms(settings: QueueSettings, now_ms: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from eventcore.ports import store as port
 from eventcore.store.key_ranges import KeyRange, gather
-from eventcore.store.rules import read_receipt, write_receipt
+from eventcore.store.rules import read_receipts, write_receipt
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import (
     Mark,
@@ -32,7 +32,7 @@ class _Owned:
         self.marks: list[Mark] = []
         if rows := self._of_this(hidden_within(tx.connection, keys)):
             self.marks += take_hidden(tx, queue, rows, keys).marks
-        if sum([end - first for first, end, *_ in self.marks]) == len(receipts):
+        if self.count == len(receipts):
             return
         # Visible again, but nobody has received them: the receipt is still good (Lambda semantics §3.2).
         if rows := self._of_this(ready_within(tx.connection, keys)):
@@ -40,6 +40,11 @@ class _Owned:
 
     def _of_this(self, rows: Sequence[Mark]) -> list[Mark]:
         return [row for row in rows if (row[2], row[4]) == self._receive]
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return sum([end - first for first, end, *_ in self.marks])
 
     @property
     def ranges(self) -> list[KeyRange]:
@@ -55,13 +60,7 @@ class _Owned:
 
 def _owned(tx: Transaction, queue: QueueRow, receipts: Sequence[str]) -> Iterator[_Owned]:
     """Find what receipts own, receive by receive: nearly always all of them come from one."""
-    by_receive: dict[tuple[int, int], dict[int, str]] = {}
-    for receipt in receipts:
-        lease = read_receipt(receipt, queue.number)
-        if lease is not None:
-            key, receive_count, visible_ms = lease
-            by_receive.setdefault((receive_count, visible_ms), {})[key] = receipt
-    for receive, by_key in by_receive.items():
+    for receive, by_key in read_receipts(receipts, queue.number).items():
         yield _Owned(tx, queue, receive, by_key)
 
 
@@ -69,9 +68,13 @@ def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:
     """Carry out `DeleteMessages`."""
     queue = tx.ledger.queues[operation.queue]
     stale = dict.fromkeys(operation.receipts)
-    for owned in _owned(tx, queue, operation.receipts):
+    found = list(_owned(tx, queue, operation.receipts))
+    for owned in found:
         if owned.marks:
             erase(tx, queue, owned.ranges)
+    if sum([owned.count for owned in found]) == len(stale):
+        return []
+    for owned in found:
         for _key, receipt in owned.receipts():
             del stale[receipt]
     return list(stale)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eventcore.ports import store as port
 from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
-from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, is_exhausted, is_expired, write_receipt
+from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, expired_ms, is_exhausted, write_receipt
 from eventcore.store.sqlite.marks import Mark, hide
 from eventcore.store.sqlite.transaction import Transaction
 from eventcore.store.sqlite.visible import (
@@ -71,13 +71,14 @@ class _Receive:
 
     def _sort(self, rows: Sequence[Visible]) -> int:
         """Sort messages; return how many: a receive of none stops at the first that is not expired."""
-        settings, now_ms = self._queue.settings, self._operation.now_ms
+        settings, is_receiving = self._queue.settings, self._operation.count_max > 0
+        expired_since_ms, has_policy = expired_ms(settings, self._operation.now_ms), bool(settings.dead_letter_queue)
         for index, row in enumerate(rows):
-            if is_expired(row.message[2], settings, now_ms):
+            if row.message[2] <= expired_since_ms:
                 self._expired.append(row)
-            elif not self._operation.count_max:
+            elif not is_receiving:
                 return index
-            elif is_exhausted(row.receive_count, settings):
+            elif has_policy and is_exhausted(row.receive_count, settings):
                 self._exhausted.append(row)
             else:
                 self._taken.append(row)

@@ -80,10 +80,8 @@ def oldest_visible(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible
         # Only messages whose delay has ended can stand in `ready` behind a fresh one.
         older = sum([row.message[0] < queue.fresh_key for row in rows])
         if older < limit:
-            rows += _fresh(tx, queue, limit - older)
-            if older < len(rows):
-                rows.sort(key=_key)
-                del rows[limit:]
+            fresh = _fresh(tx, queue, limit - older)
+            rows = sorted(rows + fresh, key=_key)[:limit] if len(rows) > older else rows + fresh
     return rows
 
 
