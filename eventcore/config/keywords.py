@@ -86,6 +86,7 @@ class KafkaKeywords(TypedDict, total=False):
 
     client_id: str
     client: Literal["aiokafka", "librdkafka"]
+    group_protocol: Literal["classic", "consumer"]
     session_timeout_ms: int
     heartbeat_interval_ms: int
     max_poll_interval_ms: int

@@ -168,6 +168,7 @@ def _lint_connection(name: str, connection: KafkaConfig, findings: Findings) -> 
             message = f"`{shown}` is not host:port, or several of them with commas between"
             findings.add("EC121", (*path, "bootstrap_servers"), message, 'write it as "127.0.0.1:9092"')
             break
+    _lint_group_protocol(path, connection, findings)
     session, heartbeat = connection.session_timeout_ms, connection.heartbeat_interval_ms
     heartbeat_path, seen = (*path, "heartbeat_interval_ms"), ((*path, "session_timeout_ms"),)
     hint = f"write heartbeat_interval_ms = {session // HEARTBEATS_PER_SESSION} or less"
@@ -182,6 +183,28 @@ def _lint_connection(name: str, connection: KafkaConfig, findings: Findings) -> 
         fetch_path = (*path, "fetch_max_bytes")
         hint = "write max_partition_fetch_bytes no larger than fetch_max_bytes"
         findings.add("EC119", (*path, "max_partition_fetch_bytes"), message, hint, depends_on=(fetch_path,))
+
+
+#: With the new group protocol: a client's setting, and the brokers'. Source: KIP-848.
+_DECIDED_BY_BROKERS = {
+    "session_timeout_ms": "group.consumer.session.timeout.ms",
+    "heartbeat_interval_ms": "group.consumer.heartbeat.interval.ms",
+}
+
+
+def _lint_group_protocol(path: KeyPath, connection: KafkaConfig, findings: Findings) -> None:
+    protocol_path = (*path, "group_protocol")
+    if connection.group_protocol == "classic":
+        return
+    if connection.client == "aiokafka":
+        message = "aiokafka speaks the classic group protocol only"
+        hint = 'write client = "librdkafka" beside it, or take it out'
+        findings.add("EC119", protocol_path, message, hint, depends_on=((*path, "client"),))
+    for setting, theirs in _DECIDED_BY_BROKERS.items():
+        if findings.provenance.is_written((*path, setting)):
+            message = 'with group_protocol = "consumer" the brokers decide on it, and no client is asked'
+            hint = f"take it out; the brokers' own setting is {theirs}"
+            findings.add("EC119", (*path, setting), message, hint, depends_on=(protocol_path,))
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------

@@ -267,6 +267,10 @@ class KafkaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
         Literal["aiokafka", "librdkafka"],
         Meta(description="what reads topics; librdkafka keeps heartbeats off the loop and comes with an extra"),
     ] = "aiokafka"
+    group_protocol: Annotated[
+        Literal["classic", "consumer"],
+        Meta(description="`consumer`: KIP-848's, which moves single shards and which librdkafka speaks; Kafka >= 4.0"),
+    ] = "classic"
     session_timeout_ms: Annotated[
         int, Meta(ge=1000, le=1_800_000, description="silence after which the broker gives the shards to others")
     ] = 45_000

@@ -8,6 +8,10 @@ Kafka is read by several clients. A test marked `both_clients` runs on each of t
 reads or writes Kafka has one of the two marks. `aiokafka_only` says in the test what is aiokafka's alone: a loop that
 stands still (librdkafka sends heartbeats without it, see `test_librdkafka.py`), requests that are counted in its code.
 `test_up_kafka.py` is about starting a broker.
+
+A third "client" is librdkafka with the group protocol of KIP-848 (`kip848` in a test's id), where every client is
+tried. `classic_only` is what cannot be with it: shards that are taken away and come back to the same owner (see
+`test_kip848.py`), and sessions that the client decides on.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ CLIENTS_VARIABLE = "EVENTCORE_KAFKA_CLIENTS"
 CLIENTS: Mapping[str, Mapping[str, str]] = {
     "aiokafka": {},
     "librdkafka": {"client": "librdkafka"},
+    "kip848": {"client": "librdkafka", "group_protocol": "consumer"},
 }
 
 #: What stands between a server's name and the reason, in a skip.
@@ -78,10 +83,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "client_settings" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    is_all = "any_client" in marks and os.environ.get(CLIENTS_VARIABLE) == "all"
-    clients = list(CLIENTS) if "both_clients" in marks or is_all else ["aiokafka"]
+    is_all = bool(marks & {"any_client", "both_clients"}) and os.environ.get(CLIENTS_VARIABLE) == "all"
+    clients = list(CLIENTS) if is_all else ["aiokafka", "librdkafka"] if "both_clients" in marks else ["aiokafka"]
     if "aiokafka_only" in marks:
         clients = ["aiokafka"]
+    if "classic_only" in marks:
+        clients = [name for name in clients if name != "kip848"]
     metafunc.parametrize("client_settings", [CLIENTS[name] for name in clients], ids=clients)
 
 

@@ -20,8 +20,7 @@ PATIENCE_S = 60.0
 PIPELINE = """
 [kafka.local]
 bootstrap_servers = "{address}"
-session_timeout_ms = {session_timeout_ms}
-heartbeat_interval_ms = 500
+{session}
 max_poll_interval_ms = {max_poll_interval_ms}
 rebalance_timeout_ms = 10000
 {connection}
@@ -92,6 +91,19 @@ class EngineFolder:
                 env={**os.environ, "NO_COLOR": "1", **environment},
             )
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with; None while it runs."""
+        assert self.process is not None
+        return self.process.poll()
+
+    def end(self) -> None:
+        """Leave nothing running, and show what it said."""
+        if self.process is not None:
+            sys.stderr.write(f"--- {self.folder.name}\n{self.log()[-4000:]}\n")
+            if self.exit_code is None:
+                self.kill()
+
     def kill(self) -> None:
         """End it as a crash does."""
         assert self.process is not None
@@ -109,6 +121,12 @@ class EngineFolder:
         return (self.folder / "engine.log").read_text(errors="replace")
 
 
+def session_lines(connection: str, *, timeout_ms: int) -> str:
+    """Return the session's settings for a connection, where it does not leave them to the brokers."""
+    is_classic = "group_protocol" not in connection
+    return f"session_timeout_ms = {timeout_ms}\nheartbeat_interval_ms = 300" if is_classic else ""
+
+
 @contextmanager
 def engine_folders(root: Path, count: int, *, body: str, is_async: bool = False, **settings: Any) -> Iterator[Any]:
     """Make folders with one pipeline each; every engine that still runs at the end is killed."""
@@ -121,6 +139,7 @@ def engine_folders(root: Path, count: int, *, body: str, is_async: bool = False,
         "connection": "",
         **settings,
     }
+    pipeline["session"] = session_lines(pipeline["connection"], timeout_ms=pipeline["session_timeout_ms"])
     folders = []
     for number in range(count):
         folder = root / f"engine-{number}"
@@ -133,9 +152,7 @@ def engine_folders(root: Path, count: int, *, body: str, is_async: bool = False,
         yield folders
     finally:
         for engine in folders:
-            if engine.process is not None and engine.process.poll() is None:
-                engine.kill()
-            sys.stderr.write(f"--- {engine.folder.name}\n{engine.log()[-4000:]}\n" if engine.process else "")
+            engine.end()
 
 
 async def until(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:

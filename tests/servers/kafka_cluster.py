@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from eventcore.clock import SystemClock
 from eventcore.config.reference import Reference
@@ -27,6 +29,8 @@ from eventcore_connectors.kafka import connector
 CONTEXT = ConnectorContext(clock=SystemClock(), ids=SeededIds(1), region="us-east-1", account_id="000000000000")
 TRIM_HORIZON = StartingPosition("TRIM_HORIZON")
 RECORDS_AHEAD_MAX = 10_000
+#: Settings that `group_protocol = "consumer"` does not take.
+DECIDED_BY_BROKERS = frozenset({"session_timeout_ms", "heartbeat_interval_ms"})
 
 _numbers = itertools.count()
 
@@ -110,9 +114,11 @@ class KafkaCluster:
 
     async def members(self, group: str) -> list[tuple[str, str]]:
         """Return a group's members as (member id, client id)."""
-        (response,) = await self.admin.describe_consumer_groups([group])
-        ((*_, members),) = response.groups
-        return [(member[0], member[1]) for member in members]
+        # By the other client: aiokafka's knows groups of the classic protocol only.
+        admin = AdminClient({"bootstrap.servers": self.address})
+        asked = admin.describe_consumer_groups([group])[group]
+        described = await anyio.to_thread.run_sync(asked.result)
+        return [(member.member_id, member.client_id) for member in described.members]
 
     # -- the code under test -------------------------------------------------------------------------------------------
 
@@ -128,9 +134,12 @@ class KafkaCluster:
 
     def config(self, **settings: Any) -> KafkaConfig:
         """Return a connection; a rebalance is noticed at the next heartbeat, so that these come often."""
-        return KafkaConfig(
-            **{"bootstrap_servers": self.address, "heartbeat_interval_ms": 300, **self.client_settings, **settings}
-        )
+        classic = {"heartbeat_interval_ms": 300}
+        chosen = {"bootstrap_servers": self.address, **classic, **self.client_settings, **settings}
+        if chosen.get("group_protocol") == "consumer":
+            # The broker decides: it has the same heartbeats, and sessions of six seconds.
+            chosen = {name: value for name, value in chosen.items() if name not in DECIDED_BY_BROKERS}
+        return KafkaConfig(**chosen)
 
     def source(
         self,

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import pytest
 
-from tests.servers.engines import EngineFolder, engine_folders, until
+from tests.servers.engines import PATIENCE_S, EngineFolder, engine_folders, until
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer
 from tests.servers.network import Network, open_network
@@ -53,6 +54,13 @@ async def finish(kafka: KafkaCluster, topic: str, engine: EngineFolder, count: i
         assert committed.offset == count // PARTITIONS
 
 
+async def until_expelled(kafka: KafkaCluster, group: str) -> None:
+    """Wait until the broker has given up on a group's members."""
+    with anyio.fail_after(PATIENCE_S):
+        while await kafka.members(group):  # noqa: ASYNC110 - another process sets no event of ours
+            await anyio.sleep(0.1)
+
+
 @pytest.mark.both_clients
 @pytest.mark.parametrize("is_long", [False, True], ids=["within the session", "longer than the session"])
 async def test_a_cut_network_costs_nothing_but_time(
@@ -82,9 +90,11 @@ async def test_a_cut_network_costs_nothing_but_time(
             connections = network.opened_count
             await send_numbers(kafka, topic, range(COUNT, 2 * COUNT))
             if is_long:
-                await until(lambda: "shard.released" in engine.log(), "the engine has given its shards up")
+                await until_expelled(kafka, topic)
             network.heal()
             await until(lambda: network.opened_count > connections, "the engine is back")
+            if is_long:
+                await until(lambda: "shard.released" in engine.log(), "the engine has given its shards up")
             await finish(kafka, topic, engine, 2 * COUNT)
 
 

@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.behaviours.commands import run_process
-from tests.servers.engines import PATIENCE_S, EngineFolder, until
+from tests.servers.engines import PATIENCE_S, EngineFolder, session_lines, until
 from tests.servers.kafka_cluster import KafkaCluster
 
 pytestmark = pytest.mark.any_client
@@ -22,8 +22,7 @@ pytestmark = pytest.mark.any_client
 PIPELINE = """
 [kafka.local]
 bootstrap_servers = "{address}"
-session_timeout_ms = 6000
-heartbeat_interval_ms = 300
+{session}
 {connection}
 
 [functions.work]
@@ -151,7 +150,9 @@ async def _exchange(kafka: KafkaCluster, root: Path, **settings: Any) -> Exchang
         "failed": await kafka.create_topic("failed", partitions=PARTITIONS),
     }
     chosen = {"delivery": "exactly_once", "runtime": "inline", "body": "pass", **settings}
-    return Exchange(kafka, root, topics, {"address": kafka.address, "connection": kafka.connection, **chosen})
+    session = session_lines(kafka.connection, timeout_ms=6000)
+    here = {"address": kafka.address, "connection": kafka.connection, "session": session}
+    return Exchange(kafka, root, topics, {**here, **chosen})
 
 
 #: Where the engine is killed, one after the other, each some times into its life.
@@ -174,15 +175,17 @@ async def test_an_engine_that_is_killed_at_every_step_leaves_each_result_once(
     """The proof that the issue asks for: kills at every step, counted by a reader of committed records."""
     exchange = await _exchange(kafka, tmp_path, connection=kafka.connection + 'group_instance_id = "one"')
     engine = exchange.engine()
-    for point in KILLS:
-        await exchange.send(200)
-        engine.start(EVENTCORE_KILL_AT=point)
-        assert engine.process is not None
-        code = await anyio.to_thread.run_sync(engine.process.wait, 30)
-        assert code == -signal.SIGKILL, (point, engine.log())
-    engine.start()
-    await exchange.wait_settled()
-    assert engine.stop() == 0
+    try:
+        for point in KILLS:
+            await exchange.send(200)
+            engine.start(EVENTCORE_KILL_AT=point)
+            await until(lambda: engine.exit_code is not None, f"it is killed at {point}")
+            assert engine.exit_code == -signal.SIGKILL, (point, engine.log())
+        engine.start()
+        await exchange.wait_settled()
+        assert engine.stop() == 0
+    finally:
+        engine.end()
     await exchange.assert_exactly_once()
     # The kills have hit: the function ran more often than there are orders.
     assert len((engine.folder / "seen.log").read_text().splitlines()) > len(KILLS) * 200
@@ -209,8 +212,7 @@ async def test_an_engine_that_stood_still_is_fenced_off(kafka: KafkaCluster, tmp
         assert first.stop() == 0
     finally:
         for engine in (first, second):
-            if engine.process is not None and engine.process.poll() is None:
-                engine.kill()
+            engine.end()
     await exchange.assert_exactly_once()
 
 
@@ -231,8 +233,7 @@ async def test_a_partition_that_is_moved_back_gives_each_result_once_more(kafka:
         log = await anyio.to_thread.run_sync(lambda: run_process(*told, cwd=engine.folder))
         assert engine.stop() == 0
     finally:
-        if engine.process is not None and engine.process.poll() is None:
-            engine.kill()
+        engine.end()
     (entry,) = json.loads(log.stdout)
     where = re.fullmatch(r"from (\d+) to 0", entry["detail"])
     assert where is not None
@@ -257,8 +258,7 @@ async def test_results_are_sent_on_under_their_records_key_in_order(
         await exchange.wait_settled()
         assert engine.stop() == 0
     finally:
-        if engine.process is not None and engine.process.poll() is None:
-            engine.kill()
+        engine.end()
     await exchange.assert_exactly_once()
     reader = AIOKafkaConsumer(exchange.topics["results"], bootstrap_servers=kafka.address, auto_offset_reset="earliest")
     await reader.start()

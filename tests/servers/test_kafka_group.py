@@ -112,6 +112,7 @@ async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None
 
 
 @pytest.mark.both_clients
+@pytest.mark.classic_only
 async def test_a_shard_that_comes_back_keeps_its_failing_work(kafka: KafkaCluster) -> None:
     """Whoever gets a shard in a rebalance goes on with its attempts; what was not settled comes again."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
@@ -174,7 +175,7 @@ async def test_a_process_that_stood_still_writes_nothing(kafka: KafkaCluster) ->
             await victim.stdin.send(b"settle\n")
             victim.send_signal(signal.SIGCONT)
             with anyio.fail_after(HAPPENS_WITHIN_S):
-                assert await victim.stdout.receive() == b"lost\n"
+                assert (await victim.stdout.receive()).startswith(b"lost")
             mark = await kafka.committed("g", topic)
             assert mark is not None
             assert (mark.offset, mark.metadata) == (4, "")

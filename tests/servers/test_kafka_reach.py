@@ -120,6 +120,7 @@ async def test_a_broker_that_comes_back_is_read_on(kafka: KafkaCluster, kafka_se
 
 
 @pytest.mark.both_clients
+@pytest.mark.classic_only
 async def test_a_broker_that_stays_away_is_told(kafka: KafkaCluster, kafka_server: KafkaServer) -> None:
     """After a session without an answer others own the shards: they are given up, and the mapping shows why."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"

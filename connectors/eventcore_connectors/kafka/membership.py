@@ -96,7 +96,7 @@ class Member(Protocol):
 
     @property
     def generation(self) -> int:
-        """The group's generation in which this member got partitions last; it rises with every owner."""
+        """The group's generation, or this member's epoch, in which it got partitions; it rises with every owner."""
         ...
 
     def is_over(self, generation: int) -> bool:
@@ -173,8 +173,12 @@ class Member(Protocol):
     async def commit(self, generation: int, marks: Mapping[Partition, Mark]) -> None:
         """Commit offsets with their metadata as a member of that generation. The caller bounds and shields it.
 
+        Args:
+            generation: in which the partitions were taken; the first one, where they came one by one.
+            marks: those of partitions that were given up since are not written.
+
         Raises:
-            Fenced: the generation is over; nothing was written.
+            Fenced: the generation is over, or all were given up; nothing was written.
             ClientFailed: the broker refuses it for good (permissions, metadata too large).
         """
         ...

@@ -28,7 +28,7 @@ LAST_TIMEOUT_S = 3.0
 
 
 class Progress:
-    """The shards that are owned now, all taken in one generation of the group."""
+    """The shards that are owned now; the generations in which they were taken are over together."""
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class Progress:
         try:
             # Shielded: an answer that nobody waited for would leave it open what the broker has.
             with anyio.fail_after(timeout_s, shield=True):
-                await self.member.commit(shards[0].epoch, {shard.partition: marks[shard.name] for shard in shards})
+                taken = min(shard.epoch for shard in shards)
+                await self.member.commit(taken, {shard.partition: marks[shard.name] for shard in shards})
         except Fenced:
             return shards
         except (ClientFailed, TimeoutError) as error:

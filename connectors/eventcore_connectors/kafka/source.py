@@ -70,7 +70,7 @@ class KafkaSource:
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
         self._partitions_at_open: frozenset[Partition] = frozenset()
         self._failure: SourceUnavailable | None = None
-        self._is_revoking = False
+        self._revoking: frozenset[str] = frozenset()  #: shards that the listener is giving up
         self._is_closed = False
         self._is_receiving = False
         self._is_left = False  #: the last receive was cancelled: nobody may come again (a drain)
@@ -101,7 +101,7 @@ class KafkaSource:
         if is_closed or progress is None:
             return
         try:
-            await self._end_transactions()
+            await self._end_transactions(list(progress.shards.values()))
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
             progress.shards.clear()
@@ -170,7 +170,7 @@ class KafkaSource:
         received = []
         for partition, records in polled.items():
             shard = progress.shards.get(partition.shard)
-            if shard is not None and not self._is_revoking:
+            if shard is not None and shard.name not in self._revoking:
                 shard.deliver(records[-1].position)
                 received.append(ShardRecords(shard.name, records))
         return received
@@ -227,7 +227,7 @@ class KafkaSource:
     def _update_readable(self) -> None:
         """Note what may be read now, and end a pending receive that waits for something else."""
         progress = self._opened()
-        readable = () if self._is_revoking else progress.shards.values()
+        readable = [shard for name, shard in progress.shards.items() if name not in self._revoking]
         self._readable = tuple(shard.partition for shard in readable if not shard.is_paused)
         self._silent_s = 0.0
         progress.member.interrupt()
@@ -325,10 +325,10 @@ class KafkaSource:
             self._fail(str(error))
         await self._lose([owned])
 
-    async def _end_transactions(self) -> None:
+    async def _end_transactions(self, shards: Sequence[OwnedShard]) -> None:
         """End the transactions of shards that are being given up; what can't be ended is undone."""
         if self._results is not None and self._results.is_exactly_once:
-            for shard in list(self._opened().shards.values()):
+            for shard in shards:
                 await self._commit_results(shard)
 
     @property
@@ -345,44 +345,47 @@ class KafkaSource:
     # -- shards come and go: called by the member, one after the other -------------------------------------------------
 
     async def _on_revoked(self, partitions: Sequence[Partition]) -> None:
-        """Give up every partition: a rebalance takes all, also those that come back."""
-        del partitions
+        """Give up partitions: all, also those that come back, or under the new group protocol those that others get."""
         progress = self._opened()
-        shards = list(progress.shards.values())
+        found = [progress.shards.get(partition.shard) for partition in partitions]
+        shards = [shard for shard in found if shard is not None]
         if self._is_closed or not shards:
             return
         if progress.member.is_over(shards[0].epoch):
             await self._lose(shards)
             return
         assert self._listener is not None
-        self._is_revoking = True
+        names = [shard.name for shard in shards]
+        self._revoking = frozenset(names)
         self._update_readable()
         try:
-            await self._listener.on_revoked([shard.name for shard in shards])
-            await self._end_transactions()
+            await self._listener.on_revoked(names)
+            await self._end_transactions([shard for shard in shards if progress.shards.get(shard.name) is shard])
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
-            progress.shards.clear()
-            if self._results is not None:
-                await self._results.release([shard.name for shard in shards])
-            self._lost.clear()
-            self._is_revoking = False
+            await self._forget(names)
+            self._revoking = frozenset()
             self._update_readable()
 
     async def _lose(self, shards: Sequence[OwnedShard]) -> None:
         """Forget shards that another member may own, and say so."""
         owned = self._opened().shards
         names = [shard.name for shard in shards if owned.get(shard.name) is shard]
+        await self._forget(names)
+        # Whoever is being told that shards are revoked learns the rest from `settle`.
+        told = [name for name in names if name not in self._revoking]
+        if told and not self._is_closed:
+            assert self._listener is not None
+            await self._listener.on_lost(told)
+
+    async def _forget(self, names: Sequence[str]) -> None:
+        owned = self._opened().shards
         for name in names:
-            del owned[name]
+            owned.pop(name, None)
         self._lost = [entry for entry in self._lost if entry.shard in owned]
         self._update_readable()
         if self._results is not None:
             await self._results.release(names)
-        # Whoever is being told that shards are revoked learns the rest from `settle`.
-        if names and not self._is_closed and not self._is_revoking:
-            assert self._listener is not None
-            await self._listener.on_lost(names)
 
     async def _on_assigned(self, partitions: Sequence[Partition]) -> None:
         """Look up where each partition is to be read from, and hand it to the listener."""

@@ -73,6 +73,7 @@ KAFKA = 'source = "kafka:k/t"\nfunction = "f"\nstarting_position = "LATEST"\n'
 QUEUE = 'source = "queue:q"\nfunction = "g"\n'
 INLINE = 'handler = "a.b"\nruntime = "inline"\n'
 SERVERS = 'bootstrap_servers = "h:1"\n'
+KIP848 = SERVERS + 'client = "librdkafka"\ngroup_protocol = "consumer"\n'
 REDRIVE = 'redrive_policy = { dead_letter_queue = "dead" }\n'
 AWS_WINDOW = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
 
@@ -216,6 +217,9 @@ CASES = [
     ({"functions__f": INLINE + 'environment = { A = "b" }'}, "EC118", "functions.f.environment", "no effect", "process"),
     ({"functions__f": 'handler = "a.b"\nstart = "spawn"\npreload = ["json"]'}, "EC118", "functions.f.preload", "afresh", "one of the two"),
     ({"kafka__k": SERVERS + "session_timeout_ms = 3000"}, "EC119", "kafka.k.heartbeat_interval_ms", "too late", "= 1000"),
+    ({"kafka__k": SERVERS + 'group_protocol = "consumer"'}, "EC119", "kafka.k.group_protocol", "aiokafka speaks the classic", 'client = "librdkafka"'),
+    ({"kafka__k": KIP848 + "session_timeout_ms = 45000"}, "EC119", "kafka.k.session_timeout_ms", "the brokers decide", "group.consumer.session.timeout.ms"),
+    ({"kafka__k": KIP848 + "heartbeat_interval_ms = 300"}, "EC119", "kafka.k.heartbeat_interval_ms", "the brokers decide", "group.consumer.heartbeat.interval.ms"),
     ({"kafka__k": SERVERS + "fetch_max_bytes = 4096"}, "EC119", "kafka.k.max_partition_fetch_bytes", "4096", "no larger"),
     ({"functions__f": 'handler = "orders"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.NAME`"),
     ({"functions__f": 'handler = "orders:price"'}, "EC120", "functions.f.handler", "not module.attribute", "`orders.price`?"),
@@ -285,6 +289,7 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {"functions__f": 'handler = "a.b"\nenvironment = { AWS_ACCESS_KEY_ID = "x" }'},
         {"kafka__k": 'bootstrap_servers = "h:1,[::1]:9092, i:65535"'},
         {"kafka__k": SERVERS + "session_timeout_ms = 9000"},
+        {"kafka__k": KIP848 + "rebalance_timeout_ms = 9000"},
     ],
     ids=lambda tables: " ".join(str(settings).split()[-3:][0] for settings in tables.values()),
 )

@@ -28,6 +28,7 @@ SETTINGS: Mapping[str, Any] = {
     "bootstrap_servers": "127.0.0.1:1",
     "client_id": "mine",
     "client": "aiokafka",
+    "group_protocol": "classic",
     "session_timeout_ms": 6001,
     "heartbeat_interval_ms": 1001,
     "max_poll_interval_ms": 8001,
@@ -98,8 +99,10 @@ def test_every_setting_reaches_the_client_under_its_own_name(monkeypatch: pytest
         member.GroupMember(msgspec.convert(SETTINGS, KafkaConfig), "orders", "a-group")
     assert set(SETTINGS) | IN_FILES == set(KafkaConfig.__struct_fields__), "a new setting needs a place in the client"
     asked["ssl_check_hostname"] = asked.pop("ssl_context").check_hostname
-    assert {name: asked[name] for name in SETTINGS.keys() - {"client"}} == {
-        name: value for name, value in SETTINGS.items() if name != "client"
+    # Which client it is, and the protocol that this one has no choice of.
+    ours = {"client", "group_protocol"}
+    assert {name: asked[name] for name in SETTINGS.keys() - ours} == {
+        name: value for name, value in SETTINGS.items() if name not in ours
     }
     assert asked["group_id"] == "a-group"
     assert asked["enable_auto_commit"] is False
@@ -112,7 +115,7 @@ def test_every_setting_reaches_librdkafka_under_its_name() -> None:
         assert asked[name.replace("_", ".")] == SETTINGS[name]
     for name in ("max_partition_fetch_bytes", "isolation_level", "group_instance_id", "security_protocol"):
         assert asked[name.replace("_", ".")] == SETTINGS[name]
-    assert asked["group.id"] == "a-group"
+    assert (asked["group.id"], asked["group.protocol"]) == ("a-group", "classic")
     assert asked["max.poll.interval.ms"] == SETTINGS["rebalance_timeout_ms"], "how long a rebalance waits"
     assert asked["socket.timeout.ms"] == SETTINGS["request_timeout_ms"]
     assert asked["topic.metadata.refresh.interval.ms"] == SETTINGS["metadata_max_age_ms"]
@@ -129,7 +132,7 @@ def test_every_setting_reaches_librdkafka_under_its_name() -> None:
 def test_librdkafka_takes_every_setting() -> None:
     """It refuses what it does not know, and what contradicts itself."""
     smallest = {**SETTINGS, "fetch_max_bytes": 1024, "max_partition_fetch_bytes": 1024}
-    for settings in (smallest, {"bootstrap_servers": "127.0.0.1:1"}):
+    for settings in (smallest, {**smallest, "group_protocol": "consumer"}, {"bootstrap_servers": "127.0.0.1:1"}):
         Consumer(member_settings(msgspec.convert(settings, KafkaConfig), "a-group", lambda: 0)).close()
 
 

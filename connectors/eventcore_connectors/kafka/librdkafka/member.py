@@ -52,7 +52,6 @@ _FENCED = frozenset(
         KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.FENCED_INSTANCE_ID,
         KafkaError.FENCED_MEMBER_EPOCH,
-        KafkaError.STALE_MEMBER_EPOCH,
     }
 )
 #: Nobody has answered yet.
@@ -72,6 +71,8 @@ _MOVED = frozenset(
         KafkaError._TRANSPORT,  # noqa: SLF001
         KafkaError._TIMED_OUT,  # noqa: SLF001
         KafkaError._IN_PROGRESS,  # noqa: SLF001
+        # The group has given us a newer epoch, which is under way: what we have given up is not sent again.
+        KafkaError.STALE_MEMBER_EPOCH,
     }
 )
 
@@ -91,7 +92,10 @@ class LibrdkafkaMember:
             look_every_s=self._config.metadata_max_age_ms / 1000,
             now_s=asyncio.get_running_loop().time,
         )
-        self._pump = Pump({**settings, "logger": _LOG}, self._subscription, self._wake)
+        self._is_incremental = self._config.group_protocol == "consumer"
+        self._pump = Pump(
+            {**settings, "logger": _LOG}, self._subscription, self._wake, is_incremental=self._is_incremental
+        )
         self._arrived: anyio.Event | None = None
         self._is_interrupted = False
         self._has_left = False
@@ -170,11 +174,11 @@ class LibrdkafkaMember:
     @property
     def generation(self) -> int:
         """The group's generation in which this member got partitions last; -1 when it was thrown out."""
-        return self._pump.generation
+        return self._pump.assignment.generation
 
     def is_over(self, generation: int) -> bool:
         """Tell whether partitions that were taken in that generation may have other owners by now."""
-        return self.generation != generation
+        return self._pump.assignment.is_over(generation)
 
     @property
     def knows_topics(self) -> bool:
@@ -278,14 +282,12 @@ class LibrdkafkaMember:
     async def commit(self, generation: int, marks: Mapping[Partition, Mark]) -> None:
         """Commit offsets with their metadata; see `Member.commit`.
 
-        librdkafka sends whatever generation it is in. It is not in a newer one before our callbacks have given up the
-        partitions of the older; and this does not begin while they wait.
+        librdkafka sends whatever generation, or epoch, it is in. It is not in one of others before our callbacks have
+        given up the partitions; and what was given up is not sent.
         """
         offsets = [_as_committed(partition, mark) for partition, mark in marks.items()]
         while True:
-            if self.is_over(generation):
-                raise Fenced
-            refused = await self._pump.commit(offsets)
+            refused = await self._pump.commit(generation, offsets)
             if refused is None:
                 return
             if refused.code() in _FENCED:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -21,6 +20,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from eventcore_connectors.kafka.librdkafka.assignment import Assignment
 from eventcore_connectors.kafka.librdkafka.held import Held
 from eventcore_connectors.kafka.librdkafka.messages import Message, read_topics
 from eventcore_connectors.kafka.librdkafka.subscription import Subscription
@@ -36,8 +36,6 @@ _AT_ONCE = 2_000
 #: So long a taker may need for what is held before librdkafka is told to pause, seconds: it drops what it has fetched
 #: of a paused partition, and fetches it again afterwards.
 _PATIENCE_S = 0.05
-#: Where the serialised group metadata has the generation: behind its mark, in the machine's byte order.
-_GENERATION = slice(7, 11)
 #: Errors that do not go away by themselves.
 _FAILURES = frozenset(
     {
@@ -45,6 +43,8 @@ _FAILURES = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.UNSUPPORTED_VERSION,
         KafkaError._AUTHENTICATION,  # noqa: SLF001
+        # As a message it does not say that it is one.
+        KafkaError._FATAL,  # noqa: SLF001
     }
 )
 #: A topic is not there.
@@ -65,16 +65,19 @@ class _Statistics(msgspec.Struct):
 class Pump:
     """Reads topics for a group. Life: `open`, `ask` if need be, `begin`, then anything, then `stop`."""
 
-    def __init__(self, settings: Mapping[str, Any], subscription: Subscription, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], subscription: Subscription, wake: Callable[[], None], *, is_incremental: bool
+    ) -> None:
         """Start nothing yet.
 
         Args:
             settings: librdkafka's.
             subscription: says when it is in the group.
             wake: called in the loop when there is something to take.
+            is_incremental: whether partitions come and go one by one.
         """
         self.held = Held()
-        self.generation = -1  #: of the last assignment; -1 when it was lost
+        self.assignment = Assignment(self.held, is_incremental=is_incremental)
         self.answers = 0  #: rises whenever brokers have answered
         self.contacts = 0  #: rises now and then while a broker is connected
         self.ends: dict[Partition, int] = {}  #: by partition, the offset that the next record gets
@@ -86,7 +89,6 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._hooks: tuple[PartitionsHook, PartitionsHook] | None = None
         self._is_stopping = self._is_in_callback = False
-        self._assigned: set[Partition] = set()
         self._paused: set[Partition] = set()
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._committing: Future[KafkaError | None] | None = None
@@ -120,12 +122,18 @@ class Pump:
         self._questions.put(lambda: _settle(answer, lambda: question(self._kafka)))
         return await asyncio.wrap_future(answer)
 
-    async def commit(self, offsets: list[TopicPartition]) -> KafkaError | None:
-        """Commit, after what was committed before, and return what the broker has against it."""
+    async def commit(self, generation: int, offsets: list[TopicPartition]) -> KafkaError | None:
+        """Commit, after what was committed before, and return what the broker has against it.
+
+        Args:
+            generation: in which the partitions were taken, or the first of those in which they were.
+            offsets: those of partitions that were given up meanwhile are left out.
+        """
         while (before := self._committing) is not None and not before.done() and not self._is_in_callback:
             await asyncio.wait([asyncio.wrap_future(before)])
         self._committing = answer = Future[KafkaError | None]()
-        self._questions.put(lambda: self._send_commit(offsets, answer))
+        # Looked at by the thread: only there nothing changes until it is sent.
+        self._questions.put(lambda: self._send_commit(self.assignment.still_ours(generation, offsets), answer))
         return await asyncio.wrap_future(answer)
 
     async def stop(self) -> None:
@@ -163,8 +171,8 @@ class Pump:
             while not self._is_stopping and not self._loop.is_closed():
                 self._answer()
                 if self._hooks is not None:
-                    self._subscription.keep(self._kafka, self._callbacks, has_partitions=bool(self._assigned))
-                    self._seek()
+                    self._keep_membership()
+                    self._paused -= set(self.assignment.seek(self._kafka))
                     self._balance()
                 self._read()
         finally:
@@ -179,13 +187,12 @@ class Pump:
         while not self._questions.empty():
             self._questions.get()()
 
-    def _seek(self) -> None:
-        """Read partitions from where the loop asks: librdkafka's seek refuses those whose position was passed."""
-        if self._assigned.isdisjoint(self.held.seeks()):
-            return
-        # Under this protocol it can't be done for one alone.
-        self._kafka.assign(self._from_held(self._assigned))
-        self._paused = set()
+    def _keep_membership(self) -> None:
+        try:
+            self._subscription.keep(self._kafka, self._callbacks, has_partitions=bool(self.assignment.partitions))
+        except ClientFailed as error:
+            self.failure = error
+            self._notify()
 
     def _balance(self) -> None:
         """Let librdkafka pause partitions of which too much is held, and go on with those that have room again."""
@@ -225,7 +232,9 @@ class Pump:
 
     def _send_commit(self, offsets: list[TopicPartition], answer: Future[KafkaError | None]) -> None:
         try:
-            if self._is_in_callback:
+            if not offsets:
+                self._end_commit(answer, KafkaError(KafkaError.ILLEGAL_GENERATION))
+            elif self._is_in_callback:
                 # Nothing is polled here, and so no answer would come.
                 self._end_commit(answer, _first_error(self._kafka.commit(offsets=offsets, asynchronous=False)))
             else:
@@ -256,32 +265,24 @@ class Pump:
 
     def _on_assigned(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
         ours = _ours(partitions)
-        metadata = cast("bytes", kafka.consumer_group_metadata())
-        self.generation = int.from_bytes(metadata[_GENERATION], sys.byteorder, signed=True)
+        self.assignment.begin(kafka, ours)
         assert self._hooks is not None, "it has begun"
         self._call(self._hooks[1], ours)
-        # A partition that the hook gave no position is not read: it has said why.
-        begun = self.held.seeks().keys() & set(ours)
-        self._assigned = begun
-        kafka.assign(self._from_held(begun))
+        self.assignment.read(kafka, ours)
 
     def _on_revoked(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
         if not self._subscription.is_in:
             # We left: there is nobody to settle anything for.
-            self.generation = -1
+            self.assignment.lose()
         ours = _ours(partitions)
         assert self._hooks is not None, "it has begun"
         self._call(self._hooks[0], ours)
-        self._give_up(kafka, ours)
+        self._paused -= set(ours)
+        self.assignment.give_up(kafka, ours)
 
     def _on_lost(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self.generation = -1
+        self.assignment.lose()
         self._on_revoked(kafka, partitions)
-
-    def _give_up(self, kafka: Consumer, partitions: Sequence[Partition]) -> None:
-        self.held.drop(partitions)
-        self._assigned, self._paused = set(), set()
-        kafka.unassign()
 
     def _call(self, hook: PartitionsHook, partitions: Sequence[Partition]) -> None:
         """Run a hook in the loop and wait for it, unless the loop is ending; answer what it asks."""
@@ -307,9 +308,6 @@ class Pump:
     @staticmethod
     def _all(partitions: set[Partition]) -> list[TopicPartition]:
         return [TopicPartition(*partition) for partition in sorted(partitions)]
-
-    def _from_held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
-        return [TopicPartition(*partition, offset) for partition, offset in self.held.read_to(partitions).items()]
 
     def _notify(self) -> None:
         # A loop that was abandoned closes at any moment.

@@ -25,6 +25,9 @@ _ROOM_BACKOFF_MS = 5
 _ERROR_BACKOFF_MS = 100
 #: Longest pause between two tries to reach a broker, ms; ten seconds by default, which a restart does not take.
 _RECONNECT_MS_MAX = 1_000
+#: A topic that a broker does not know is gone after this, ms; half a minute by default, for topics that were made a
+#: moment ago. Ours was there when we joined.
+_MISSING_MS = 5_000
 #: How often it says whether brokers answer, ms: often enough for the shortest session.
 _STATISTICS_MS = 500
 #: What an answer may have beside the records, bytes; and room for a record that is larger than a fetch.
@@ -64,6 +67,7 @@ def _connection(config: KafkaConfig) -> dict[str, Any]:
         "socket.timeout.ms": min(config.request_timeout_ms, 300_000),
         "topic.metadata.refresh.interval.ms": config.metadata_max_age_ms,
         "reconnect.backoff.max.ms": _RECONNECT_MS_MAX,
+        "topic.metadata.propagation.max.ms": _MISSING_MS,
         "statistics.interval.ms": _STATISTICS_MS,
     }
 
@@ -71,21 +75,24 @@ def _connection(config: KafkaConfig) -> dict[str, Any]:
 def _membership(config: KafkaConfig, group: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "group.id": group,
-        # Not KIP-848's: it moves partitions one by one, and lets the epoch of those that stay rise.
-        "group.protocol": "classic",
-        "session.timeout.ms": config.session_timeout_ms,
-        "heartbeat.interval.ms": config.heartbeat_interval_ms,
-        # aiokafka's: members of both kinds may share a group.
-        "partition.assignment.strategy": "roundrobin",
+        "group.protocol": config.group_protocol,
         # A rebalance waits for as long as a poll may be away: to librdkafka both are one. It polls without end here,
-        # and `Pump` keeps `max_poll_interval_ms` itself.
-        "max.poll.interval.ms": max(config.rebalance_timeout_ms, config.session_timeout_ms),
+        # and `Subscription` keeps `max_poll_interval_ms` itself.
+        "max.poll.interval.ms": config.rebalance_timeout_ms,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         # Positions are set by the source; one that the log has passed is an error, never a jump.
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
     }
+    if config.group_protocol == "classic":
+        settings |= {
+            "session.timeout.ms": config.session_timeout_ms,
+            "heartbeat.interval.ms": config.heartbeat_interval_ms,
+            # aiokafka's: members of both kinds may share a group.
+            "partition.assignment.strategy": "roundrobin",
+            "max.poll.interval.ms": max(config.rebalance_timeout_ms, config.session_timeout_ms),
+        }
     if config.group_instance_id:
         settings["group.instance.id"] = config.group_instance_id
     return settings

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from eventcore_connectors.kafka.librdkafka.topics import NamedTopics
+from eventcore_connectors.kafka.membership import MISSING_PATIENCE_S, ClientFailed
 
 #: One look for topics takes so long at most, seconds: nothing is read meanwhile.
 LOOK_S = 1.0
@@ -36,6 +37,7 @@ class Subscription:
         self._now_s = now_s
         self._idle_since: float | None = now_s()
         self._next_look = now_s()
+        self._missing_since: float | None = None
         self._found = topics.certain
         self._subscribed: frozenset[str] = frozenset()
 
@@ -58,11 +60,17 @@ class Subscription:
             kafka: librdkafka's object.
             hooks: what it is to call, by its names.
             has_partitions: whether those of an earlier subscription were not given up yet.
+
+        Raises:
+            ClientFailed: the topic is not there any more.
         """
-        idle_since = self._idle_since
-        is_away = idle_since is not None and self._now_s() > idle_since + self._max_poll_interval_s
-        if not is_away and self._topics.is_pattern:
-            self._look(kafka)
+        now_s, idle_since = self._now_s(), self._idle_since
+        is_away = idle_since is not None and now_s > idle_since + self._max_poll_interval_s
+        if has_partitions and not self._topics.is_pattern:
+            # KIP-848's brokers take those of a deleted topic away without a word: looked for as soon as none is left.
+            self._next_look = now_s
+        elif not is_away and now_s >= self._next_look:
+            self._look(kafka, now_s)
         wanted = frozenset[str]() if is_away else self._found
         if wanted == self._subscribed:
             return
@@ -73,18 +81,25 @@ class Subscription:
             self._subscribed = wanted
             kafka.subscribe(sorted(wanted), **hooks)
 
-    def _look(self, kafka: Consumer) -> None:
-        now_s = self._now_s()
-        if now_s < self._next_look:
-            return
+    def _look(self, kafka: Consumer, now_s: float) -> None:
         try:
-            found = self._topics.among(kafka.list_topics(timeout=LOOK_S).topics.values())
+            topics = kafka.list_topics(self._topics.name, timeout=LOOK_S).topics
         except KafkaException:
             self._next_look = now_s + min(_LOOK_AGAIN_S, self._look_every_s)
             return
         self._next_look = now_s + self._look_every_s
-        self._found = frozenset(found)
-        self.knows_topics = bool(found)
+        if self._topics.name is None:
+            self._found = frozenset(self._topics.among(topics.values()))
+            self.knows_topics = bool(self._found)
+            return
+        error = topics[self._topics.name].error
+        if error is None or error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self.knows_topics, self._missing_since = True, None
+        elif self._missing_since is None:
+            self._missing_since, self._next_look = now_s, now_s + MISSING_PATIENCE_S
+        else:
+            self.knows_topics = False
+            raise ClientFailed("the topic does not exist any more")
 
     def note_missing(self) -> bool:
         """Note that the brokers do not have a topic; tell whether that ends the reading."""

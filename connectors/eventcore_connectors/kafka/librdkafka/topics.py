@@ -37,6 +37,11 @@ class NamedTopics:
         return self._pattern is not None
 
     @property
+    def name(self) -> str | None:
+        """The topic; None where an expression says which."""
+        return None if self._pattern is not None else self.text
+
+    @property
     def certain(self) -> frozenset[str]:
         """The topics that are read whatever the brokers have."""
         return frozenset() if self._pattern is not None else frozenset({self.text})

@@ -43,6 +43,11 @@ def broker_settings(*, port: int, controller_port: int, data: Path, bind: str = 
         # A first member need not wait for others, and sessions may be short: what development and tests want.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        # The same for KIP-848's groups, whose members are not asked: 5 s and 45 s by default.
+        "group.consumer.min.heartbeat.interval.ms": "100",
+        "group.consumer.heartbeat.interval.ms": "300",
+        "group.consumer.min.session.timeout.ms": "1000",
+        "group.consumer.session.timeout.ms": "6000",
         "log.cleaner.backoff.ms": "100",
     }
 
