@@ -10,6 +10,7 @@ import pytest
 
 from eventcore.errors import FencedOut, ProgrammingError, StoreUnavailable
 from eventcore.ports.store import (
+    BODY_BYTES_MAX,
     AppendRecords,
     DefineQueue,
     DefineStream,
@@ -167,13 +168,14 @@ async def gather(path, lists):
     async def commit(store, index: int) -> None:
         try:
             outcomes[index] = await store.commit(lists[index])
-        except (FencedOut, KeyError, ProgrammingError) as error:
+        except (FencedOut, KeyError, ValueError, ProgrammingError) as error:
             outcomes[index] = error
 
     async with open_sqlite_store(path) as store:
         await store.commit(
             [
                 DefineQueue(queue="q", settings=QueueSettings()),
+                DefineQueue(queue="other", settings=QueueSettings()),
                 DefineStream(stream="s", settings=StreamSettings(shards=1)),
             ]
         )
@@ -213,8 +215,32 @@ async def test_a_refused_list_leaves_the_others_of_its_transaction_alone(path):
     assert outcomes[4] == [["c"]]
     async with open_sqlite_store(path) as store:
         assert [message.id for message in await store.peek("q", count_max=9)] == ["a", "b", "c"]
-        (depth,) = await store.queue_depths()
+        depth = (await store.queue_depths())[-1]
         assert (depth.visible, depth.hidden) == (2, 1)
+
+
+async def test_a_refused_send_leaves_those_beside_it_alone(path):
+    """Sends that come together are carried out together, to several queues, in their order."""
+    too_long = SendMessages(queue="q", messages=(NewMessage(id="lost", body=b"x" * (BODY_BYTES_MAX + 1)),), now_ms=1000)
+    outcomes, transactions = await gather(
+        path,
+        [
+            [send("a")],
+            [send("lost", queue="nowhere")],
+            [send("b", "c")],
+            [send("x", queue="other")],
+            [too_long],
+            [send("d")],
+        ],
+    )
+    assert transactions == 1
+    assert isinstance(outcomes[1], KeyError)
+    assert isinstance(outcomes[4], ValueError)
+    assert [outcomes[at] for at in (0, 2, 3, 5)] == [[["a"]], [["b", "c"]], [["x"]], [["d"]]]
+    async with open_sqlite_store(path) as store:
+        found = await store.peek("q", count_max=9)
+        assert [(message.number, message.id) for message in found] == [(1, "a"), (2, "b"), (3, "c"), (4, "d")]
+        assert [message.id for message in await store.peek("other", count_max=9)] == ["x"]
 
 
 async def test_a_value_that_no_column_takes_leaves_the_others_alone(path):
