@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from eventcore.ports.store import QueueDepth, StoredMessage
 from eventcore.store.key_ranges import KeyRange
-from eventcore.store.rules import SEQUENCE_MASK, expired_ms, first_key
+from eventcore.store.rules import SEQUENCE_BITS, SEQUENCE_MASK, expired_ms, first_key
 from eventcore.store.sqlite.codec import decode_queue_settings
 from eventcore.store.sqlite.marks import Mark, hidden_within, ready_within
 from eventcore.store.sqlite.segments import Message, read_from
@@ -16,21 +16,39 @@ from eventcore.store.sqlite.segments import Message, read_from
 _STEP = 500
 
 
+# The oldest message is the first that is ready, hidden or fresh. In one statement for all queues: each gives the
+# interpreter's lock away, and status is asked for while an engine is at work.
+_OWN = f"first_key >= number << {SEQUENCE_BITS} AND first_key < (number + 1) << {SEQUENCE_BITS}"
+_NONE = f"(number + 1) << {SEQUENCE_BITS}"
+_DEPTHS = f"""
+WITH oldest AS (
+  SELECT *, min(
+    coalesce((SELECT min(first_key) FROM ready WHERE {_OWN}), {_NONE}),
+    coalesce((SELECT min(first_key) FROM hidden WHERE {_OWN}), {_NONE}),
+    coalesce((SELECT max(first_key, fresh_key) FROM segment
+      WHERE first_key >= coalesce((SELECT max(first_key) FROM segment WHERE first_key <= fresh_key), fresh_key)
+      AND {_OWN} AND end_key > fresh_key AND NOT is_delayed ORDER BY first_key LIMIT 1), {_NONE})
+  ) AS key FROM queue
+)
+SELECT name, settings, visible, hidden, delayed, coalesce((
+  SELECT json_extract(CAST(heads AS TEXT), '$[' || (key - first_key) || '][1]') FROM segment
+  WHERE first_key <= key AND end_key > key ORDER BY first_key DESC LIMIT 1
+), 0) FROM oldest ORDER BY name
+"""  # noqa: S608
+
+
 def depths(connection: sqlite3.Connection) -> Sequence[QueueDepth]:
     """Return all queues by name."""
-    rows = connection.execute(
-        "SELECT number, name, settings, fresh_key, visible, hidden, delayed FROM queue ORDER BY name"
-    ).fetchall()
     return [
         QueueDepth(
             queue=name,
             visible=visible,
             hidden=hidden,
             delayed=delayed,
-            oldest_ms=next((message[2] for message, _ in _messages(connection, number, fresh_key, count=1)), 0),
+            oldest_ms=oldest_ms,
             settings=decode_queue_settings(settings),
         )
-        for number, name, settings, fresh_key, visible, hidden, delayed in rows
+        for name, settings, visible, hidden, delayed, oldest_ms in connection.execute(_DEPTHS).fetchall()
     ]
 
 
