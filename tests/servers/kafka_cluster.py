@@ -54,14 +54,20 @@ class KafkaCluster:
         settings = {key.replace("_", "."): value for key, value in configs.items()}
         await self.admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=settings)])
         await self.producer.client.add_topic(topic)
+        await self._led(topic, partitions)
         return topic
 
     async def add_partitions(self, topic: str, total: int) -> None:
         """Let a topic have so many partitions, to which can be sent when this returns."""
         await self.admin.create_partitions({topic: NewPartitions(total)})
+        await self._led(topic, total)
+
+    async def _led(self, topic: str, count: int) -> None:
+        """Wait until the broker says who leads so many partitions: until then it may leave the topic out."""
+        client = self.producer.client
         with anyio.fail_after(HAPPENS_WITHIN_S):
-            while len(self.producer.client.cluster.partitions_for_topic(topic)) < total:
-                await self.producer.client.force_metadata_update()
+            while len(client.cluster.available_partitions_for_topic(topic) or ()) < count:
+                await client.force_metadata_update()
 
     async def delete_topic(self, topic: str) -> None:
         await self.admin.delete_topics([topic])

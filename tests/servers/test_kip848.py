@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from eventcore.delivery.ordering import Part, ShardState
-from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, reading
+from eventcore.errors import SourceUnavailable
+from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, opened, reading
 from eventcore_connectors.kafka.connector import make_member
 from eventcore_connectors.kafka.membership import Fenced, Member
 from eventcore_connectors.kafka.shape import Partition
 from eventcore_connectors.kafka.shards import Mark
 from tests.servers.conftest import CLIENTS
 from tests.servers.kafka_cluster import KafkaCluster, open_cluster
-from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer
+from tests.servers.kafka_server import ComposedKafkaServer, KafkaServer, find_jars
 
 FAILING = ShardState(parts=(Part(last=3, attempt=3, request_id="r"),))
 PARTITIONS = 2
@@ -153,3 +156,23 @@ async def test_a_shard_that_stays_can_be_moved_while_another_comes(cluster: Kafk
     finally:
         for each in (first, second):
             await each.member.leave()
+
+
+async def test_brokers_that_do_not_speak_it_are_told(
+    kafka_server: KafkaServer | ComposedKafkaServer, tmp_path: Path
+) -> None:
+    """With what to write instead."""
+    if isinstance(kafka_server, ComposedKafkaServer):
+        pytest.skip("the broker in the container has one configuration")
+    older = KafkaServer(find_jars(), tmp_path, settings={"group.coordinator.rebalance.protocols": "classic"})
+    older.format()
+    await anyio.to_thread.run_sync(older.start)
+    try:
+        async with open_cluster(older.address) as cluster:
+            cluster.client_settings = CLIENTS["kip848"]
+            topic = await cluster.create_topic()
+            async with opened(cluster.source(topic, "g")) as reader:
+                with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match='write "classic"'):
+                    await reader.run()
+    finally:
+        older.stop()

@@ -50,6 +50,10 @@ _FAILURES = frozenset(
 #: A topic is not there.
 _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})  # noqa: SLF001
 
+#: What librdkafka says of brokers that do not know KIP-848, within the text of what is fatal.
+_TOO_OLD = "ConsumerGroupHeartbeat fatal error: " + KafkaError(KafkaError.UNSUPPORTED_VERSION).str()
+_NO_KIP848 = 'the brokers do not speak group_protocol = "consumer", Kafka 4.0 does: write "classic"'
+
 _Answer = TypeVar("_Answer")
 
 
@@ -260,7 +264,7 @@ class Pump:
     def _note_error(self, error: KafkaError) -> None:
         is_missing = error.code() in _MISSING
         if error.fatal() or error.code() in _FAILURES or (is_missing and self._subscription.note_missing()):
-            self.failure = ClientFailed(str(error))
+            self.failure = ClientFailed(_NO_KIP848 if _TOO_OLD in error.str() else error.str())
             self._notify()
 
     def _on_assigned(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
