@@ -22,7 +22,7 @@ _COMMIT_EVERY_S = 0.5
 #: An urgent commit gives up then, seconds: a coordinator that moves needs about three.
 COMMIT_TIMEOUT_S = 10.0
 #: A commit in the background gives up then and is tried again later, seconds: `receive` waits for it.
-_BACKGROUND_TIMEOUT_S = 1.0
+BACKGROUND_TIMEOUT_S = 1.0
 #: The last commit before shards are given up, seconds: what it can't write is received again by the next owner.
 LAST_TIMEOUT_S = 3.0
 
@@ -72,7 +72,7 @@ class Progress:
             shard.save(marks[shard.name])
         return ()
 
-    async def write_quietly(self, timeout_s: float = _BACKGROUND_TIMEOUT_S) -> None:
+    async def write_quietly(self, timeout_s: float = BACKGROUND_TIMEOUT_S) -> None:
         """Write what nobody waits for, also when the caller is being cancelled; the next one repeats what fails."""
         with anyio.move_on_after(timeout_s, shield=True), suppress(SourceUnavailable):
             await self.write(timeout_s)

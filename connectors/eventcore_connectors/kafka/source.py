@@ -35,7 +35,7 @@ from eventcore_connectors.kafka.membership import (
     describe,
     locate,
 )
-from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
+from eventcore_connectors.kafka.progress import BACKGROUND_TIMEOUT_S, COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
 from eventcore_connectors.kafka.result_writer import TRANSACTION_INTERVAL_S, WriterFenced
 from eventcore_connectors.kafka.results import SourceResults
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
@@ -144,6 +144,7 @@ class KafkaSource:
             raise SourceClosed(source=str(self._request.reference))
         if self._failure is not None:
             raise self._failure
+        began = anyio.current_time()
         await progress.write_in_turn()
         if self._results is not None:
             for due in self._results.due(list(progress.shards.values())):
@@ -151,8 +152,7 @@ class KafkaSource:
         if self._lost:
             lost, self._lost = self._lost, []
             return lost
-        began = anyio.current_time()
-        wait_s = max(min(give_up, progress.next_turn) - began, 0.0)
+        wait_s = max(min(give_up, progress.next_turn) - anyio.current_time(), 0.0)
         if self._results is not None and self._results.is_writing:
             wait_s = min(wait_s, TRANSACTION_INTERVAL_S)
         try:
@@ -165,7 +165,8 @@ class KafkaSource:
         except ClientFailed as error:
             raise self._unavailable(f"it can't be read ({describe(error)})") from error
         if not polled:
-            await self._check_contact(progress, min(anyio.current_time() - began, wait_s))
+            # A commit that nobody answers is waiting, too.
+            await self._check_contact(progress, min(anyio.current_time() - began, BACKGROUND_TIMEOUT_S + wait_s))
             return ()
         received = []
         for partition, records in polled.items():
