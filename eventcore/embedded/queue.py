@@ -115,7 +115,7 @@ class EmbeddedQueue:
 
     def _report(self, messages: Sequence[StoredMessage]) -> Received:
         received = Received(
-            records=[self._record(message) for message in messages],
+            records=self._records(messages),
             hidden_until_ms=messages[0].visible_ms if messages else 0,
             redriven=self._redriven,
             expired=self._expired,
@@ -123,7 +123,32 @@ class EmbeddedQueue:
         self._redriven, self._expired = [], []
         return received
 
-    def _record(self, message: StoredMessage) -> Record:
+    def _records(self, messages: Sequence[StoredMessage]) -> list[Record]:
+        records: list[Record] = []
+        facts: object = None
+        attributes: Mapping[str, str] = {}
+        for message in messages:
+            key = message.group.encode() if message.group else None
+            before, facts = facts, (message.sent_ms, message.receive_count, message.first_receive_ms, key)
+            if facts != before:  # messages of one moment share theirs: making it takes as long as all the rest
+                attributes = self._attributes(message)
+            records.append(
+                Record(
+                    position=message.number,
+                    body=message.body,
+                    key=key,
+                    arrived_ms=message.sent_ms,
+                    headers=message.headers,
+                    size_bytes=SqsShape.size_bytes(message.body, message.headers),
+                    timestamp_kind=TimestampKind.LOG_APPEND_TIME,
+                    id=message.id,
+                    receipt=message.receipt,
+                    attributes=attributes,
+                )
+            )
+        return records
+
+    def _attributes(self, message: StoredMessage) -> Mapping[str, str]:
         attributes = {
             "ApproximateReceiveCount": str(message.receive_count),
             "SentTimestamp": str(message.sent_ms),
@@ -132,18 +157,7 @@ class EmbeddedQueue:
         }
         if message.group:
             attributes["MessageGroupId"] = message.group
-        return Record(
-            position=message.number,
-            body=message.body,
-            key=message.group.encode() if message.group else None,
-            arrived_ms=message.sent_ms,
-            headers=message.headers,
-            size_bytes=SqsShape.size_bytes(message.body, message.headers),
-            timestamp_kind=TimestampKind.LOG_APPEND_TIME,
-            id=message.id,
-            receipt=message.receipt,
-            attributes=attributes,
-        )
+        return attributes
 
     async def delete(self, receipts: Sequence[str]) -> Sequence[str]:
         """Delete messages by receipt; return the receipts that no longer own theirs (those were not deleted).

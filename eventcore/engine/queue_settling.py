@@ -21,6 +21,7 @@ from eventcore.engine.settler import SETTLE_GRACE_S
 from eventcore.model import Batch, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.ports.recorder import FailedBatch
 from eventcore.ports.store import Operation
+from eventcore.telemetry.tracing import NULL_TRACING
 
 #: The attribute that says how often a message was received.
 _RECEIVE_COUNT = "ApproximateReceiveCount"
@@ -94,8 +95,9 @@ class QueueSettling:
         for each in batches:
             receipts.extend(each.lease.receipts())
         with ExitStack() as spans:
-            for each in batches:
-                spans.enter_context(context.tracing.settle(each.batch, each.decision))
+            if context.tracing is not NULL_TRACING:
+                for each in batches:
+                    spans.enter_context(context.tracing.settle(each.batch, each.decision))
             with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
                 if receipts:
                     await context.source.delete(receipts)
@@ -181,7 +183,12 @@ class QueueSettling:
 
 def attempt_of(records: Sequence[Record]) -> int:
     """Return which invocation a batch is about to have: the one of its message that was received most often."""
-    return max(map(int, {record.attributes.get(_RECEIVE_COUNT, "1") for record in records}))
+    attributes = [record.attributes for record in records]
+    if attributes.count(attributes[0]) == len(
+        attributes
+    ):  # one object, for messages that were sent and received at once
+        return _receive_count(records[0])
+    return max(map(_receive_count, records))
 
 
 async def _reach(point: str, batches: Sequence[Invoked]) -> None:

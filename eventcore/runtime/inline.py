@@ -42,6 +42,32 @@ class _Kept(msgspec.Struct, frozen=True):
     serving: Serving
 
 
+class _Limit:
+    """What ends one invocation: its deadline, or a kill."""
+
+    __slots__ = ("_deadline", "_scope", "is_released")
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self.is_released = False
+        self._scope: anyio.CancelScope | None = None
+
+    async def finish(self, awaitable: Awaitable[Any]) -> Any:
+        """Wait for what a handler returned; what is ended has no outcome that counts."""
+        # Made only where a handler waits: nothing can end one that does not, and this costs it a tenth of a batch.
+        self._scope = anyio.CancelScope(deadline=self._deadline)
+        if self.is_released:
+            self._scope.cancel()
+        with self._scope:
+            return await awaitable
+
+    def release(self) -> None:
+        """End it."""
+        self.is_released = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+
 class InlineRuntime:
     """Runs handlers in the loop that it was opened in. Made by `open_inline_runtime`."""
 
@@ -55,8 +81,7 @@ class InlineRuntime:
         self._reporter = Reporter(clock, log_sink)
         self.watch = None if stall_s is None else StallWatch(stall_s, self._handlers, self._is_busy, self._reporter)
         self._kept: dict[tuple[str, str], _Kept] = {}
-        self._serving: dict[str, anyio.CancelScope] = {}
-        self._released: set[str] = set()
+        self._serving: dict[str, _Limit] = {}
         self._started = 0
         self._killed = 0
 
@@ -94,17 +119,17 @@ class InlineRuntime:
 
     def kill(self, request_id: str) -> bool:
         """Cancel an invocation; its outcome becomes RELEASED. False when there is none."""
-        scope = self._serving.get(request_id)
-        if scope is None or request_id in self._released:
+        limit = self._serving.get(request_id)
+        if limit is None or limit.is_released:
             return False
-        self._released.add(request_id)
         self._killed += 1
-        scope.cancel()
+        limit.release()
         return True
 
     def is_alive(self, request_id: str) -> bool:
         """Tell whether an invocation runs."""
-        return request_id in self._serving and request_id not in self._released
+        limit = self._serving.get(request_id)
+        return limit is not None and not limit.is_released
 
     def statistics(self) -> RuntimeStatistics:
         """Return a snapshot; an imported handler counts as an environment."""
@@ -119,17 +144,16 @@ class InlineRuntime:
         deadline = began + function.timeout_s
         context = LambdaContext(kept.serving, request_id=request_id, arn=function.arn, deadline=deadline, now=self._now)
         call = _call_for(kept.loaded, invocation, context)
-        scope = self._serving[request_id] = anyio.CancelScope(deadline=deadline)
+        limit = self._serving[request_id] = _Limit(deadline)
         if self.watch is not None:
             self.watch.arm()
         try:
-            outcome = await _answer(kept.loaded, call, scope)
+            outcome = await _answer(kept.loaded, call, limit)
         finally:
             del self._serving[request_id]
-        if request_id in self._released:
-            self._released.discard(request_id)
+        if limit.is_released:
             return _RELEASED
-        if scope.cancelled_caught or self._now() >= deadline:
+        if self._now() >= deadline:
             # Also when it came back all the same: late is late, in either runtime.
             self._killed += 1
             return Outcome(kind=OutcomeKind.FAILURE, fault=faults.timeout_fault(request_id, function.timeout_s))
@@ -195,17 +219,11 @@ def _call_for(loaded: Loaded, invocation: Invocation, context: LambdaContext) ->
     return Call(context, batch=batch, wants_results=invocation.wants_results)
 
 
-async def _answer(loaded: Loaded, call: Call, scope: anyio.CancelScope) -> Outcome:
-    """Run the handler; ``scope`` ends it, and what it ends has no outcome that counts."""
-
-    async def finish(awaitable: Awaitable[Any]) -> Any:
-        # Entered only where a handler waits: nothing can end one that does not, and this costs it a tenth of a batch.
-        with scope:
-            return await awaitable
-
+async def _answer(loaded: Loaded, call: Call, limit: _Limit) -> Outcome:
+    """Run the handler until it returns or its limit ends it."""
     request_id = call.context.aws_request_id
     try:
-        return await answer(loaded, call, finish, *_PASSES)
+        return await answer(loaded, call, limit.finish, *_PASSES)
     except SystemExit as end:
         fault = faults.exit_fault(request_id, faults.exit_code_of(end))
     except asyncio.CancelledError as error:

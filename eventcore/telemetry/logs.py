@@ -206,12 +206,17 @@ def _encode(lines: Sequence[LogLine]) -> bytes:
     texts, head, prefix = [], None, ""
     for line in lines:
         if head != (head := (line.time_ms, line.request_id, line.stream)):
-            ms = line.time_ms
-            prefix = f"{_second(ms // 1000)}.{ms % 1000:03d}Z\t{line.request_id or _NO_REQUEST}\t{line.stream}\t"
+            prefix = f"{_moment(line.time_ms)}\t{line.request_id or _NO_REQUEST}\t{line.stream}\t"
         # A line within the line would be read back as something else: it becomes one of its own.
         body = line.text.replace("\n", "\n" + prefix) if "\n" in line.text else line.text
         texts.append(f"{prefix}{body}\n")
     return "".join(texts).encode(errors="replace")
+
+
+@lru_cache(maxsize=4)
+def _moment(time_ms: int) -> str:
+    seconds, ms = divmod(time_ms, 1000)
+    return f"{_second(seconds)}.{ms:03d}Z"
 
 
 @lru_cache(maxsize=4)

@@ -43,6 +43,28 @@ def test_a_failed_message_comes_back_exactly_at_its_visibility_timeout() -> None
     assert [count for _, _, count in seen] == ["1", "2"]
 
 
+def test_a_message_that_failed_and_then_succeeds_behind_a_new_one_is_no_failure_any_more() -> None:
+    batches: list[list[int]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        batches.append(numbers(event))
+        if len(batches) == 1:
+            raise ValueError("first time")
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1, source="queue:orders")
+        await harness.advance(3.5)
+        assert len(await harness.failures()) == 1
+        await send_numbers(harness, 1, source="queue:orders", first=2)
+        await harness.run_until_idle()
+        assert await harness.failures() == []
+
+    app = queue_app(work, queue={"visibility_timeout": 4}, maximum_batching_window_in_seconds=1)
+    attempts = [event.attempt for event in play(app, scenario).invocations]
+    assert batches == [[1], [2, 1]]
+    assert attempts == [1, 2]
+
+
 def test_a_message_goes_to_the_dead_letter_queue_at_the_receive_after_its_last() -> None:
     """sqs/redrive-policy-moves-message-after-max-receive-count; trap 16."""
     calls: list[int] = []

@@ -381,6 +381,52 @@ def test_sent_messages_are_received_as_they_were_sent() -> None:
     virtually(scenario)
 
 
+def test_each_message_of_a_receive_is_told_of_itself() -> None:
+    """Those that were sent and received alike, and those that were not."""
+
+    async def scenario(case: Case) -> None:
+        first, second, third = await case.send(3)
+        await case.queue.receive(3, wait_s=0, visibility_timeout_s=1)
+        await anyio.sleep(1)
+        again = await case.queue.receive(1, wait_s=0, visibility_timeout_s=1)
+        await anyio.sleep(1)
+        later = [OutgoingRecord(body=b"", key=b"x"), OutgoingRecord(body=b"", key=b"y")]
+        fourth, fifth = await send_messages(case.store, "orders", later, clock=case.clock, ids=case.ids)
+        found = {
+            record.id: (
+                record.attributes["ApproximateReceiveCount"],
+                int(record.attributes["SentTimestamp"]) - LoopClock.START_MS,
+                int(record.attributes["ApproximateFirstReceiveTimestamp"]) - LoopClock.START_MS,
+                record.attributes.get("MessageGroupId"),
+            )
+            for record in (await case.queue.receive(10, wait_s=0)).records
+        }
+        assert again.records[0].id == first
+        assert found == {
+            first: ("3", 0, 0, None),
+            second: ("2", 0, 0, None),
+            third: ("2", 0, 0, None),
+            fourth: ("1", 2000, 2000, "x"),
+            fifth: ("1", 2000, 2000, "y"),
+        }
+
+    virtually(scenario)
+
+
+def test_messages_that_were_first_received_one_after_the_other_say_so() -> None:
+    async def scenario(case: Case) -> None:
+        await case.send(2)
+        await case.queue.receive(1, wait_s=0, visibility_timeout_s=2)
+        await anyio.sleep(1)
+        await case.queue.receive(1, wait_s=0, visibility_timeout_s=1)
+        await anyio.sleep(1)
+        records = (await case.queue.receive(2, wait_s=0)).records
+        times = [int(record.attributes["ApproximateFirstReceiveTimestamp"]) for record in records]
+        assert sorted(times) == [LoopClock.START_MS, LoopClock.START_MS + 1000]
+
+    virtually(scenario)
+
+
 def test_a_delay_can_be_given_for_a_send() -> None:
     async def scenario(case: Case) -> None:
         record = OutgoingRecord(body=b"b")

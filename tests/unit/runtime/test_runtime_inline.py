@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from eventcore.clock import SystemClock
 from eventcore.errors import HandlerError
 from eventcore.ids import SeededIds
-from eventcore.model import FaultCause, Invocation, Outcome, OutcomeKind
+from eventcore.model import Batch, FaultCause, Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogLine
 from eventcore.runtime.inline import InlineRuntime, open_inline_runtime
+
+
+class Order(msgspec.Struct):
+    id: int
 
 
 @asynccontextmanager
@@ -109,6 +114,31 @@ async def test_takes_a_cancellation_that_nobody_asked_for_as_the_handlers_own():
         fault = (await call(runtime, spec(target=cancel_itself))).fault
         assert fault is not None
         assert (fault.cause, fault.error_type) == (FaultCause.HANDLER, "CancelledError")
+
+
+async def test_ends_a_handler_of_one_record_a_call_for_good():
+    """What is killed at its first record must not wait at the next."""
+    waiting = anyio.Event()
+
+    async def work(order: Order) -> None:
+        waiting.set()
+        await anyio.sleep_forever()
+
+    records = [Record(position=number, body=b'{"id": %d}' % number) for number in range(3)]
+    batch = Batch(source="queue:orders", shard="", records=records, request_id="r")
+    outcomes: list[Outcome] = []
+
+    async def invoke() -> None:
+        invocation = Invocation(request_id="r", build_event=dict, batch=batch)
+        outcomes.append(await runtime.invoke(spec(target=work, timeout_s=60), invocation))
+
+    with anyio.fail_after(10):
+        async with inline() as runtime, anyio.create_task_group() as tasks:
+            tasks.start_soon(invoke)
+            await waiting.wait()
+            assert runtime.kill("r")
+            assert not runtime.is_alive("r")
+    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.RELEASED]
 
 
 async def test_counts_a_handler_that_swallows_its_cancellation_as_late():
