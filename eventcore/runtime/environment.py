@@ -9,7 +9,6 @@ Imports the standard library and msgspec only, and no event loop unless the hand
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -63,7 +62,6 @@ def begin(descriptors: Descriptors, zygote_pid: int) -> NoReturn:
     if os.getppid() != zygote_pid:
         os._exit(0)  # the zygote ended before the kernel knew that we wanted to hear of it
     adopt_orphans()
-    _give_way()
     os.setpgid(0, 0)
     control, log = _take(descriptors)
     launch = protocol.TO_ENVIRONMENT.decode(_receive(partial(protocol.read_body, control)))
@@ -72,17 +70,6 @@ def begin(descriptors: Descriptors, zygote_pid: int) -> NoReturn:
         _exec(control, log, launch.variables)
     _set_variables(launch.variables)
     _serve(control, log)
-
-
-def _give_way() -> None:
-    """Have the kernel never take the core from the engine because this process has something to do again.
-
-    It gets its share of time as before. Where nothing is idle, an engine that handed out eight events would otherwise
-    stand still eight times until handlers wait. A class that somebody chose for the engine is left.
-    """
-    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):  # a sandbox may refuse it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def main() -> NoReturn:

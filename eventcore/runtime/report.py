@@ -20,7 +20,8 @@ class Reporter:
 
     def say(self, function: str, request_id: str, text: str, stream: str = "platform") -> None:
         """Write one line."""
-        self.sink(self._lines(function, request_id, (text,), stream))
+        now_ms = self.clock.now_ms()
+        self.sink([LogLine(function=function, request_id=request_id, time_ms=now_ms, text=text, stream=stream)])
 
     def say_all(self, function: str, request_id: str, texts: Iterable[str], stream: str) -> None:
         """Write lines of one stream at once; none, if there are none."""

@@ -57,8 +57,9 @@ class FunctionLogs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, _LogFile] = {}
-        self._recent: deque[LogLine] = deque()
-        self._recent_bytes = 0
+        #: What came together stays together, and goes together: with its text's size.
+        self._recent: deque[tuple[Sequence[LogLine], int]] = deque()
+        self._recent_count = self._recent_bytes = 0
         self._listeners: FanOut[LogLine] = FanOut()
         self._written = 0
         self._lost = 0
@@ -92,7 +93,8 @@ class FunctionLogs:
         """Return the newest lines that are still in memory, oldest first; of one function or one invocation if told."""
         return [
             line
-            for line in self._recent
+            for lines, _ in self._recent
+            for line in lines
             if (not function or line.function == function) and (not request_id or line.request_id == request_id)
         ]
 
@@ -101,10 +103,17 @@ class FunctionLogs:
         return LogStatistics(written=self._written, lost=self._lost)
 
     def _remember(self, lines: Sequence[LogLine]) -> None:
-        self._recent.extend(lines)
-        self._recent_bytes += sum([len(line.text) for line in lines])
-        while len(self._recent) > RECENT_LINES_MAX or self._recent_bytes > RECENT_BYTES_MAX:
-            self._recent_bytes -= len(self._recent.popleft().text)
+        lines = lines[-RECENT_LINES_MAX:]
+        size_bytes = 0
+        for line in lines:
+            size_bytes += len(line.text)
+        self._recent.append((lines, size_bytes))
+        self._recent_count += len(lines)
+        self._recent_bytes += size_bytes
+        while self._recent_count > RECENT_LINES_MAX or self._recent_bytes > RECENT_BYTES_MAX:
+            oldest, size_bytes = self._recent.popleft()
+            self._recent_count -= len(oldest)
+            self._recent_bytes -= size_bytes
 
     def _file(self, function: str) -> _LogFile:
         file = self._files.get(function)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.benchmarks.measure import Contestant, take_series
+from tests.benchmarks.measure import Contestant, take_series, take_together
 from tests.benchmarks.rows import HEADINGS, SMOKE, Comparison, Scale, comparisons, lines, summary
 from tests.servers.kafka_server import ServerUnavailable, running_kafka
 
@@ -62,7 +62,11 @@ def run(scale: Scale, names: list[str], address: str | None, report: Path | None
             Contestant("kafka:produce", {"address": address, "topic": topic, "count": scale.records}).run()
         for comparison in comparisons(scale, address or "", f"{TOPIC}-{scale.records}"):
             if is_wanted(comparison, names) and (address or not comparison.needs_kafka):
-                series = take_series(comparison.ours, comparison.peer, scale.rounds)
+                series = (
+                    take_together(comparison.ours, scale.rounds)
+                    if comparison.is_together
+                    else take_series(comparison.ours, comparison.peer, scale.rounds)
+                )
                 added = lines(comparison, series)
                 rows += added
                 found += summary(comparison, series)

@@ -19,7 +19,7 @@ import anyio
 from eventcore.app import Engine, RunOptions, run_pipeline, tune_collector
 from eventcore.config.load import load_config
 from eventcore.model import OutcomeKind
-from tests.benchmarks.measure import Figures, cpu_s
+from tests.benchmarks.measure import Figures, Meter, cpu_s
 
 EVENT = {"id": 7, "customer": "c-000007", "amount": 12.5, "currency": "EUR", "note": "x" * 100}
 WARM_UP = 200
@@ -178,20 +178,21 @@ async def many(count: int) -> Figures:
     """Invoke with `IN_FLIGHT` calls at once."""
     async with _engine() as engine:
 
-        async def ask(times: int) -> None:
+        async def ask(times: int, meter: Meter) -> None:
             for _ in range(times):
                 await _invoke(engine)
+                meter.count += 1
 
-        async def round_of(each: int) -> None:
+        async def round_of(each: int, meter: Meter) -> None:
             async with anyio.create_task_group() as tasks:
                 for _ in range(IN_FLIGHT):
-                    tasks.start_soon(ask, each)
+                    tasks.start_soon(ask, each, meter)
 
-        await round_of(WARM_UP // IN_FLIGHT)
-        used_s, began = cpu_s(), time.perf_counter()
-        await round_of(count // IN_FLIGHT)
-        wall_s = time.perf_counter() - began
-        return {"per_s": count / wall_s, "cpu_us": (cpu_s() - used_s) / count * 1e6, "count": count}
+        await round_of(WARM_UP // IN_FLIGHT, Meter())
+        meter = Meter()
+        meter.begin()
+        await round_of(count // IN_FLIGHT, meter)
+        return meter.figures()
 
 
 async def cold(count: int) -> Figures:

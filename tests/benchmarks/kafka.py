@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -32,8 +30,6 @@ MEASURED = 0.95
 PRODUCE_BYTES = 128 * 1024
 #: Nothing takes so long that works, seconds.
 PATIENCE_S = 300.0
-#: Of a run at a fixed rate, records that are not counted: connections and caches warm up.
-WARM_UP = 500
 
 #: Keys of the rows with lanes, and what their handler waits for each record, seconds.
 LANE_KEYS = 1_000
@@ -111,7 +107,8 @@ batch_size = {batch_size}
 _numbers = itertools.count()
 
 
-def _group() -> str:
+def new_group() -> str:
+    """Return a name that no group or topic has."""
     return f"bench-{time.time_ns()}-{next(_numbers)}"  # noqa: TID251 - a name, not a time
 
 
@@ -123,7 +120,7 @@ def body_of(number: int) -> bytes:
 
 async def produce(address: str, topic: str, count: int, partitions: int = PARTITIONS) -> Figures:
     """Create a topic and fill it, a batch at a time."""
-    await _create_topic(address, topic, partitions)
+    await create_topic(address, topic, partitions)
     async with AIOKafkaProducer(bootstrap_servers=address, max_batch_size=PRODUCE_BYTES, linger_ms=0) as producer:
         pending = []
         batch, partition = producer.create_batch(), 0
@@ -139,7 +136,8 @@ async def produce(address: str, topic: str, count: int, partitions: int = PARTIT
     return {"count": count}
 
 
-async def _create_topic(address: str, topic: str, partitions: int = PARTITIONS) -> None:
+async def create_topic(address: str, topic: str, partitions: int = PARTITIONS) -> None:
+    """Create a topic."""
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
@@ -152,9 +150,10 @@ async def _create_topic(address: str, topic: str, partitions: int = PARTITIONS) 
 
 
 @asynccontextmanager
-async def _bare(address: str, topic: str, start: str) -> AsyncIterator[AIOKafkaConsumer]:
+async def bare_loop(address: str, topic: str, start: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """Give a member of a new group, whose progress is committed in the background."""
     client = AIOKafkaConsumer(
-        topic, bootstrap_servers=address, group_id=_group(), auto_offset_reset=start, enable_auto_commit=False
+        topic, bootstrap_servers=address, group_id=new_group(), auto_offset_reset=start, enable_auto_commit=False
     )
     await client.start()
     try:
@@ -176,7 +175,7 @@ async def _commit_in_background(client: AIOKafkaConsumer) -> None:
 async def loop(address: str, topic: str, count: int) -> Figures:
     """Read a topic with `getmany`, decoding nothing."""
     meter = Meter()
-    async with _bare(address, topic, "earliest") as client:
+    async with bare_loop(address, topic, "earliest") as client:
         while meter.count < count * MEASURED:
             arrived = await client.getmany(timeout_ms=1000, max_records=None)
             if arrived:
@@ -217,7 +216,7 @@ async def engine(
     events.subscribe(on_event)
     text = {"address": address, "topic": topic, "handler": handler, "runtime": runtime, "start": "TRIM_HORIZON"}
     more = {"batch_size": str(batch_size), "mapping": mapping, "concurrency": str(concurrency), "client": client}
-    async with _running(text | more, events):
+    async with running_engine(text | more, events):
         with anyio.fail_after(PATIENCE_S):
             await done.wait()
         return meter.figures()
@@ -225,7 +224,7 @@ async def engine(
 
 async def laned_engine(address: str, count: int, lanes: int) -> Figures:
     """Run an engine on one partition whose handler waits `LANE_WAIT_S` a record, and checks the order of keys."""
-    topic = f"lanes-{_group()}"
+    topic = f"lanes-{new_group()}"
     await produce(address, topic, count, partitions=1)
     mapping = f"lanes = {lanes}\nmaximum_batching_window_in_seconds = 0"
     return await engine(address, topic, count, "slow", 100, mapping=mapping, concurrency=lanes)
@@ -233,9 +232,9 @@ async def laned_engine(address: str, count: int, lanes: int) -> Figures:
 
 async def answering_engine(address: str, topic: str, count: int, delivery: str) -> Figures:
     """Run an engine whose function answers each record, in batches of 1,000."""
-    results, failed = f"results-{_group()}", f"failed-{_group()}"
-    await _create_topic(address, results)
-    await _create_topic(address, failed)
+    results, failed = f"results-{new_group()}", f"failed-{new_group()}"
+    await create_topic(address, results)
+    await create_topic(address, failed)
     mapping = (
         f'results = "kafka:local/{results}"\non_failure = "kafka:local/{failed}"\ndelivery = "{delivery}"\n'
         "maximum_retry_attempts = 3"
@@ -256,11 +255,12 @@ async def traced_engine(ratio: float, **arguments: Any) -> Figures:
 
 
 @asynccontextmanager
-async def _running(settings: dict[str, str], events: EngineEvents) -> AsyncIterator[Engine]:
+async def running_engine(settings: dict[str, str], events: EngineEvents) -> AsyncIterator[Engine]:
+    """Run an engine on `PIPELINE`, whose gaps the settings fill."""
     with tempfile.TemporaryDirectory(prefix="eventcore-bench-") as name:
         folder = Path(name)
         (folder / "bench_handlers.py").write_text(HANDLERS)
-        (folder / "eventcore.toml").write_text(PIPELINE.format(group=_group(), **settings))
+        (folder / "eventcore.toml").write_text(PIPELINE.format(group=new_group(), **settings))
         loaded = load_config(folder / "eventcore.toml")
         options = RunOptions(state=folder / ".eventcore")
         async with run_pipeline(loaded, options, events=events) as running, anyio.create_task_group() as tasks:
@@ -268,93 +268,3 @@ async def _running(settings: dict[str, str], events: EngineEvents) -> AsyncItera
             tasks.start_soon(running.run)
             yield running
             running.drain()
-
-
-# -- produced to handled -----------------------------------------------------------------------------------------------
-
-
-async def _send_steadily(address: str, topic: str, count: int, per_s: int) -> None:
-    async with AIOKafkaProducer(bootstrap_servers=address, linger_ms=0) as producer:
-        began = time.perf_counter()
-        for number in range(count):
-            late_s = began + number / per_s - time.perf_counter()
-            if late_s > 0:
-                await anyio.sleep(late_s)
-            body = b"%020d" % time.perf_counter_ns()
-            await producer.send(topic, body.ljust(RECORD_BYTES, b"x"), partition=number % PARTITIONS)
-        await producer.flush()
-
-
-def send_steadily(address: str, topic: str, count: int, per_s: int) -> Figures:
-    """Send at a fixed rate, each record with the time it was sent; in a process of its own."""
-    asyncio.run(_send_steadily(address, topic, count, per_s))
-    return {"count": count}
-
-
-def _latencies(taken_ns: list[int]) -> Figures:
-    taken = sorted(taken_ns[WARM_UP:])
-    return {
-        "p50_ms": statistics.median(taken) / 1e6,
-        "p99_ms": taken[int(len(taken) * 0.99)] / 1e6,
-        "count": len(taken),
-    }
-
-
-def _sender(address: str, topic: str, count: int, per_s: int) -> list[str]:
-    import json
-    import sys
-
-    arguments = {"address": address, "topic": topic, "count": count, "per_s": per_s}
-    return [sys.executable, "-m", "tests.benchmarks.measure", "kafka:send_steadily", json.dumps(arguments)]
-
-
-async def loop_latency(address: str, topic: str, count: int, per_s: int) -> Figures:
-    """Measure how old records are when a bare loop has them."""
-    topic = f"{topic}-{_group()}"
-    await _create_topic(address, topic)
-    taken: list[int] = []
-    async with _bare(address, topic, "latest") as client:
-        while not client.assignment():  # noqa: ASYNC110 - it has no other way to tell
-            await anyio.sleep(0.05)
-        await client.seek_to_end()
-        async with await anyio.open_process(_sender(address, topic, count, per_s)):
-            with anyio.fail_after(PATIENCE_S):
-                while len(taken) < count:
-                    arrived = await client.getmany(timeout_ms=1000, max_records=None)
-                    now = time.perf_counter_ns()
-                    for records in arrived.values():
-                        taken.extend([now - int(record.value[:20]) for record in records])
-    return _latencies(taken)
-
-
-async def engine_latency(address: str, topic: str, count: int, per_s: int) -> Figures:
-    """Measure how old records are when an inline handler has them, without a batching window."""
-    topic = f"{topic}-{_group()}"
-    await _create_topic(address, topic)
-    events, taken, ready = EngineEvents(), anyio.Event(), anyio.Event()
-    counts = {"taken": 0}
-
-    def on_event(event: EngineEvent) -> None:
-        if isinstance(event, BatchSettled):
-            counts["taken"] += event.count
-            if counts["taken"] >= count:
-                taken.set()
-        elif type(event).__name__ == "ShardTaken":
-            ready.set()
-
-    events.subscribe(on_event)
-    text = {"address": address, "topic": topic, "handler": "timed", "runtime": "inline", "start": "LATEST"}
-    more = {
-        "batch_size": "1000",
-        "mapping": "maximum_batching_window_in_seconds = 0",
-        "concurrency": "10",
-        "client": "aiokafka",
-    }
-    async with _running(text | more, events):
-        with anyio.fail_after(PATIENCE_S):
-            await ready.wait()
-            async with await anyio.open_process(_sender(address, topic, count, per_s)):
-                await taken.wait()
-    import bench_handlers  # type: ignore[import-not-found]
-
-    return _latencies(bench_handlers.LATENCIES)

@@ -28,6 +28,9 @@ RUN_TIMEOUT_S = 600
 #: What a process prints before its figures: handlers may print too.
 MARK = "FIGURES "
 
+#: Records after which the peak of memory is noted: what grows with them shows between the two.
+MEMORY_MARKS = (200_000, 1_000_000)
+
 Figures = dict[str, float]
 
 
@@ -38,8 +41,8 @@ class Contestant(msgspec.Struct, frozen=True):
     arguments: Mapping[str, Any] = {}
     python: str = ""  #: runs `peers.py` in an environment of its own; empty: ours
 
-    def run(self) -> Figures:
-        """Run in a fresh process and return the figures."""
+    def run(self) -> Any:
+        """Run in a fresh process and return the figures, or those of both that run together."""
         command = [sys.executable, "-m", "tests.benchmarks.measure", self.function, json.dumps(dict(self.arguments))]
         if self.python:
             name = self.function.partition(":")[2]
@@ -57,8 +60,7 @@ class Contestant(msgspec.Struct, frozen=True):
         lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
         if done.returncode or not lines:
             raise RuntimeError(f"{self.function} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        figures: Figures = json.loads(lines[-1].removeprefix(MARK))
-        return figures
+        return json.loads(lines[-1].removeprefix(MARK))
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -90,6 +92,12 @@ def take_series(ours: Contestant, peer: Contestant | None, rounds: int) -> Serie
     return Series(own, other)
 
 
+def take_together(both: Contestant, rounds: int) -> Series:
+    """Run a contestant that returns the figures of both."""
+    found = [both.run() for _ in range(rounds)]
+    return Series([pair["ours"] for pair in found], [pair["peer"] for pair in found])
+
+
 # -- in the contestant's process ---------------------------------------------------------------------------------------
 
 
@@ -108,22 +116,46 @@ def cpu_s() -> float:
     return total
 
 
+def peak_mb(*, is_begun_anew: bool = False) -> float:
+    """Return this process's peak of resident memory; and let the next peak begin now, if told."""
+    with Path("/proc/self/status").open() as status:
+        (peak_kb,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    if is_begun_anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_kb / 1024
+
+
 class Meter:
-    """Wall and processor time from the first record on."""
+    """Wall and processor time from the first record on, and the peak of memory up to each of `MEMORY_MARKS`."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count = 0
         self._wall_s = self._cpu_s = 0.0
+        self._peaks: Figures = {}
+        self._marks = list(MEMORY_MARKS)
+
+    @property
+    def count(self) -> int:
+        """How many records there were."""
+        return self._count
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count = count
+        while self._marks and count >= self._marks[0]:
+            self._peaks[f"peak_mb_{self._marks.pop(0)}"] = peak_mb()
 
     def begin(self) -> None:
         """Note the beginning, once."""
         if not self._wall_s:
+            peak_mb(is_begun_anew=True)
             self._cpu_s, self._wall_s = cpu_s(), time.perf_counter()
 
     def figures(self) -> Figures:
-        """Return records a second, and the processor's microseconds a record."""
+        """Return records a second, the processor's microseconds a record, and what memory peaked at."""
         wall_s, used_s = time.perf_counter() - self._wall_s, cpu_s() - self._cpu_s
-        return {"per_s": self.count / wall_s, "cpu_us": used_s / self.count * 1e6, "count": self.count}
+        times = {"per_s": self.count / wall_s, "cpu_us": used_s / self.count * 1e6, "count": self.count}
+        return times | self._peaks
 
 
 def main() -> None:

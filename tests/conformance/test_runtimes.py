@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -123,15 +122,6 @@ async def test_starts_an_interpreter_through_the_functions_wrapper(tmp_path: Pat
         assert fault.message == "RequestId: a Error: Runtime exited with error: exit status 127"
         with pytest.raises(HandlerError, match="spawn"):
             await test.runtime.prepare(function(test, "describe", environment=wrapped))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the class")
-async def test_environments_give_way_to_the_engine():
-    """The kernel does not interrupt the engine because one of them may go on; forked or spawned."""
-    async with process_runtime() as test:
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
-        assert await test.result(function(test, "find_scheduler")) == os.SCHED_BATCH
-        assert await test.result(function(test, "find_scheduler", version="2", start="spawn")) == os.SCHED_BATCH
 
 
 async def test_preloads_modules_in_a_zygote_of_the_functions_own():

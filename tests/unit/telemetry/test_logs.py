@@ -254,3 +254,7 @@ def test_what_is_remembered_is_bounded_in_lines_and_bytes(tmp_path: Path, monkey
         assert [line.text[:2] for line in sink.recent()] == ["48", "49", "xx"]
         sink([_line("y" * 101)])
         assert sink.recent() == []
+        sink([_line(str(number)) for number in range(50)])
+        assert [line.text for line in sink.recent()] == [str(number) for number in range(40, 50)]
+        sink([_line("z"), _line("z")])
+        assert [line.text for line in sink.recent()] == ["z", "z"]
