@@ -65,13 +65,15 @@ async def test_two_engines_share_a_topic_and_one_is_killed_in_a_batch(kafka: Kaf
     """Nothing is lost, order per partition holds, and the lag reaches 0."""
     count = 400
     topic, failed = await kafka.create_topic(partitions=PARTITIONS), await kafka.create_topic("failed")
-    await _send_numbers(kafka, topic, count)
     body = "time.sleep(0.05)"
     settings = kafka.pipeline(topic, failed)
     with engine_folders(tmp_path, 2, body=body, mapping="batch_size = 5", **settings) as engines:
         first, second = engines
         first.start()
         second.start()
+        for engine in engines:
+            await until(lambda engine=engine: "shard.taken" in engine.log(), "it has shards")  # type: ignore[misc]
+        await _send_numbers(kafka, topic, count)
         both = lambda: min(len(engine.invocations()) for engine in engines)  # noqa: E731
         await until(lambda: both() >= 2, "both engines have shards and are working")
         first.kill()

@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.errors import ShardLost
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.any_client
 ROOT = Path(__file__).parents[2]
 FAILING = ShardState(parts=(Part(last=4, attempt=3, request_id="r"),))
 PARTITIONS = 6
+#: Of what a process of a test says.
+LINE_BYTES_MAX = 100
 #: The shortest that the configuration allows, milliseconds: tests wait for it.
 MAX_POLL_INTERVAL_MS = 1000
 #: Long enough that a member which does not count as alive is thrown out several times over, seconds.
@@ -166,8 +169,9 @@ async def test_a_process_that_stood_still_writes_nothing(kafka: KafkaCluster) ->
     async with await anyio.open_process(victim_command(kafka, topic), cwd=ROOT, stderr=None) as victim:
         assert victim.stdout is not None
         assert victim.stdin is not None
+        said = BufferedByteReceiveStream(victim.stdout)
         with anyio.fail_after(HAPPENS_WITHIN_S):
-            assert (await victim.stdout.receive()).startswith(b"ready")
+            assert await said.receive_until(b"\n", LINE_BYTES_MAX) == b"ready"
         victim.send_signal(signal.SIGSTOP)
         async with reading(kafka.source(topic, "g")) as other:
             await other.until(lambda: len(other.bodies(shard)) == 3)
@@ -175,7 +179,7 @@ async def test_a_process_that_stood_still_writes_nothing(kafka: KafkaCluster) ->
             await victim.stdin.send(b"settle\n")
             victim.send_signal(signal.SIGCONT)
             with anyio.fail_after(HAPPENS_WITHIN_S):
-                assert (await victim.stdout.receive()).startswith(b"lost")
+                assert await said.receive_until(b"\n", LINE_BYTES_MAX) == b"lost"
             mark = await kafka.committed("g", topic)
             assert mark is not None
             assert (mark.offset, mark.metadata) == (4, "")
