@@ -3,6 +3,7 @@
 EventcoreError
 ├─ ConfigError                 the pipeline file is wrong: every mistake at once
 ├─ ProgrammingError            the API is misused: never caught by the engine
+├─ PatternError                an event pattern can't be used, or what it is held against is no event
 ├─ SourceError                 the outside world; the engine reacts
 │   ├─ SourceUnavailable         back off, then reconnect
 │   ├─ SourceClosed              drained or deleted: stop this poller
@@ -75,6 +76,10 @@ class ConfigError(EventcoreError):
 
 class ProgrammingError(EventcoreError):
     """The API was used in a way it does not allow."""
+
+
+class PatternError(EventcoreError):
+    """The event pattern is not valid."""
 
 
 class SourceError(EventcoreError):

@@ -18,6 +18,8 @@ QUEUE_CONCURRENCY = 5
 #: What is given up without a destination of its own (design §5).
 ON_FAILURE = Reference("queue", DISCARDS_QUEUE)
 
+#: Whose rules a source's filters follow, by its kind (Lambda semantics §6.4).
+FILTER_SOURCES: Mapping[str, str] = {"queue": "sqs", "stream": "kinesis", "kafka": "kafka"}
 #: Where the records of a key wait that is parked, where the mapping does not say.
 PARKING = Reference("queue", PARKED_QUEUE)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from eventcore.config.describe import describe
 from eventcore.config.lint import CODES
-from eventcore.config.structs import TABLES, RedrivePolicy, Section, Settings
+from eventcore.config.structs import TABLES, FilterConfig, FilterCriteriaConfig, RedrivePolicy, Section, Settings
 
 
 def settings_tables() -> str:
@@ -18,6 +18,8 @@ def settings_tables() -> str:
     sections: Mapping[str, type[Section]] = {
         "[settings]": Settings,
         **{f"[{table}.NAME]": section for table, section in TABLES.items()},
+        "filter_criteria": FilterCriteriaConfig,
+        "filters": FilterConfig,
         "redrive_policy": RedrivePolicy,
     }
     return "\n\n".join("\n".join(_table(heading, section)) for heading, section in sections.items())

@@ -38,6 +38,8 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool
     batch_size: int  #: records
     window_s: float  #: how long a first record waits for others
+    #: Patterns, of which a record must match one; None: every record reaches the function.
+    filters: tuple[str | dict[str, Any], ...] | None
     reports_failures: bool  #: `batchItemFailures` are read out of responses
     retry: StreamRetry  #: streams only
     on_failure: Reference
@@ -95,6 +97,12 @@ def resolve(loaded: LoadedConfig) -> EffectivePipeline:
     )
 
 
+def _patterns(mapping: MappingConfig) -> tuple[str | dict[str, Any], ...] | None:
+    if mapping.filter_criteria is None:
+        return None
+    return tuple(each.pattern for each in mapping.filter_criteria.filters)
+
+
 def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
     source = parse_reference(mapping.source)
     window_s = mapping.maximum_batching_window_in_seconds
@@ -107,6 +115,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         enabled=mapping.enabled,
         batch_size=mapping.batch_size or defaults.default_batch_size(source),
         window_s=defaults.default_window_s(source, mapping.lanes) if window_s is None else window_s,
+        filters=_patterns(mapping),
         reports_failures="ReportBatchItemFailures" in mapping.function_response_types,
         retry=defaults.effective_retry(source, mapping),
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),

@@ -7,7 +7,7 @@ A test keeps them equal to the structs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class SettingsKeywords(TypedDict, total=False):
@@ -35,6 +35,18 @@ class FunctionKeywords(TypedDict, total=False):
     idle_timeout: float
 
 
+class FilterKeywords(TypedDict):
+    """One of the `filters` of `filter_criteria`."""
+
+    pattern: str | Mapping[str, Any]
+
+
+class FilterCriteriaKeywords(TypedDict):
+    """Of a mapping's `filter_criteria`."""
+
+    filters: Sequence[FilterKeywords]
+
+
 class MappingKeywords(TypedDict, total=False):
     """Of `Pipeline.mapping`, beside source and function."""
 
@@ -42,6 +54,7 @@ class MappingKeywords(TypedDict, total=False):
     batch_size: int | None
     maximum_batching_window_in_seconds: float | None
     function_response_types: Sequence[Literal["ReportBatchItemFailures"]]
+    filter_criteria: FilterCriteriaKeywords | None
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] | None
     starting_position_timestamp: float | None
     maximum_retry_attempts: int | None

@@ -121,6 +121,27 @@ class FunctionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 PROCESS_SETTINGS = ("memory_size", "ephemeral_storage", "environment", "preload", "start", "idle_timeout")
 
 
+class FilterConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One of the `filters` of `filter_criteria`."""
+
+    pattern: Annotated[
+        str | dict[str, Any],
+        Meta(
+            description="an event pattern: a table, or its JSON text",
+            examples=['{"value": {"status": ["paid"]}}'],
+        ),
+    ]
+
+
+class FilterCriteriaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`filter_criteria` of a mapping: which records reach the function."""
+
+    filters: Annotated[
+        tuple[FilterConfig, ...],
+        Meta(description="a record must match one of them; at most 10"),
+    ]
+
+
 class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[mappings.NAME]`: an event source mapping, which joins a source to a function."""
 
@@ -147,6 +168,13 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     function_response_types: Annotated[
         tuple[Literal["ReportBatchItemFailures"], ...], Meta(description="read `batchItemFailures` out of responses")
     ] = ()
+    filter_criteria: (
+        Annotated[
+            FilterCriteriaConfig,
+            Meta(description="records that match none of its filters are settled without an invocation"),
+        ]
+        | None
+    ) = None
     # -- streams
     starting_position: (
         Annotated[

@@ -67,7 +67,6 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
     "mappings": {
         "consumption_mode": _NOT_YET,
         "document_db_event_source_config": _NOT_YET,
-        "filter_criteria": _NOT_YET,
         "kms_key_arn": _NO_KEYS,
         "logging_config": _NOT_YET,
         "metrics_config": "metrics are set up by the OTEL_* environment variables",

@@ -81,7 +81,13 @@ class LaneWindow:
         while taken and taken[0] in settled:
             position = taken.popleft()
             settled.remove(position)
-            self._behind = position + 1
+            self._behind = max(self._behind, position + 1)
+
+    def reach(self, end: int) -> bool:
+        """Note that nothing before a position is missing but what was taken; tell whether that moves the checkpoint."""
+        before = self.checkpoint
+        self._behind = max(self._behind, end)
+        return self.checkpoint > before
 
     def skip_to(self, checkpoint: int) -> None:
         """Move the checkpoint over what the source lost; nothing that was taken waits."""

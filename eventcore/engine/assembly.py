@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from eventcore.clock import Clock
+from eventcore.config.defaults import FILTER_SOURCES
 from eventcore.config.effective import EffectiveMapping
 from eventcore.config.reference import Reference
 from eventcore.delivery.batching import BatchPolicy
@@ -17,6 +18,7 @@ from eventcore.embedded.queue import EmbeddedQueue
 from eventcore.embedded.stream import EmbeddedStream
 from eventcore.engine.batcher import records_ahead_max
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
@@ -33,6 +35,7 @@ from eventcore.engine.stream_mapping import StreamMapping
 from eventcore.errors import HandlerError
 from eventcore.ids import IdFactory
 from eventcore.model import PAYLOAD_BYTES_MAX
+from eventcore.patterns import FilterCriteria
 from eventcore.ports.connectors import REVOKE_BUDGET_SHARE, Connector, ConnectorContext, StreamRequest
 from eventcore.ports.recorder import Recorder
 from eventcore.ports.runtime import HandlerForm
@@ -90,6 +93,12 @@ def cut_batches(batch_size: int, window_s: float, form: HandlerForm, shape: Even
     )
 
 
+def _filter(settings: EffectiveMapping, shape: EventShape) -> RecordFilter | None:
+    if settings.filters is None:
+        return None
+    return RecordFilter(FilterCriteria(settings.filters, source=FILTER_SOURCES[settings.source.kind]), shape)
+
+
 def _settler(settings: EffectiveMapping, function: Function, shape: EventShape, around: Surroundings) -> Settler:
     return Settler(
         SettlerContext(
@@ -139,6 +148,7 @@ def _stream_mapping(
         ),
         settler=settler,
         retry=settings.retry,
+        filter=_filter(settings, source.shape),
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
         gate=gate,
@@ -247,6 +257,7 @@ def _queue_mapping(
             dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
             settler=_settler(settings, function, source.shape, around),
             recorder=around.recorder,
+            filter=_filter(settings, source.shape),
             batching=cut_batches(settings.batch_size, settings.window_s, form, source.shape),
             maximum_concurrency=settings.maximum_concurrency,
             visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],

@@ -52,6 +52,11 @@ class RecordBuffer:
         return len(self._records)
 
     @property
+    def first(self) -> Record:
+        """The record that has waited for longest; there must be one."""
+        return self._records[0]
+
+    @property
     def size_bytes(self) -> int:
         """Bytes that wait."""
         return self._size_bytes

@@ -40,6 +40,10 @@ class Intake(Protocol):
         """Put records that were taken back in front."""
         ...
 
+    def reach(self, checkpoint: int) -> int:
+        """Return how far a checkpoint may go: over records that no filter has let in, to the first that waits."""
+        ...
+
     def close(self) -> None:
         """Let every `take` return nothing, now and later."""
         ...
@@ -59,6 +63,8 @@ class ShardIntake:
         self._buffer = RecordBuffer(policy, size_bytes_max=size_bytes_max)
         self._behind: deque[tuple[LostRange, list[Record]]] = deque()
         self._is_paused = False
+        self._is_filtered = False
+        self._end = -1  #: behind what was offered last, whether a filter has let it in or not
 
     def __len__(self) -> int:
         return len(self._buffer) + sum(len(records) for _, records in self._behind)
@@ -70,6 +76,19 @@ class ShardIntake:
     def close(self) -> None:
         """Let every `take` return nothing, now and later."""
         self._buffer.close()
+
+    def pass_to(self, end: int) -> None:
+        """Note that no record before a position is to be expected but those that were offered."""
+        self._is_filtered, self._end = True, end
+        if not len(self):
+            # The lane may be waiting for a first record, and has a checkpoint to move.
+            self._buffer.interrupt()
+
+    def reach(self, checkpoint: int) -> int:
+        """Return how far a checkpoint may go: over records that no filter has let in, to the first that waits."""
+        if not self._is_filtered or self._behind:
+            return checkpoint
+        return self._buffer.first.position if len(self._buffer) else max(checkpoint, self._end)
 
     def offer(self, records: Sequence[Record], lost: LostRange | None) -> None:
         """Take what the source returned, in order; pauses it when there is no room for more."""

@@ -72,6 +72,10 @@ class KeyIntake:
             settled.append(self._handed_out.popleft())
         return settled
 
+    def reach(self, checkpoint: int) -> int:
+        """Return the checkpoint: how far that of the shard may go, the shard knows."""
+        return checkpoint
+
     # -- what the lane asks --------------------------------------------------------------------------------------------
 
     @property

@@ -156,6 +156,10 @@ class Lane:
             if (lost := self._intake.barrier) is not None:
                 state = await self._discard_lost(lost, state)
                 continue
+            if not state.parts and (checkpoint := self._intake.reach(self._checkpoint.position)) != (
+                self._checkpoint.position
+            ):
+                await self._pass_to(checkpoint)
             records = await self._intake.take(state)
             if records is None:
                 # Compaction or retention took all of this part: nothing is left to try.
@@ -371,6 +375,7 @@ class Lane:
         if is_outside and passes_discard and not await self._unless_stopped(lambda: settler.wait_taken(self._shard)):
             return None
         self._intake.give_back(batch.records[done:])
+        checkpoint = self._intake.reach(checkpoint)
         is_released = any(run.verdict == RELEASE for run in decision.runs)
         state = decision.state
         if is_released and state.parts and not state.parts[0].attempt and not state.parts[0].marks:
@@ -384,6 +389,13 @@ class Lane:
             await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)
         await self._covered.settle(checkpoint)
         return discarded
+
+    async def _pass_to(self, checkpoint: int) -> None:
+        """Move the checkpoint over records that no filter has let in; nothing before it waits."""
+        if self._context.results is not None:
+            await self._context.results.write(self._shard, self._checkpoint.epoch, None, 0, [])
+        await self._checkpoint.write(checkpoint, ShardState(), is_urgent=False)
+        await self._covered.settle(checkpoint)
 
     async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
         """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""

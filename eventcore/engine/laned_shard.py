@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import anyio
 import anyio.abc
@@ -23,6 +24,7 @@ from eventcore.delivery.ordering import ShardState
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import LaneCovered
+from eventcore.engine.filtering import Offered
 from eventcore.engine.key_intake import KeyIntake
 from eventcore.engine.lane import Lane
 from eventcore.engine.parking import Parking, ParkingContext
@@ -34,6 +36,14 @@ from eventcore.errors import CommandError, ShardLost
 from eventcore.model import Batch, Record
 from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
 from eventcore.ports.store import Operation
+
+
+class _Arrival(NamedTuple):
+    """What the source returned at one time."""
+
+    records: Sequence[Record]
+    lost: LostRange | None
+    end: int  #: behind what came, where a filter has left some of it out; -1 without one
 
 
 class LanedShard:
@@ -64,7 +74,7 @@ class LanedShard:
         self._ready: deque[KeyIntake] = deque()  #: have records and no lane
         self._lanes: dict[LaneKey, Lane] = {}
         self._leaving: set[LaneKey] = set()  #: are parked as soon as their lane has ended
-        self._arrived: deque[tuple[Sequence[Record], LostRange | None]] = deque()  #: not let in yet
+        self._arrived: deque[_Arrival] = deque()  #: not let in yet
         self._arrived_count = 0  #: records of those
         self._arrival = anyio.Event()
         self._size_bytes = 0  #: of records that were taken and are not settled
@@ -100,17 +110,21 @@ class LanedShard:
             parked=len(self._states.parked),
         )
 
-    def offer(self, records: Sequence[Record], lost: LostRange | None) -> int:
-        """Take records that the source returned; those that are settled already are dropped. Returns how many stay."""
+    def offer(self, records: Sequence[Record], lost: LostRange | None) -> Offered:
+        """Take records that the source returned; those that are settled already are dropped."""
         if records and records[0].position < self._window.checkpoint:
             records = [record for record in records if record.position >= self._window.checkpoint]
-        self._books.open(len(records))
-        self._arrived.append((records, lost))
-        self._arrived_count += len(records)
-        self._size_bytes += sum([record.size_bytes for record in records])
+        matching, end = records, -1
+        if self._context.filter is not None and records:
+            matching = self._context.filter.sort(records, self._shard).matching
+            end = records[-1].position + 1
+        self._books.open(len(matching))
+        self._arrived.append(_Arrival(matching, lost, end))
+        self._arrived_count += len(matching)
+        self._size_bytes += sum([record.size_bytes for record in matching])
         self._arrival.set()
         self._update_pause()
-        return len(records)
+        return Offered(len(records), len(records) - len(matching))
 
     def limit(self, size_bytes_max: int) -> None:
         """Change how many bytes may wait."""
@@ -222,12 +236,13 @@ class LanedShard:
             await self._context.settler.wait_taken(self._shard)
         while True:
             while self._arrived and not (self._is_barrier and len(self._window)):
-                records, lost = self._arrived[0]
+                records, lost, end = self._arrived[0]
                 if lost is not None:
                     await self._discard_lost(lost)
                 self._arrived.popleft()
                 self._arrived_count -= len(records)
-                if self._admit(records):
+                is_settled = self._admit(records)
+                if self._window.reach(end) or is_settled:
                     await self._write(is_urgent=False)
             self._update_pause()
             self._arrival = anyio.Event()
@@ -236,7 +251,7 @@ class LanedShard:
     @property
     def _is_barrier(self) -> bool:
         """Whether what comes next is a range that the source lost."""
-        return bool(self._arrived) and self._arrived[0][1] is not None
+        return bool(self._arrived) and self._arrived[0].lost is not None
 
     async def _discard_lost(self, lost: LostRange) -> None:
         """Tell a range that the source dropped unread, and go on behind it."""

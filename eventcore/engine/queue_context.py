@@ -7,6 +7,7 @@ import msgspec
 from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import Settler
@@ -26,6 +27,7 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
     dispatcher: Dispatcher
     settler: Settler
     recorder: Recorder
+    filter: RecordFilter | None  #: None: every record reaches the function
     batching: BatchPolicy
     maximum_concurrency: int
     visibility_timeout_s: int

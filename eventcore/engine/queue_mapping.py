@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import anyio
 import anyio.abc
+import msgspec
 
 from eventcore import signals
 from eventcore.engine.gate import ALL
@@ -100,7 +101,7 @@ class QueueMapping:
                     tasks.start_soon(self._hand_out, tasks)
                     task_status.started()
                     with self._polling, self._context.gate.listening(self._on_gate):
-                        await self._poll()
+                        await self._poll(tasks)
                 self._keeping.cancel()
         finally:
             with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
@@ -135,7 +136,7 @@ class QueueMapping:
 
     # -- hop 2: the poller ---------------------------------------------------------------------------------------------
 
-    async def _poll(self) -> None:
+    async def _poll(self, tasks: anyio.abc.TaskGroup) -> None:
         gate = self._context.gate
         while True:
             await gate.wait_open(ALL)
@@ -149,7 +150,7 @@ class QueueMapping:
                 with anyio.CancelScope() as self._receiving:
                     received = await context.source.receive(room, wait_s=RECEIVE_WAIT_S)
                 span.count(len(received.records))
-            await self._note(received)
+            await self._note(received, tasks)
             await signals.reach("poller.received")
 
     def _on_gate(self) -> None:
@@ -159,15 +160,21 @@ class QueueMapping:
         else:
             self._going_on.set()
 
-    async def _note(self, received: Received) -> None:
+    async def _note(self, received: Received, tasks: anyio.abc.TaskGroup) -> None:
         context = self._context
         await self._seal([moved.id for moved in received.redriven], DiscardReason.RECEIVES_EXHAUSTED)
         await self._seal(received.expired, DiscardReason.RECORD_EXPIRED)
         for moved in received.redriven:
             context.reporter.redriven("", moved.id, moved.target)
         context.reporter.expired(len(received.expired))
+        if not received.records:
+            return
+        context.reporter.received("", len(received.records))
+        if context.filter is not None:
+            matching, others = context.filter.sort(received.records, "")
+            received = msgspec.structs.replace(received, records=matching)
+            self._settling.pass_by(others, tasks)
         if received.records:
-            context.reporter.received("", len(received.records))
             self._intake.put(received)
 
     async def _seal(self, messages: Sequence[str], reason: DiscardReason) -> None:

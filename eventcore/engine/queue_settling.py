@@ -51,6 +51,7 @@ class QueueSettling:
         self._on_done = on_done
         self._waiting: list[Invoked] = []
         self._is_deleting = False
+        self._passed: list[Record] = []  #: match no filter; not deleted yet
 
     def decide(self, batch: Batch, lease: Lease, outcome: Outcome) -> Invoked:
         """Return what is to happen to a batch."""
@@ -62,6 +63,15 @@ class QueueSettling:
     def delete(self, invoked: Invoked, tasks: anyio.abc.TaskGroup) -> None:
         """Delete a batch that needs nothing else, soon, in a task of the group."""
         self._waiting.append(invoked)
+        self._begin(tasks)
+
+    def pass_by(self, records: Sequence[Record], tasks: anyio.abc.TaskGroup) -> None:
+        """Delete messages that match no filter, soon, in a task of the group (Lambda semantics §3.1 "Filtering")."""
+        if records:
+            self._passed += records
+            self._begin(tasks)
+
+    def _begin(self, tasks: anyio.abc.TaskGroup) -> None:
         if not self._is_deleting:
             self._is_deleting = True
             tasks.start_soon(self._delete_waiting)
@@ -73,25 +83,41 @@ class QueueSettling:
             SourceUnavailable, SourceClosed: the queue failed.
         """
         under_way: Sequence[Invoked] = ()
+        passing: Sequence[Record] = ()
         try:
-            while self._waiting:
+            while self._waiting or self._passed:
                 under_way, self._waiting = self._waiting, []
+                passing, self._passed = self._passed, []
+                await self._forget_failures(passing)
                 await _reach("settler.before_ack", under_way)
-                await self._delete(under_way)
+                await self._delete(under_way, passing)
                 await _reach("settler.after_ack", under_way)
-                done, under_way = under_way, ()
+                done, under_way, passed, passing = under_way, (), passing, ()
                 for each in done:
                     self._context.reporter.decided(each.batch, each.decision, each.outcome, is_returned=True)
+                self._context.reporter.filtered("", len(passed))
                 self._on_done(_count(done))
         finally:
             self._is_deleting = False
             # Cancelled or failed on the way: they come back after their visibility timeout.
             left, self._waiting = [*under_way, *self._waiting], []
-            self._context.reporter.returned("", _count(left), "the mapping failed")
+            left_over, self._passed = [*passing, *self._passed], []
+            self._context.reporter.returned("", _count(left) + len(left_over), "the mapping failed")
 
-    async def _delete(self, batches: Sequence[Invoked]) -> None:
+    async def _forget_failures(self, records: Sequence[Record]) -> None:
+        """Forget that messages have failed which a filter now keeps from the function: they leave their queue."""
         context = self._context
-        receipts: list[str] = []
+        failed = [
+            context.recorder.message_failure_id(context.mapping, context.source_reference, record.id)
+            for record in records
+            if _receive_count(record) > 1
+        ]
+        if failed:
+            await context.settler.commit(context.recorder.finish(failed))
+
+    async def _delete(self, batches: Sequence[Invoked], passing: Sequence[Record]) -> None:
+        context = self._context
+        receipts = [record.receipt for record in passing]
         for each in batches:
             receipts.extend(each.lease.receipts())
         with ExitStack() as spans:

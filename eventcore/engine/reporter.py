@@ -22,6 +22,7 @@ from eventcore.telemetry.events import (
     MappingStateChanged,
     OutboxBlocked,
     RecordsDiscarded,
+    RecordsFiltered,
     RecordsLost,
     RecordsParked,
     RecordsReceived,
@@ -69,6 +70,11 @@ class Reporter:
         """Tell that records came."""
         if count:
             self._emit(RecordsReceived(mapping=self.mapping, shard=shard, count=count))
+
+    def filtered(self, shard: str, count: int) -> None:
+        """Tell that records match no filter, and are settled without an invocation."""
+        if count:
+            self._emit(RecordsFiltered(mapping=self.mapping, shard=shard, count=count))
 
     def returned(self, shard: str, count: int, why: str) -> None:
         """Tell that records went back to their source."""

@@ -9,6 +9,7 @@ import anyio
 from eventcore.delivery.ordering import EMPTY, ShardState
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
+from eventcore.engine.filtering import Offered
 from eventcore.engine.intake import ShardIntake
 from eventcore.engine.lane import Lane
 from eventcore.engine.settler import Discarded
@@ -25,6 +26,7 @@ class ShardWorker:
     def __init__(self, context: ShardContext, taken: TakenShard, *, buffer_bytes_max: int) -> None:
         self._shard = taken.shard
         self._gate = context.gate
+        self._filter = context.filter
         self.finished = anyio.Event()
         self._books = Books(context.reporter, taken.shard)
         self._covered = context.settler.covered(taken.shard)
@@ -66,13 +68,16 @@ class ShardWorker:
 
     # -- called by the mapping -----------------------------------------------------------------------------------------
 
-    def offer(self, records: Sequence[Record], lost: LostRange | None) -> int:
-        """Take records that the source returned; those that are settled already are dropped. Returns how many stay."""
+    def offer(self, records: Sequence[Record], lost: LostRange | None) -> Offered:
+        """Take records that the source returned; those that are settled already are dropped."""
         if records and records[0].position < self._checkpoint.position:
             records = [record for record in records if record.position >= self._checkpoint.position]
-        self._intake.offer(records, lost)
-        self._books.open(len(records))
-        return len(records)
+        matching = records if self._filter is None else self._filter.sort(records, self._shard).matching
+        self._intake.offer(matching, lost)
+        if self._filter is not None and records:
+            self._intake.pass_to(records[-1].position + 1)
+        self._books.open(len(matching))
+        return Offered(len(records), len(records) - len(matching))
 
     def limit(self, size_bytes_max: int) -> None:
         """Change how many bytes may wait."""

@@ -9,6 +9,7 @@ from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.retry import StreamRetry
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
@@ -27,6 +28,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     dispatcher: Dispatcher
     settler: Settler
     retry: StreamRetry
+    filter: RecordFilter | None  #: None: every record reaches the function
     batching: BatchPolicy
     record_bytes_max: int  #: data that one record may have; 0: no limit
     gate: Gate

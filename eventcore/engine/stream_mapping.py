@@ -96,8 +96,9 @@ class StreamMapping:
                 worker = self._workers.get(received.shard)
                 if worker is None:
                     continue
-                count = worker.offer(received.records, received.lost)
-                context.reporter.received(received.shard, count)
+                offered = worker.offer(received.records, received.lost)
+                context.reporter.received(received.shard, offered.count)
+                context.reporter.filtered(received.shard, offered.filtered)
             await signals.reach("poller.received")
 
     def _look_whether_it_waits(self) -> None:

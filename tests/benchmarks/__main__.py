@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from tests.benchmarks.comparison import SMOKE, Comparison, Scale
 from tests.benchmarks.measure import Contestant, take_series, take_together
-from tests.benchmarks.rows import HEADINGS, SMOKE, Comparison, Scale, comparisons, lines, summary
+from tests.benchmarks.rows import HEADINGS, comparisons, lines, summary
 from tests.servers.kafka_server import ServerUnavailable, running_kafka
 
 TOPIC = "orders"

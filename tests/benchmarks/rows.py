@@ -2,84 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 
-import msgspec
-
+from tests.benchmarks.comparison import Comparison, Row, Scale
+from tests.benchmarks.kafka_rows import filter_rows, kafka_rows, peer_rows, span_rows
 from tests.benchmarks.measure import Contestant, Figures, Series
 
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line: a figure of a comparison and its bound."""
-
-    what: str
-    figure: str  #: by its name in what contestants return
-    least: float | None = None  #: the ratio is to be at least this
-    most: float | None = None  #: the ratio, or ours where there is no peer, is to be at most this
-    goal: float | None = None
-    unit: str = ""  #: of the figure, where there is no peer
-
-    def is_reached(self, value: float) -> bool:
-        """Tell whether a median is within the bound."""
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two contestants, and the rows that come of them."""
-
-    name: str
-    against: str
-    ours: Contestant
-    peer: Contestant | None = None
-    is_together: bool = False  #: `ours` returns the figures of both
-    rows: Sequence[Row]
-    needs_kafka: bool = False
-
-
-class Scale(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is run: the figures of the table, or just enough to see that everything works."""
-
-    records: int = 1_000_000
-    typed_records: int = 400_000
-    peer_records: int = 200_000
-    answered_records: int = 200_000
-    laned_records: int = 60_000
-    single_records: int = 300
-    rate_records: int = 20_000
-    sends: int = 100_000
-    raw_sends: int = 10_000
-    messages: int = 50_000
-    waiting: int = 1_000_000  #: messages behind those
-    calls: int = 4_000
-    many_calls: int = 20_000
-    forks: int = 300
-    starts: int = 10
-    rounds: int = 5
-
-
-#: For a look at whether all of it still works.
-SMOKE = Scale(
-    records=40_000,
-    typed_records=40_000,
-    peer_records=20_000,
-    answered_records=5_000,
-    laned_records=2_000,
-    single_records=20,
-    rate_records=1_000,
-    sends=2_000,
-    raw_sends=200,
-    messages=1_000,
-    waiting=2_000,
-    calls=20,
-    many_calls=400,
-    forks=5,
-    starts=1,
-    rounds=1,
-)
-#: Records a second in the rows of latency.
-RATE = 1_000
 #: What the forking parent of the floor holds: a zygote's resident memory, MB.
 PARENT_MB = 20
 
@@ -87,171 +16,13 @@ PARENT_MB = 20
 def comparisons(scale: Scale, address: str, topic: str) -> list[Comparison]:
     """Return every comparison, in the table's order."""
     return [
-        *_kafka(scale, address, topic),
-        *_peers(scale, address, topic),
-        *_spans(scale, address, topic),
+        *kafka_rows(scale, address, topic),
+        *filter_rows(scale, address, topic),
+        *peer_rows(scale, address, topic),
+        *span_rows(scale, address, topic),
         *_durable(scale),
         *_processes(scale),
     ]
-
-
-def _engine(address: str, topic: str, count: int, handler: str, batch_size: int, runtime: str = "inline") -> Contestant:
-    arguments = {
-        "address": address,
-        "topic": topic,
-        "count": count,
-        "handler": handler,
-        "batch_size": batch_size,
-        "runtime": runtime,
-    }
-    return Contestant("kafka:engine", arguments)
-
-
-def _kafka(scale: Scale, address: str, topic: str) -> list[Comparison]:
-    records, typed = scale.records, scale.typed_records
-    loop = Contestant("kafka:loop", {"address": address, "topic": topic, "count": records})
-    inline_100 = _engine(address, topic, typed, "native", 100)
-    answering = {"address": address, "topic": topic, "count": scale.answered_records}
-    at_rate = {"address": address, "topic": topic, "count": scale.rate_records, "per_s": RATE}
-    return [
-        Comparison(
-            name="kafka-native",
-            against="bare aiokafka loop",
-            ours=_engine(address, topic, records, "native", 1000),
-            peer=loop,
-            rows=[Row(what="Kafka to inline, native batches of 1,000", figure="per_s", least=0.7, goal=0.9)],
-            needs_kafka=True,
-        ),
-        Comparison(
-            name="kafka-event",
-            against="bare aiokafka loop",
-            ours=_engine(address, topic, records, "shaped", 1000),
-            peer=loop,
-            rows=[Row(what="Kafka to inline, Lambda events of 1,000", figure="per_s", least=0.45, goal=0.6)],
-            needs_kafka=True,
-        ),
-        Comparison(
-            name="kafka-typed",
-            against="bare aiokafka loop",
-            ours=_engine(address, topic, records, "typed", 1000),
-            peer=loop,
-            rows=[Row(what="Kafka to inline, one typed record a call", figure="per_s", least=0.5)],
-            needs_kafka=True,
-        ),
-        *_librdkafka(scale, address, topic, loop),
-        Comparison(
-            name="kafka-process-event",
-            against="inline native at 100",
-            ours=_engine(address, topic, typed, "shaped", 100, "process"),
-            peer=inline_100,
-            rows=[Row(what="Kafka to process, Lambda events of 100", figure="per_s", least=0.3)],
-            needs_kafka=True,
-        ),
-        Comparison(
-            name="kafka-process-native",
-            against="inline native at 100",
-            ours=_engine(address, topic, typed, "native", 100, "process"),
-            peer=inline_100,
-            rows=[Row(what="Kafka to process, native batches of 100", figure="per_s", least=0.45)],
-            needs_kafka=True,
-        ),
-        Comparison(
-            name="lanes",
-            against="one at a time",
-            ours=Contestant("kafka:laned_engine", {"address": address, "count": scale.laned_records, "lanes": 1000}),
-            peer=Contestant("kafka:laned_engine", {"address": address, "count": scale.single_records, "lanes": 1}),
-            rows=[
-                Row(
-                    what="10 ms for each record, 1 partition, 1,000 keys, 1,000 lanes, typed",
-                    figure="per_s",
-                    least=300.0,
-                )
-            ],
-            needs_kafka=True,
-        ),
-        Comparison(
-            name="exactly-once",
-            against="at least once",
-            ours=Contestant("kafka:answering_engine", {**answering, "delivery": "exactly_once"}),
-            peer=Contestant("kafka:answering_engine", {**answering, "delivery": "at_least_once"}),
-            rows=[Row(what="each record answered exactly once, batches of 1,000", figure="per_s", least=0.6)],
-            needs_kafka=True,
-        ),
-        Comparison(
-            name="kafka-latency",
-            against="bare aiokafka loop",
-            ours=Contestant("latency:both", at_rate),
-            is_together=True,
-            rows=[
-                Row(what="produced to handler at 1,000/s, p50", figure="p50_ms", most=1.5),
-                Row(what="produced to handler at 1,000/s, p99", figure="p99_ms", most=1.5),
-            ],
-            needs_kafka=True,
-        ),
-    ]
-
-
-def _librdkafka(scale: Scale, address: str, topic: str, loop: Contestant) -> list[Comparison]:
-    """Return the first rows once more, read by the other client."""
-    found = []
-    for name, what, handler, least, goal in (
-        ("native", "native batches of 1,000", "native", 1.2, 1.6),
-        ("event", "Lambda events of 1,000", "shaped", 0.65, 0.8),
-    ):
-        engine = _engine(address, topic, scale.records, handler, 1000)
-        ours = Contestant(engine.function, {**engine.arguments, "client": "librdkafka"})
-        row = Row(what=f"Kafka by librdkafka to inline, {what}", figure="per_s", least=least, goal=goal)
-        found.append(
-            Comparison(
-                name=f"librdkafka-{name}",
-                against="bare aiokafka loop",
-                ours=ours,
-                peer=loop,
-                rows=[row],
-                needs_kafka=True,
-            )
-        )
-    return found
-
-
-def _peers(scale: Scale, address: str, topic: str) -> list[Comparison]:
-    """Return the rows against other frameworks, where an environment has them (see `peers.py`)."""
-    python = os.environ.get("EVENTCORE_PEERS", "")
-    if not python:
-        return []
-    ours = _engine(address, topic, scale.records, "typed", 1000)
-    found = []
-    for name, what, count, least in (
-        ("faststream_at_most_once", "FastStream, at most once: its fastest single messages", scale.peer_records, 10.0),
-        ("faststream_at_least_once", "FastStream, at least once", scale.peer_records // 10, None),
-        ("quix", "Quix Streams", scale.peer_records, None),
-        ("faust", "Faust", scale.peer_records // 4, None),
-    ):
-        arguments = {"address": address, "topic": topic, "count": count}
-        row = Row(what="Kafka to inline, one typed record a call", figure="per_s", least=least)
-        found.append(
-            Comparison(
-                name=f"peers-{name}",
-                against=what,
-                ours=ours,
-                peer=Contestant(f"peers:{name}", arguments, python),
-                rows=[row],
-                needs_kafka=True,
-            )
-        )
-    return found
-
-
-def _spans(scale: Scale, address: str, topic: str) -> list[Comparison]:
-    off = _engine(address, topic, scale.records, "native", 1000)
-    found = []
-    for percent, least in ((1, 0.97), (100, 0.8)):
-        on = Contestant("kafka:traced_engine", {**off.arguments, "ratio": percent / 100})
-        row = Row(what=f"the first row with spans at {percent} %", figure="per_s", least=least)
-        found.append(
-            Comparison(name=f"spans-{percent}", against="spans off", ours=on, peer=off, rows=[row], needs_kafka=True)
-        )
-    return found
 
 
 def _durable(scale: Scale) -> list[Comparison]:

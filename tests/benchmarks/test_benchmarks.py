@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks.rows import SMOKE
+from tests.benchmarks.comparison import SMOKE
 
 
 @pytest.mark.slow

@@ -174,6 +174,23 @@ CASES = [
         },
         "EC129", "mappings.k.delivery", "may be aborted", "read_committed",
     ),
+    (
+        {"mappings__q": QUEUE + "filter_criteria = { filters = [{ pattern = { body = [{ nothing = 1 }] } }] }"},
+        "EC130", "mappings.q.filter_criteria.filters[0].pattern", "Invalid filter pattern definition. Event pattern is not valid. Reason: Unrecognized match type nothing", '{"body"',
+    ),
+    (
+        {"mappings__k": KAFKA + """filter_criteria = { filters = [{ pattern = '{"value": {"a": []}}' }] }"""},
+        "EC130", "mappings.k.filter_criteria.filters[0].pattern", "Empty arrays are not allowed", '{"value"',
+    ),
+    (
+        {"mappings__s": STREAM + """filter_criteria = { filters = [{ pattern = '{"data": ["plain"]}' }] }"""},
+        "EC130", "mappings.s.filter_criteria.filters[0].pattern", "Kinesis", '{"data"',
+    ),
+    ({"mappings__s": STREAM + "filter_criteria = { filters = [] }"}, "EC130", "mappings.s.filter_criteria", "no filter in it", "take it out"),
+    (
+        {"mappings__s": STREAM + "filter_criteria = { filters = [" + "{ pattern = { data = { a = [1] } } }, " * 11 + "] }"},
+        "EC130", "mappings.s.filter_criteria", "11 filters are too many: 10", "$or",
+    ),
     ({"mappings__s": STREAM + "lanes = 11"}, "EC128", "mappings.s.lanes", "may have 10 invocations", "[functions.f] concurrency = 11"),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),

@@ -1,0 +1,257 @@
+"""Filter criteria: what matches none is settled without an invocation (Lambda semantics §3.1, §4, §5.1, §6.4)."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from typing import Any
+
+import pytest
+
+from eventcore.telemetry.events import RecordsFiltered
+from eventcore.testing.harness import Harness
+from tests.behaviours.orders import play, queue_app, stream_app
+
+
+def criteria(*patterns: Any) -> dict[str, Any]:
+    return {"filters": [{"pattern": pattern} for pattern in patterns]}
+
+
+PAID = criteria({"data": {"status": ["paid"]}})
+
+
+class Work:
+    """A handler that remembers the ids of each invocation, and fails with those it is told to."""
+
+    def __init__(self, *, failing: tuple[int, ...] = ()) -> None:
+        self.calls: list[list[int]] = []
+        self.failing = set(failing)
+
+    async def __call__(self, event: dict[str, Any], context: Any) -> None:
+        bodies = [
+            b64decode(record["kinesis"]["data"]) if "kinesis" in record else record["body"]
+            for record in event["Records"]
+        ]
+        self.calls.append([json.loads(body)["id"] for body in bodies])
+        if self.failing.intersection(self.calls[-1]):
+            raise ValueError("poison")
+
+
+def order(number: int, status: str) -> str:
+    return json.dumps({"id": number, "status": status})
+
+
+async def send(harness: Harness, *statuses: str, to: str = "stream:orders", key: str | None = "k") -> None:
+    """Send orders with these statuses, numbered from 1."""
+    await harness.send(to, [order(number, status) for number, status in enumerate(statuses, 1)], key=key)
+
+
+async def shard(harness: Harness) -> Any:
+    (mapping,) = (await harness.status()).mappings
+    (found,) = mapping.shards
+    return found
+
+
+async def counters(harness: Harness) -> Any:
+    (mapping,) = (await harness.status()).mappings
+    assert mapping.counters is not None
+    assert mapping.counters.is_balanced, mapping.counters
+    return mapping.counters
+
+
+def handler(work: Work) -> Any:
+    async def run(event: dict[str, Any], context: Any) -> None:
+        await work(event, context)
+
+    return run
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_made_of_what_matches() -> None:
+    """A batch is full when so many match; the others are counted as filtered, and the checkpoint passes them."""
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *["paid", "open", "open"] * 4, "open")
+        await harness.run_until_idle()
+        seen = await counters(harness)
+        assert (seen.received, seen.settled, seen.filtered, seen.in_flight) == (13, 4, 9, 0)
+        assert (await shard(harness)).checkpoint == 13
+
+    app = stream_app(handler(work), batch_size=2, maximum_batching_window_in_seconds=1, filter_criteria=PAID)
+    harness = play(app, scenario)
+    assert work.calls == [[1, 4], [7, 10]]
+    assert sum(event.count for event in harness.events(RecordsFiltered)) == 9
+
+
+@pytest.mark.parametrize("lanes", [None, 10])
+def test_a_shard_of_which_nothing_matches_moves_on(lanes: int | None) -> None:
+    """Its checkpoint follows what comes, without any invocation: a restart does not read it all again."""
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        for end in (3, 6):
+            await send(harness, "open", "open", "open")
+            await harness.run_until_idle()
+            assert (await shard(harness)).checkpoint == end
+        assert (await counters(harness)).filtered == 6
+
+    play(stream_app(handler(work), filter_criteria=PAID, lanes=lanes), scenario)
+    assert work.calls == []
+
+
+@pytest.mark.parametrize("lanes", [None, 10])
+def test_what_fails_holds_the_checkpoint_whatever_is_filtered_behind_it(lanes: int | None) -> None:
+    """And in front of it: the checkpoint stands at the first record that is not settled."""
+    work = Work(failing=(3,))
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, "open", "open", "paid", "open", "open")
+        await harness.advance(5)
+        assert (await shard(harness)).checkpoint == 2
+        await counters(harness)
+        work.failing.clear()
+        await harness.run_until_idle()
+        assert (await shard(harness)).checkpoint == 5
+        seen = await counters(harness)
+        assert (seen.settled, seen.filtered, seen.retrying) == (1, 4, 0)
+
+    play(stream_app(handler(work), filter_criteria=PAID, lanes=lanes), scenario)
+    assert set(map(tuple, work.calls)) == {(3,)}
+
+
+@pytest.mark.parametrize("lanes", [None, 10])
+def test_retries_and_splits_go_on_as_without_a_filter(lanes: int | None) -> None:
+    """The record that fails is isolated among those that match, and given up alone."""
+    work = Work(failing=(5,))
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *["paid", "open"] * 4)
+        await harness.run_until_idle()
+        seen = await counters(harness)
+        assert (seen.settled, seen.filtered, sum(seen.discarded.values())) == (3, 4, 1)
+        assert (await shard(harness)).checkpoint == 8
+        (discard,) = await harness.messages("failed")
+        batch = json.loads(discard.body)["KinesisBatchInfo"]
+        assert batch["batchSize"] == 1
+
+    app = stream_app(
+        handler(work),
+        batch_size=4,
+        maximum_retry_attempts=1,
+        bisect_batch_on_function_error=True,
+        filter_criteria=PAID,
+        lanes=lanes,
+    )
+    play(app, scenario)
+
+
+def test_one_of_several_filters_is_enough_and_all_keys_of_one_are_needed() -> None:
+    """Filters are alternatives; what one of them says of data and of the rest must hold together."""
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, "paid", "open", key="a")
+        await send(harness, "paid", "open", key="b")
+        await harness.run_until_idle()
+
+    first = {"partitionKey": ["a"], "data": {"status": ["open"]}}
+    second = json.dumps({"partitionKey": [{"prefix": "b"}]})
+    play(stream_app(handler(work), filter_criteria=criteria(first, second)), scenario)
+    assert work.calls in ([[2], [1, 2]], [[2, 1, 2]])
+
+
+def test_plain_data_never_matches_a_pattern_for_json() -> None:
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("stream:orders", ["plain", "[]", "1", b"\xff\xfe", "", order(6, "paid")], key="k")
+        await harness.run_until_idle()
+        assert (await counters(harness)).filtered == 5
+
+    play(stream_app(handler(work), filter_criteria=PAID), scenario)
+    assert work.calls == [[6]]
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+def test_messages_that_do_not_match_are_deleted() -> None:
+    """Without an invocation (trap 15): they are not there for another mapping, nor for a later filter."""
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, *["paid", "open"] * 10, to="queue:orders", key=None)
+        await harness.run_until_idle()
+        assert await harness.messages("orders") == []
+        seen = await counters(harness)
+        assert (seen.received, seen.settled, seen.filtered, seen.in_flight) == (20, 10, 10, 0)
+
+    play(queue_app(handler(work), filter_criteria=criteria({"body": {"status": ["paid"]}})), scenario)
+    assert sorted(each for call in work.calls for each in call) == [*range(1, 20, 2)]
+
+
+def test_a_queue_of_which_nothing_matches_is_emptied() -> None:
+    work = Work()
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, "open", "open", to="queue:orders", key=None)
+        await harness.run_until_idle()
+        assert await harness.messages("orders") == []
+        assert (await counters(harness)).filtered == 2
+
+    play(queue_app(handler(work), filter_criteria=criteria({"body": {"status": ["paid"]}})), scenario)
+    assert work.calls == []
+
+
+def test_a_plain_pattern_takes_plain_messages_alone() -> None:
+    """A body that is JSON never matches it (Lambda semantics §3.1 "Filtering")."""
+    bodies: list[str] = []
+
+    async def run(event: dict[str, Any], context: Any) -> None:
+        bodies.extend(record["body"] for record in event["Records"])
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:orders", ["paid: 1", "open: 2", '{"a": "paid: 3"}'])
+        await harness.run_until_idle()
+
+    play(queue_app(run, filter_criteria=criteria({"body": [{"prefix": "paid"}, {"prefix": "{"}]})), scenario)
+    assert bodies == ["paid: 1"]
+
+
+def test_messages_are_filtered_by_what_the_queue_says_of_them() -> None:
+    """Attributes of the record, as they stand in the event."""
+    groups: list[str] = []
+
+    async def run(event: dict[str, Any], context: Any) -> None:
+        groups.extend(record["attributes"]["MessageGroupId"] for record in event["Records"])
+
+    async def scenario(harness: Harness) -> None:
+        for group in ("a", "b", "c"):
+            await harness.send("queue:orders", ["x"], key=group)
+        await harness.run_until_idle()
+
+    pattern = {"attributes": {"MessageGroupId": [{"anything-but": ["b"]}]}}
+    play(queue_app(run, filter_criteria=criteria(pattern)), scenario)
+    assert sorted(groups) == ["a", "c"]
+
+
+def test_a_message_that_failed_and_then_matches_no_more_leaves_no_failure_behind() -> None:
+    """The filter is of the mapping, and a mapping's settings may change between two receives."""
+    work = Work(failing=(1,))
+
+    async def scenario(harness: Harness) -> None:
+        await send(harness, "paid", to="queue:orders", key=None)
+        await harness.advance(1)
+        (failure,) = await harness.failures()
+        assert not failure.is_final
+        await harness.run_until_idle()
+        assert await harness.failures() == []
+        assert await harness.messages("orders") == []
+
+    # Received once, it matches; received twice, it does not.
+    pattern = {"body": {"status": ["paid"]}, "attributes": {"ApproximateReceiveCount": ["1"]}}
+    play(queue_app(handler(work), queue={"visibility_timeout": 5}, filter_criteria=criteria(pattern)), scenario)
+    assert work.calls == [[1]]

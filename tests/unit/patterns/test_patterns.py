@@ -1,0 +1,176 @@
+"""What patterns and filters say of themselves, and of what they are held against."""
+
+import json
+from typing import Any
+
+import pytest
+
+from eventcore.patterns import FilterCriteria, Pattern, PatternError
+
+
+def refusal(pattern: Any) -> str:
+    with pytest.raises(PatternError) as caught:
+        Pattern(pattern)
+    return caught.value.message.removeprefix("Event pattern is not valid. Reason: ")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ([], "Filter is not an object"),
+        ("null", "Filter is not an object"),
+        ({}, "Empty objects are not allowed"),
+        ({"a": {}}, "Empty objects are not allowed"),
+        ({"a": "b"}, '"a" must be an object or an array'),
+        ({"a": [["b"]]}, "Match value must be String, number, true, false, or null"),
+        ({"a": [{}]}, "Empty match expression"),
+        ({"a": [{"prefix": "b", "suffix": "c"}]}, "Only one key allowed in match expression"),
+        ({"a": [{"exists": "yes"}]}, "exists match pattern must be either true or false."),
+        ({"a": [{"prefix": {"suffix": "b"}}]}, "Unsupported anything-but pattern: suffix"),
+        ({"a": [{"prefix": {"equals-ignore-case": 1}}]}, "equals-ignore-case match pattern must be a string"),
+        ({"a": [{"wildcard": "a\\b"}]}, "Invalid escape character at pos 1"),
+        ({"a": [{"cidr": 1}]}, "prefix match pattern must be a string"),
+        ({"a": [{"cidr": "10.0.0.0/x"}]}, "Malformed CIDR, mask bits must be an integer"),
+        ({"a": [{"cidr": "2001:db8::/128"}]}, "IPv6 mask bits must be < 128"),
+        ({"a": [{"numeric": []}]}, "Invalid member in numeric match: ]"),
+        ({"a": [{"numeric": [1]}]}, "Invalid member in numeric match: 1"),
+        ({"a": [{"numeric": ["!", 1]}]}, "Unrecognized numeric range operator: !"),
+        ({"a": [{"numeric": ["=", "1"]}]}, "Value of = must be numeric"),
+        ({"a": [{"numeric": ["=", True]}]}, "Value of = must be numeric"),
+        ({"a": [{"numeric": [">"]}]}, "Value of > must be numeric"),
+        ({"a": [{"numeric": ["=", 1, "<", 2]}]}, "Too many terms in numeric range expression"),
+        ({"a": [{"numeric": ["<", 1, ">", 0]}]}, "Too many elements in numeric expression"),
+        ({"a": [{"numeric": [">", 0, "<", 1, "<", 2]}]}, "Too many terms in numeric range expression"),
+        ({"a": [{"numeric": [">", 1, "<", 1]}]}, "Bottom must be less than top"),
+        ({"a": [{"numeric": [">", 5e9 + 1]}]}, "Value must be between -5000000000 and 5000000000, inclusive"),
+        ({"a": [{"anything-but": []}]}, "Empty arrays are not allowed"),
+        ({"a": [{"anything-but": True}]}, "Value of anything-but must be an array or single string/number value."),
+        (
+            {"a": [{"anything-but": ["b", 1]}]},
+            "Inside anything but list, either all values are number or string, mixed type is not supported",
+        ),
+        ({"a": [{"anything-but": {"numeric": ["=", 1]}}]}, "Unsupported anything-but pattern: numeric"),
+        ({"a": [{"anything-but": {"wildcard": []}}]}, "Empty arrays are not allowed"),
+    ],
+)
+def test_what_is_no_pattern_is_refused_with_the_reason(pattern: Any, reason: str) -> None:
+    assert refusal(pattern) == reason
+
+
+def test_a_pattern_that_multiplies_without_bound_is_refused() -> None:
+    """Each `$or` multiplies the combinations: they are bounded, not tried."""
+    alternatives = [{f"x{number}": ["a"]} for number in range(11)]
+    nested = {"a": {"$or": alternatives}, "b": {"$or": alternatives}, "c": {"$or": alternatives}}
+    assert "more than 1000 combinations" in refusal(nested)
+    deep: dict[str, Any] = {"a": ["x"]}
+    for _ in range(300):
+        deep = {"a": deep}
+    assert "nested more than 200 levels" in refusal(deep)
+
+
+@pytest.mark.parametrize("event", ["[]", "1", "not json", b"\xff", "[" * 5_000, '{"b":' * 5_000])
+def test_what_is_no_event_is_refused(event: Any) -> None:
+    with pytest.raises(PatternError, match="Parameter Event is not valid"):
+        Pattern({"a": ["b"]}).matches(event)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "event", "is_match"),
+    [
+        # One element of an array must have all that is asked of it.
+        ({"d": {"a": [1], "b": [2]}}, {"d": [{"a": 1}, {"b": 2}]}, False),
+        ({"d": {"a": [1], "b": [2]}}, {"d": [[{"a": 1, "b": 3}], [{"a": 1, "b": [0, 2]}]]}, True),
+        # A name with dots is a path, in the pattern and in the event.
+        ({"a.b": [1]}, {"a": {"b": 1}}, True),
+        ({"a": {"b": {"c": [1]}}}, {"a": {"b.c": 1}}, True),
+        ({"a": {"b": [1], "c": [2]}}, {"a.b": 1, "a": {"c": 2}}, True),
+        ({"a": {"b": [1], "c": [2]}}, {"a.b": 1, "a": [{"c": 2}]}, True),
+        # true is not 1, and 1 is 1.0.
+        ({"a": [1]}, {"a": True}, False),
+        ({"a": [True]}, {"a": 1}, False),
+        ({"a": [1]}, {"a": 1.0}, True),
+        # Neither an object nor an empty array is a value.
+        ({"a": [{"exists": True}]}, {"a": {"b": 1}}, False),
+        ({"a": [{"exists": False}]}, {"a": []}, True),
+        ({"a": [{"exists": False}]}, {"a": [[], {"b": 1}]}, True),
+        ({"a": [{"exists": True}]}, {"a": None}, True),
+        # Case: one letter may be two in the other case.
+        ({"a": [{"suffix": {"equals-ignore-case": "straße"}}]}, {"a": "die STRASSE"}, True),
+        ({"a": [{"wildcard": "a*b*c"}]}, {"a": "a-b-b-c"}, True),
+        ({"a": [{"wildcard": "ab*ba"}]}, {"a": "aba"}, False),
+        ({"a": [{"cidr": "10.0.0.0/8"}]}, {"a": "010.0.0.1"}, False),
+        # An `$or` whose alternatives are rules is a name.
+        ({"$or": [{"prefix": "a"}, {"prefix": "b"}]}, {"$or": "abc"}, True),
+    ],
+)
+def test_events_are_matched_by_the_rules(pattern: Any, event: Any, is_match: bool) -> None:
+    assert Pattern(pattern).matches(event) is is_match
+    assert Pattern(pattern).matches(json.dumps(event)) is is_match
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["null", "[]", '{"body": "x"}', {"body": [{"nothing": 1}]}, {"body": {}}])
+def test_an_invalid_filter_is_refused_in_lambdas_words(pattern: Any) -> None:
+    """And says why."""
+    with pytest.raises(PatternError) as caught:
+        FilterCriteria([pattern], source="sqs")
+    assert caught.value.message == "Invalid filter pattern definition."
+    assert "Reason: " in caught.value.__notes__[0]
+
+
+def test_the_length_and_the_number_of_filters_are_bounded() -> None:
+    with pytest.raises(PatternError) as caught:
+        FilterCriteria([{"body": {"a": ["x" * 4_096]}}], source="sqs")
+    assert "4096 characters" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="at most 10"):
+        FilterCriteria([{"body": {"a": ["x"]}}] * 11, source="sqs")
+    with pytest.raises(ValueError, match="docdb"):
+        FilterCriteria([{"body": {"a": ["x"]}}], source="docdb")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "body", "is_match"),
+    [
+        # The table of data and pattern, plain or JSON (Lambda semantics §3.1).
+        ({"body": ["text"]}, "text", True),
+        ({"messageId": ["1"]}, "text", True),
+        ({"body": {"a": [1]}}, "text", False),
+        ({"body": [{"exists": True}]}, '{"a": 1}', False),
+        ({"messageId": ["1"]}, '{"a": 1}', True),
+        ({"messageId": ["2"]}, '{"a": 1}', False),
+        ({"body": {"a": [1]}}, '{"a": 1}', True),
+        ({"body": {"a": [1]}}, '[{"a": 1}]', False),
+        ({"body": ["1"]}, "1", True),
+        ({"body": ["{"]}, "{", True),
+    ],
+)
+def test_data_and_pattern_are_both_plain_or_both_json(pattern: Any, body: str, is_match: bool) -> None:
+    assert FilterCriteria([pattern], source="sqs").matches({"messageId": "1", "body": body}) is is_match
+
+
+def test_kafka_filters_look_at_key_and_value() -> None:
+    """Both in base64 in a record; both must hold."""
+    criteria = FilterCriteria([{"key": ["k1"], "value": {"a": [1]}, "topic": ["t"]}], source="kafka")
+    record = {"topic": "t", "key": "azE=", "value": "eyJhIjogMX0="}
+    assert criteria.matches(record)
+    assert not criteria.matches({**record, "key": "azI="})
+    assert not criteria.matches({**record, "value": None})
+    assert not criteria.matches({**record, "topic": "u"})
+
+
+def test_filters_of_one_key_are_told_so_and_decode_it_once() -> None:
+    """The engine asks of data alone where it can."""
+    key, test = FilterCriteria([{"value": {"a": [1]}}, {"value": {"b": [2]}}], source="kafka").single_test() or (
+        "",
+        bool,
+    )
+    assert key == "value"
+    assert [test(text) for text in (b'{"a": 1}', b'{"b": 2}', b'{"b": 1}', b"plain", None)] == [
+        True,
+        True,
+        *[False] * 3,
+    ]
+    for filters in ([{"topic": ["t"]}], [{"value": ["plain"]}], [{"key": {"a": [1]}}, {"value": {"a": [1]}}]):
+        assert FilterCriteria(filters, source="kafka").single_test() is None
