@@ -15,6 +15,7 @@ import msgspec
 
 from eventcore.delivery.batching import BatchPolicy, cut
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.filtering import RecordFilter
 from eventcore.ids import IdFactory
 from eventcore.model import Batch, Fault, Outcome, OutcomeKind, Record
 from eventcore.ports.ranges import RangeSource
@@ -59,6 +60,7 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a replay has done so far."""
 
     records: int  #: that ran
+    filtered: int = 0  #: that were read and match no filter
     invocations: int
     failed: int  #: records
     failures: Sequence[ReplayFailure]  #: the first `FAILURES_MAX`
@@ -90,6 +92,7 @@ class Replay:
         *,
         reference: str,
         speed: float,
+        keeps: RecordFilter | None = None,
     ) -> None:
         """Prepare.
 
@@ -100,6 +103,7 @@ class Replay:
             ids: request ids.
             listener: hears what happens.
             reference: of the source, for the function.
+            keeps: of the mapping that is imitated: what matches no filter does not run.
             speed: 1 keeps the records' own distances in time, 10 a tenth of them; 0: as fast as it goes.
         """
         self._source = source
@@ -109,8 +113,9 @@ class Replay:
         self._listener = listener
         self._reference = reference
         self._speed = speed
+        self._keeps = keeps
         self._left: dict[str, ReplayShard] = {}
-        self._records = self._invocations = self._failed = 0
+        self._records = self._filtered = self._invocations = self._failed = 0
         self._failures: list[ReplayFailure] = []
         self._reading = anyio.Lock()
         self._side_by_side = anyio.Semaphore(SHARDS_AT_ONCE)
@@ -123,6 +128,7 @@ class Replay:
         """What was done so far."""
         return ReplayReport(
             records=self._records,
+            filtered=self._filtered,
             invocations=self._invocations,
             failed=self._failed,
             failures=tuple(self._failures),
@@ -179,8 +185,15 @@ class Replay:
             async with self._reading:
                 read = await self._source.read(shard.name, shard.next, shard.end, count_max=READ_STEP)
             shard.next = read.next
-            shard.add(read.records)
+            shard.add(self._matching(read.records, shard.name))
         return bool(shard.records)
+
+    def _matching(self, records: Sequence[Record], shard: str) -> Sequence[Record]:
+        if self._keeps is None:
+            return records
+        matching, others = self._keeps.sort(records, shard)
+        self._filtered += len(others)
+        return matching
 
     def _is_enough(self, shard: _Waiting) -> bool:
         """Tell whether a whole batch waits: an event is never smaller than its records."""

@@ -284,7 +284,8 @@ class _Command:
             return
         failed = f", {show_count(report.failed, 'record')} failed" if report.failed else ""
         invocations = show_count(report.invocations, "invocation")
-        self._output.text(f"ran {show_count(report.records, 'record')} in {invocations}{failed}")
+        filtered = f"; {show_count(report.filtered, 'record')} filtered out" if report.filtered else ""
+        self._output.text(f"ran {show_count(report.records, 'record')} in {invocations}{failed}{filtered}")
         if report.failures:
             self._output.note(f"the first failure alone, once more: {self._repeat_failure(report.failures[0])}")
 

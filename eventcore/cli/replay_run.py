@@ -20,7 +20,7 @@ from eventcore.cli.place import ReadPipeline
 from eventcore.clock import SystemClock
 from eventcore.config.defaults import STREAM_BATCH_SIZE
 from eventcore.config.effective import EffectiveMapping
-from eventcore.engine.assembly import cut_batches
+from eventcore.engine.assembly import cut_batches, make_filter
 from eventcore.engine.definitions import make_registry
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.ids import SystemIds
@@ -76,7 +76,8 @@ async def open_replay(
             )
             reports_failures = mapping.reports_failures if mapping else False
             dispatcher = Dispatcher(found, source.shape, NULL_TRACING, reports_failures=reports_failures)
-            yield Replay(source, dispatcher, batching, ids, listener, reference=reference, speed=speed)
+            keeps = make_filter(mapping, source.shape) if mapping else None
+            yield Replay(source, dispatcher, batching, ids, listener, reference=reference, speed=speed, keeps=keeps)
 
 
 async def run_until_signal(replay: Replay, shards: Sequence[ReplayShard], output: Output) -> bool:

@@ -93,7 +93,8 @@ def cut_batches(batch_size: int, window_s: float, form: HandlerForm, shape: Even
     )
 
 
-def _filter(settings: EffectiveMapping, shape: EventShape) -> RecordFilter | None:
+def make_filter(settings: EffectiveMapping, shape: EventShape) -> RecordFilter | None:
+    """Return what keeps records from the function; None: every record reaches it."""
     if settings.filters is None:
         return None
     return RecordFilter(FilterCriteria(settings.filters, source=FILTER_SOURCES[settings.source.kind]), shape)
@@ -148,7 +149,7 @@ def _stream_mapping(
         ),
         settler=settler,
         retry=settings.retry,
-        filter=_filter(settings, source.shape),
+        filter=make_filter(settings, source.shape),
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
         gate=gate,
@@ -257,7 +258,7 @@ def _queue_mapping(
             dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
             settler=_settler(settings, function, source.shape, around),
             recorder=around.recorder,
-            filter=_filter(settings, source.shape),
+            filter=make_filter(settings, source.shape),
             batching=cut_batches(settings.batch_size, settings.window_s, form, source.shape),
             maximum_concurrency=settings.maximum_concurrency,
             visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],

@@ -16,8 +16,10 @@ from eventcore.delivery.batching import BatchPolicy
 from eventcore.embedded.ranges import EmbeddedRange
 from eventcore.embedded.stream import append_records
 from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.filtering import RecordFilter
 from eventcore.ids import SeededIds
 from eventcore.model import PAYLOAD_BYTES_MAX, OutgoingRecord
+from eventcore.patterns import FilterCriteria
 from eventcore.ports.ranges import ReadRange
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.ports.store import DefineStream, Store, StreamSettings
@@ -80,6 +82,7 @@ def replay(
     stop_after_s: float = float("inf"),
     concurrency: int = 10,
     source_class: type[EmbeddedRange] = EmbeddedRange,
+    filters: Sequence[dict[str, Any]] = (),
 ) -> tuple[ReplayReport, Heard, float]:
     """Run a replay of a stream in virtual time; return its report, what it told, and how long it took."""
     heard = Heard()
@@ -93,7 +96,8 @@ def replay(
             function = Function(spec, runtime, concurrency=concurrency)
             dispatcher = Dispatcher(function, source.shape, NULL_TRACING, reports_failures=False)
             batching = BatchPolicy(batch_size=batch_size)
-            made = Replay(source, dispatcher, batching, ids, heard, reference="stream:orders", speed=speed)
+            keeps = RecordFilter(FilterCriteria(filters, source="kinesis"), source.shape) if filters else None
+            made = Replay(source, dispatcher, batching, ids, heard, reference="stream:orders", speed=speed, keeps=keeps)
             ranges = [
                 ReplayShard(shard=extent.shard, position=max(extent.first, begin), end=extent.end)
                 for extent in await source.open()
@@ -123,6 +127,20 @@ def test_everything_runs_once_in_order_in_batches() -> None:
     assert seen == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
     assert (report.records, report.invocations, report.failed, report.left) == (25, 3, 0, ())
     assert [position for _, position in heard.done] == [10, 20, 25, 25]
+
+
+def test_what_the_mapping_keeps_from_its_function_does_not_run() -> None:
+    """Batches are made of what matches, as they were; the shard is done to its end."""
+    seen: list[list[int]] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        seen.append([record.position for record in batch])
+
+    orders = [("k", b'{"paid": %s}' % (b"true" if number % 3 == 0 else b"false")) for number in range(25)]
+    report, heard, _ = replay(work, orders, batch_size=4, filters=[{"data": {"paid": [True]}}])
+    assert seen == [[0, 3, 6, 9], [12, 15, 18, 21], [24]]
+    assert (report.records, report.filtered, report.left) == (9, 16, ())
+    assert heard.done[-1][1] == 25
 
 
 def test_a_range_begins_where_it_is_told() -> None:
