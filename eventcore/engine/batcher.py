@@ -40,7 +40,8 @@ class RecordBuffer:
         self._policy = policy
         self._count_max = records_ahead_max(policy.batch_size)
         self._size_bytes_max = size_bytes_max
-        self._records: deque[Record] = deque()
+        # A list: few wait, and what is taken in front is a slice, not a step for each.
+        self._records: list[Record] = []
         self._size_bytes = 0
         #: When records were put, and how many of them wait: the window of a batch begins with its oldest record.
         self._arrivals: deque[list[float]] = deque()
@@ -84,7 +85,7 @@ class RecordBuffer:
         if not records:
             return
         self._arrivals.appendleft([anyio.current_time(), len(records)])
-        self._records.extendleft(reversed(records))
+        self._records[:0] = records
         self._size_bytes += sum([record.size_bytes for record in records])
         self._wake()
 
@@ -153,13 +154,12 @@ class RecordBuffer:
 
     def _pop(self, count: int) -> Sequence[Record]:
         if count == len(self._records):
-            taken: Sequence[Record] = list(self._records)
-            self._records.clear()
+            taken, self._records = self._records, []
             self._arrivals.clear()
             self._size_bytes = 0
             return taken
-        pop = self._records.popleft
-        taken = [pop() for _ in range(count)]
+        taken = self._records[:count]
+        del self._records[:count]
         self._size_bytes -= sum([record.size_bytes for record in taken])
         self._forget_arrivals(count)
         return taken
