@@ -6,15 +6,75 @@ Shared by the thread that reads and the loop that takes: every method holds the 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from eventcore.model import Record
 from eventcore_connectors.kafka.shape import Partition
 
-#: Of one partition, records: two rounds of reading, so that a taker always finds some.
-PARTITION_COUNT_MAX = 4_000
+#: Of one partition, records: two rounds of reading, as one is read before anybody looks what is held.
+PARTITION_COUNT_MAX = 8_000
 #: Of one partition, bytes, where records are large.
 PARTITION_BYTES_MAX = 4 * 1024 * 1024
+#: Times as much while the answer to a commit is waited for, which comes behind what librdkafka has fetched.
+_OVERFULL = 3
+
+
+class _Rounds:
+    """Records of one partition, as they were read: rounds, each with its bytes."""
+
+    __slots__ = ("_rounds", "count", "size_bytes")
+
+    def __init__(self) -> None:
+        self._rounds: deque[tuple[list[Record], int]] = deque()
+        self.count = self.size_bytes = 0
+
+    @property
+    def first(self) -> Record:
+        """The next record; there is one."""
+        return self._rounds[0][0][0]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough is held."""
+        return self.count >= PARTITION_COUNT_MAX or self.size_bytes >= PARTITION_BYTES_MAX
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether several times as much is held."""
+        return self.count >= _OVERFULL * PARTITION_COUNT_MAX or self.size_bytes >= _OVERFULL * PARTITION_BYTES_MAX
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether not half as much as may be is held."""
+        return self.count * 2 < PARTITION_COUNT_MAX and self.size_bytes * 2 < PARTITION_BYTES_MAX
+
+    def put(self, records: list[Record]) -> None:
+        size_bytes = _size_bytes(records)
+        self._rounds.append((records, size_bytes))
+        self._count(len(records), size_bytes)
+
+    def take(self, count_max: int) -> list[Record]:
+        """Take records, at most so many: whole rounds without looking into them, and a part of the one after."""
+        found: list[Record] = []
+        while self._rounds and (room := count_max - len(found)):
+            records, size_bytes = self._rounds.popleft()
+            if len(records) > room:
+                part_bytes = _size_bytes(records[:room])
+                self._rounds.appendleft((records[room:], size_bytes - part_bytes))
+                records, size_bytes = records[:room], part_bytes
+            self._count(-len(records), -size_bytes)
+            found = found + records if found else records
+        return found
+
+    def _count(self, count: int, size_bytes: int) -> None:
+        self.count += count
+        self.size_bytes += size_bytes
+
+
+def _size_bytes(records: Sequence[Record]) -> int:
+    return sum([record.size_bytes for record in records])
 
 
 class Held:
@@ -22,8 +82,10 @@ class Held:
 
     def __init__(self) -> None:
         self._room = threading.Condition()
-        self._records: dict[Partition, list[Record]] = {}
-        self._bytes: dict[Partition, int] = {}
+        self._rounds: dict[Partition, _Rounds] = {}
+        self._is_interrupted = False
+        self._is_starving = False  #: whoever looked last for records found none
+        self._is_awaited = False  #: somebody found none since records were put
         self._ends: dict[Partition, int] = {}  #: behind what was read
         self._passed: dict[Partition, int] = {}  #: positions that the log has passed
         self._seeks: dict[Partition, int] = {}  #: asked for, and not done by the reading thread
@@ -33,7 +95,7 @@ class Held:
     def begin(self, partition: Partition, position: int) -> None:
         """Read a partition from a position on."""
         with self._room:
-            self._records[partition], self._bytes[partition] = [], 0
+            self._rounds[partition] = _Rounds()
             self._ends[partition] = self._seeks[partition] = position
             self._passed.pop(partition, None)
 
@@ -42,46 +104,52 @@ class Held:
         taken: dict[Partition, Sequence[Record]] = {}
         with self._room:
             for partition in partitions:
-                records = self._records.get(partition)
-                if not records or count_max <= 0:
-                    continue
-                taken[partition] = found = self._take(partition, records, count_max)
-                count_max -= len(found)
-            if taken:
-                self._room.notify_all()
+                rounds = self._rounds.get(partition)
+                if rounds is not None and rounds.count and count_max > 0:
+                    taken[partition] = found = rounds.take(count_max)
+                    count_max -= len(found)
+            # Whoever asks for no partition misses nothing.
+            self._is_starving = bool(partitions) and not taken
+            if self._is_starving:
+                self._is_awaited = True
+            self._room.notify_all()
         return taken
-
-    def _take(self, partition: Partition, records: list[Record], count_max: int) -> list[Record]:
-        found, rest = (records, []) if len(records) <= count_max else (records[:count_max], records[count_max:])
-        self._records[partition] = rest
-        self._bytes[partition] = sum([record.size_bytes for record in rest])
-        return found
 
     def position(self, partition: Partition) -> int | None:
         """Return the offset behind what was taken; None for a partition that is not here."""
         with self._room:
-            records = self._records.get(partition)
-            return records[0].position if records else self._ends.get(partition)
+            rounds = self._rounds.get(partition)
+            return rounds.first.position if rounds is not None and rounds.count else self._ends.get(partition)
 
     def passed(self, partitions: Sequence[Partition]) -> tuple[Partition, int] | None:
         """Return a partition whose log has passed its position, with that position."""
         if not self._passed:
             return None
         with self._room:
-            ready = (each for each in partitions if each in self._passed and not self._records.get(each))
+            ready = (each for each in partitions if each in self._passed and not self._rounds[each].count)
             return next(((each, self._passed[each]) for each in ready), None)
+
+    def interrupt(self) -> None:
+        """End a `wait_for_room`, or else the next one: the reading thread has something else to do."""
+        with self._room:
+            self._is_interrupted = True
+            self._room.notify_all()
 
     # -- called in the reading thread ----------------------------------------------------------------------------------
 
-    def put(self, partition: Partition, records: list[Record]) -> None:
-        """Hold records; those of a partition that is not here, or is about to be read from elsewhere, are dropped."""
+    def put(self, partition: Partition, records: list[Record]) -> bool:
+        """Hold records, and tell whether somebody has looked for some and found none.
+
+        Those of a partition that is not here, or is about to be read from elsewhere, are dropped.
+        """
         with self._room:
-            held = self._records.get(partition)
-            if held is None or partition in self._seeks:
-                return
-            held += records
-            self._bytes[partition] += sum([record.size_bytes for record in records])
+            rounds = self._rounds.get(partition)
+            if rounds is None or partition in self._seeks:
+                return False
+            rounds.put(records)
             self._ends[partition] = records[-1].position + 1
+            is_awaited, self._is_awaited = self._is_awaited, False
+            return is_awaited
 
     def reach(self, partition: Partition, end: int) -> None:
         """Note that no record lies before an offset that was not read."""
@@ -110,7 +178,7 @@ class Held:
         """Forget partitions."""
         with self._room:
             for partition in partitions:
-                for known in (self._records, self._bytes, self._ends, self._passed, self._seeks):
+                for known in (self._rounds, self._ends, self._passed, self._seeks):
                     known.pop(partition, None)
             self._room.notify_all()
 
@@ -119,22 +187,42 @@ class Held:
         with self._room:
             return self._full()
 
-    def wait_for_room(self, timeout_s: float) -> set[Partition]:
-        """Return the partitions that are full even after so long a wait."""
+    @property
+    def is_overfull(self) -> bool:
+        """Whether no more of some partition may be held, whatever it is good for."""
         with self._room:
-            self._room.wait_for(lambda: not self._full(), timeout_s)
-            return self._full()
+            return any(rounds.is_overfull for rounds in self._rounds.values())
 
-    def stop_waiting(self) -> None:
-        """End a `wait_for_room`: nobody takes any more."""
+    def roomy(self, partitions: Iterable[Partition]) -> set[Partition]:
+        """Return those of which not half as much as may be is held."""
         with self._room:
-            self._records.clear()
-            self._ends.clear()
-            self._room.notify_all()
+            return {partition for partition in partitions if self._is_roomy(partition)}
+
+    def _is_roomy(self, partition: Partition) -> bool:
+        rounds = self._rounds.get(partition)
+        return rounds is None or rounds.is_roomy
+
+    def wait_for_room(self, timeout_s: float, *, besides: AbstractSet[Partition]) -> bool:
+        """Wait until records were looked for in vain and none of the partitions is full; tell whether it is so.
+
+        Ends before its time after `interrupt`.
+
+        Args:
+            timeout_s: at most so long.
+            besides: partitions that may be full.
+        """
+        with self._room:
+            self._room.wait_for(lambda: self._is_interrupted or self._is_sought(besides), timeout_s)
+            self._is_interrupted = False
+            return self._is_sought(besides)
+
+    def _is_sought(self, besides: AbstractSet[Partition]) -> bool:
+        return self._is_awaited and self._full() <= besides
+
+    @property
+    def is_starving(self) -> bool:
+        """Whether whoever looked last for records found none."""
+        return self._is_starving
 
     def _full(self) -> set[Partition]:
-        return {
-            partition
-            for partition, records in self._records.items()
-            if len(records) >= PARTITION_COUNT_MAX or self._bytes[partition] >= PARTITION_BYTES_MAX
-        }
+        return {partition for partition, rounds in self._rounds.items() if rounds.is_full}

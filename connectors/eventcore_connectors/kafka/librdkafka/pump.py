@@ -20,9 +20,11 @@ from typing import Any, TypeVar, cast
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from eventcore.model import Record
 from eventcore_connectors.kafka.librdkafka.assignment import Assignment
+from eventcore_connectors.kafka.librdkafka.balance import Balance
 from eventcore_connectors.kafka.librdkafka.held import Held
-from eventcore_connectors.kafka.librdkafka.messages import Message, read_topics
+from eventcore_connectors.kafka.librdkafka.messages import Message, read_messages, read_topics
 from eventcore_connectors.kafka.librdkafka.subscription import Subscription
 from eventcore_connectors.kafka.membership import ClientFailed, PartitionsHook
 from eventcore_connectors.kafka.shape import Partition
@@ -31,11 +33,9 @@ from eventcore_connectors.kafka.shape import Partition
 _POLL_S = 0.02
 #: While a callback waits for the loop, it looks so often whether the loop still runs, seconds.
 _LOOK_S = 0.5
-#: Messages of one round: 1 ms of work with the interpreter's lock held.
-_AT_ONCE = 2_000
-#: So long a taker may need for what is held before librdkafka is told to pause, seconds: it drops what it has fetched
-#: of a paused partition, and fetches it again afterwards.
-_PATIENCE_S = 0.05
+#: Messages of one round: 3 ms of work, half of it with the interpreter's lock held. Larger rounds mean that the two
+#: threads wait for each other less often.
+_AT_ONCE = 4_000
 #: Errors that do not go away by themselves.
 _FAILURES = frozenset(
     {
@@ -93,7 +93,7 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._hooks: tuple[PartitionsHook, PartitionsHook] | None = None
         self._is_stopping = self._is_in_callback = False
-        self._paused: set[Partition] = set()
+        self._balance = Balance(self.held, self._loop.time)
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._committing: Future[KafkaError | None] | None = None
         self._ended: Future[None] | None = None
@@ -123,7 +123,7 @@ class Pump:
             KafkaException: librdkafka's answer.
         """
         answer: Future[_Answer] = Future()
-        self._questions.put(lambda: _settle(answer, lambda: question(self._kafka)))
+        self._put(lambda: _settle(answer, lambda: question(self._kafka)))
         return await asyncio.wrap_future(answer)
 
     async def commit(self, generation: int, offsets: list[TopicPartition]) -> KafkaError | None:
@@ -137,13 +137,17 @@ class Pump:
             await asyncio.wait([asyncio.wrap_future(before)])
         self._committing = answer = Future[KafkaError | None]()
         # Looked at by the thread: only there nothing changes until it is sent.
-        self._questions.put(lambda: self._send_commit(self.assignment.still_ours(generation, offsets), answer))
+        self._put(lambda: self._send_commit(self.assignment.still_ours(generation, offsets), answer))
         return await asyncio.wrap_future(answer)
+
+    def _put(self, question: Callable[[], None]) -> None:
+        self._questions.put(question)
+        self.held.interrupt()
 
     async def stop(self) -> None:
         """Leave the group; returns when the thread has ended. Calls no hook."""
         self._is_stopping = True
-        self.held.stop_waiting()
+        self.held.interrupt()
         if self._ended is not None:
             await asyncio.wrap_future(self._ended)
 
@@ -176,9 +180,10 @@ class Pump:
                 self._answer()
                 if self._hooks is not None:
                     self._keep_membership()
-                    self._paused -= set(self.assignment.seek(self._kafka))
-                    self._balance()
-                self._read()
+                    self._balance.forget(self.assignment.seek(self._kafka))
+                is_called_back = self._committing is not None and not self._committing.done()
+                if self._balance.may_read(self._kafka, _POLL_S, is_called_back=is_called_back):
+                    self._read()
         finally:
             self._is_stopping = True
             self._kafka.close()
@@ -198,30 +203,28 @@ class Pump:
             self.failure = error
             self._notify()
 
-    def _balance(self) -> None:
-        """Let librdkafka pause partitions of which too much is held, and go on with those that have room again."""
-        full = self.held.full()
-        if full - self._paused:
-            full = self.held.wait_for_room(_PATIENCE_S)
-        if more := full - self._paused:
-            self._kafka.pause(self._all(more))
-        if fewer := self._paused - full:
-            self._kafka.resume(self._all(fewer))
-        self._paused = full
-
     def _read(self) -> None:
-        # `consume` waits until it has as many as it was asked for; `poll` does not.
-        first = self._kafka.poll(_POLL_S)
-        if first is None:
-            return
-        found, events = read_topics(cast("list[Message]", [first, *self._kafka.consume(_AT_ONCE - 1, 0)]))
+        messages = self._kafka.consume(_AT_ONCE, 0)
+        if not messages:
+            # `consume` would wait until it has as many as it was asked for; `poll` does not.
+            first = self._kafka.poll(_POLL_S)
+            if first is None:
+                return
+            messages = [first, *self._kafka.consume(_AT_ONCE - 1, 0)]
+        found, events = self._sort(cast("list[Message]", messages))
+        is_awaited = bool(events)
         for partition, records in found.items():
-            self.held.put(partition, records)
+            is_awaited |= self.held.put(partition, records)
             marks = self._kafka.get_watermark_offsets(TopicPartition(*partition), cached=True)
             self.ends[partition] = max(marks[1] if marks is not None else 0, records[-1].position + 1)
         for event in events:
             self._take_event(event)
-        self._notify()
+        if is_awaited:
+            self._notify()
+
+    def _sort(self, messages: list[Message]) -> tuple[dict[Partition, list[Record]], list[Message]]:
+        topic = self._subscription.only_topic
+        return read_messages(topic, messages) if topic else read_topics(messages)
 
     def _take_event(self, message: Message) -> None:
         error, partition = message.error(), Partition(message.topic() or "", message.partition())
@@ -281,7 +284,7 @@ class Pump:
         ours = _ours(partitions)
         assert self._hooks is not None, "it has begun"
         self._call(self._hooks[0], ours)
-        self._paused -= set(ours)
+        self._balance.forget(ours)
         self.assignment.give_up(kafka, ours)
 
     def _on_lost(self, kafka: Consumer, partitions: Sequence[TopicPartition]) -> None:
@@ -308,10 +311,6 @@ class Pump:
             self._is_stopping = True
 
     # ------------------------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _all(partitions: set[Partition]) -> list[TopicPartition]:
-        return [TopicPartition(*partition) for partition in sorted(partitions)]
 
     def _notify(self) -> None:
         # A loop that was abandoned closes at any moment.

@@ -16,10 +16,12 @@ from eventcore_connectors.kafka.token_file import read_token
 #: Records of all partitions that librdkafka holds ready, at most: 16 MiB, so that a mapping stays within its memory.
 #: Its own bound of 64 MiB is no faster here.
 _FETCHED_KIB_MAX = 16 * 1024
-#: So many records ready, and it stops to ask for more. Ten polls' worth: a poll never waits for a broker.
-_FETCHED_COUNT_MIN = 50_000
+#: So many records ready, and it stops to ask for more: what is read while the next ones come from a broker nearby. They
+#: come a fetch at a time, so that many more may be there. With 50,000 they lie in memory for long, and a record takes a
+#: tenth more processor time.
+_FETCHED_COUNT_MIN = 5_000
 #: Pause before it looks again whether there is room for another fetch, ms. Its own second is what makes it slow: a
-#: reader empties 50,000 records in a twentieth of that.
+#: reader empties 5,000 records in a two-hundredth of that.
 _ROOM_BACKOFF_MS = 5
 #: Pause after a fetch that failed, ms; half a second by default. Leaders move in less.
 _ERROR_BACKOFF_MS = 100

@@ -46,6 +46,11 @@ class Subscription:
         """Whether it takes part in the group, or is about to."""
         return bool(self._subscribed)
 
+    @property
+    def only_topic(self) -> str:
+        """The topic that all records are of; empty for an expression, which may match several."""
+        return "" if self._topics.is_pattern else self._topics.text
+
     def set_active(self, is_active: bool) -> None:
         """Count as alive from now on, or begin to count the time of not being so. Called in the loop."""
         if is_active:
