@@ -149,7 +149,10 @@ class _Shape:
 def _quick_check(find: Callable[[Any], Any], leaf: Leaf, whole: _Check) -> _Check:
     """Return what looks at one leaf; ``whole`` is asked where the path to it is not there, or of arrays."""
     allows, allows_absence = leaf.allows, leaf.allows_absence
+    has_values = bool(leaf.texts or leaf.numbers or leaf.literals)
+    # Of one kind of rule alone, as most leaves are: without a detour.
     texts = leaf.texts if not leaf.allows_any and not leaf.tests else None
+    test = leaf.tests[0] if len(leaf.tests) == 1 and not leaf.allows_any and not has_values else None
 
     def fits(found: Any) -> bool | None:
         try:
@@ -157,8 +160,11 @@ def _quick_check(find: Callable[[Any], Any], leaf: Leaf, whole: _Check) -> _Chec
         except AttributeError:
             return whole(found)
         kind = type(value)
-        if texts is not None and kind is str:
-            return value in texts
+        if kind is str or kind is int or kind is float:
+            if test is not None:
+                return test(value)
+            if texts is not None and kind is str:
+                return value in texts
         if value is UNSET:
             return allows_absence
         return allows(value) or (allows_absence and _is_nothing(value))
