@@ -6,6 +6,7 @@ watch. A line of the file is time, request id, stream and text, separated by tab
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections import deque
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -30,6 +31,10 @@ OPEN_FILES_MAX = 64
 #: Newest lines kept in memory, and their text's size, for those who begin to watch.
 RECENT_LINES_MAX = 2_000
 RECENT_BYTES_MAX = 4 * 1024 * 1024
+#: Ends of invocations of one function wait in memory up to this, bytes.
+HELD_BYTES_MAX = 64 * 1024
+#: How the line begins with which the platform ends an invocation (Lambda semantics §7.7).
+_INVOCATION_END = "REPORT RequestId: "
 #: `read_log` returns this many lines unless told otherwise: some screens full.
 READ_LINES_MAX = 1_000
 
@@ -46,12 +51,20 @@ class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lost: int  #: lines of writes that failed or were cut off: disk full, folder gone
 
 
+class _Held(NamedTuple):
+    """Encoded lines of one function, and how many they are."""
+
+    data: bytes
+    lines: int
+
+
 class FunctionLogs:
     """Takes the lines that functions write; a `LogSink`.
 
     Used as a context manager: left, its files are closed. For the engine's loop alone. A line is in the file when the
-    call returns, so that an engine that is killed has lost none. What can't be written is counted and passed over: a
-    full disk must not stop a pipeline that has room to settle.
+    call returns, so that an engine that is killed has lost none; but the end of an invocation waits for the next line
+    of the function, or for the end of the loop's turn: the ends and begins of a busy function are one write. What can't
+    be written is counted and passed over: a full disk must not stop a pipeline that has room to settle.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,6 +74,7 @@ class FunctionLogs:
         self._recent: deque[tuple[Sequence[LogLine], int]] = deque()
         self._recent_count = self._recent_bytes = 0
         self._listeners: FanOut[LogLine] = FanOut()
+        self._held: dict[str, _Held] = {}  #: by function: ends of invocations
         self._written = 0
         self._lost = 0
 
@@ -68,22 +82,47 @@ class FunctionLogs:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._write_held()
         while self._files:
             self._files.popitem()[1].close()
 
     def __call__(self, lines: Sequence[LogLine]) -> None:
         """Write lines of one function, at least one, at once; remember them, and show them to those who watch."""
         function = lines[0].function
+        data, count = _encode(lines), len(lines)
+        held = self._held.pop(function, None)
+        if held is not None:
+            data, count = held.data + data, held.lines + count
+        if lines[-1].text.startswith(_INVOCATION_END) and len(data) <= HELD_BYTES_MAX and (held or self._hold()):
+            self._held[function] = _Held(data, count)
+        else:
+            self._write(function, data, count)
+        self._remember(lines)
+        self._listeners.tell_all(lines, function)
+
+    def _hold(self) -> bool:
+        """See to it that what is held is written when the loop's turn ends; tell whether there is a loop."""
+        if not self._held:
+            try:
+                asyncio.get_running_loop().call_soon(self._write_held)
+            except RuntimeError:
+                return False
+        return True
+
+    def _write_held(self) -> None:
+        held, self._held = self._held, {}
+        for function, (data, count) in held.items():
+            self._write(function, data, count)
+
+    def _write(self, function: str, data: bytes, count: int) -> None:
         try:
-            self._file(function).write(_encode(lines))
-            self._written += len(lines)
+            self._file(function).write(data)
+            self._written += count
         except OSError as error:
             if not self._lost:
                 facts = {FAAS_INVOKED_NAME: function, of_field("error"): str(error)}
                 _logger.warning("logs.write_failed", extra=facts)
-            self._lost += len(lines)
-        self._remember(lines)
-        self._listeners.tell_all(lines, function)
+            self._lost += count
 
     def subscribe(self, listener: Callable[[LogLine], None], *, function: str = "") -> Callable[[], None]:
         """Show every later line to ``listener``, or those of one function; return what ends that."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -28,6 +30,50 @@ def test_a_line_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
         sink([_line("", request_id="", stream="platform")])
         text = (tmp_path / "logs" / "enrich.log").read_text()
     assert text == "2026-01-01T00:00:00.007Z\tr-1\tstdout\thello\tworld\n2026-01-01T00:00:00.000Z\t-\tplatform\t\n"
+
+
+def test_the_end_of_an_invocation_is_in_the_file_when_the_loop_has_had_its_turn(tmp_path: Path) -> None:
+    """Or with the next line of its function, before it; lines of another function wait for nobody."""
+    end = [_line("END RequestId: r-1", stream="platform"), _line("REPORT RequestId: r-1\tand so on", stream="platform")]
+
+    async def scenario() -> None:
+        with FunctionLogs(tmp_path) as sink:
+            path = log_path(tmp_path, "enrich")
+            sink([_line("START")])
+            sink(end)
+            assert sink.recent() == [_line("START"), *end]
+            sink([_line("other", function="thumbnail")])
+            sink([_line("next")])
+            assert read_log(path) == [_line("START"), *end, _line("next")]
+            sink(end)
+            sink(end)
+            await anyio.lowlevel.checkpoint()
+            assert read_log(path) == [_line("START"), *end, _line("next"), *end, *end]
+            assert sink.statistics().written == 9
+            sink(end)
+        assert len(read_log(path)) == 10
+
+    anyio.run(scenario)
+
+
+def test_ends_that_wait_are_bounded_and_counted_when_they_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = [_line("REPORT RequestId: r-1", stream="platform")]
+
+    async def scenario() -> None:
+        monkeypatch.setattr(logs, "HELD_BYTES_MAX", 150)
+        with FunctionLogs(tmp_path) as sink:
+            for _ in range(3):
+                sink(end)
+            assert read_log(log_path(tmp_path, "enrich")) == end * 3
+            log_path(tmp_path, "full").symlink_to("/dev/full")
+            sink([_line("REPORT RequestId: r-1", function="full")])
+            assert sink.statistics().lost == 0
+            await anyio.lowlevel.checkpoint()
+            assert sink.statistics().lost == 1
+
+    anyio.run(scenario)
 
 
 def test_lines_that_come_together_keep_their_order_and_their_own_times(tmp_path: Path) -> None:
