@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,11 +101,19 @@ def find_jars(progress: Progress) -> Path:
             else:
                 _fetch_by_maven(fetched)
             _verify(jars, fetched)
-            with suppress(FileExistsError):  # another process was faster
-                fetched.rename(libs)
+            _keep(fetched, libs)
     except OSError as error:
         raise CommandError(f"Kafka's jars can't be kept: {error}") from error
     return libs
+
+
+def _keep(fetched: Path, libs: Path) -> None:
+    """Put the jars to where they are looked for; if another process was faster, its jars stay: they are the same."""
+    try:
+        fetched.rename(libs)
+    except OSError:
+        if not libs.is_dir():
+            raise
 
 
 def _fetch_by_maven(libs: Path) -> None:
