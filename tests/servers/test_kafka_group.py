@@ -84,7 +84,7 @@ async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None
             tasks.cancel_scope.cancel()
         await reader.source.aclose()
 
-    readers = [Settler(kafka.source(topic, "g"), delivered) for _ in range(3)]
+    readers = [Settler(kafka.source(topic, topic), delivered) for _ in range(3)]
     stops = [anyio.Event() for _ in readers]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(own, readers[0], stops[0])
@@ -98,7 +98,7 @@ async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None
         await readers[1].until(lambda: len(readers[1].taken) == PARTITIONS // 2)
         with anyio.fail_after(HAPPENS_WITHIN_S):
             for partition in range(PARTITIONS):
-                while (mark := await kafka.committed("g", topic, partition=partition)) is None or mark.offset < 60:
+                while (mark := await kafka.committed(topic, topic, partition=partition)) is None or mark.offset < 60:
                     await anyio.lowlevel.checkpoint()
         stops[1].set()
         stops[2].set()
@@ -120,12 +120,12 @@ async def test_a_shard_that_comes_back_keeps_its_failing_work(kafka: KafkaCluste
     """Whoever gets a shard in a rebalance goes on with its attempts; what was not settled comes again."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
     await kafka.send(topic, [b"0", b"1", b"2", b"3", b"4"])
-    async with reading(kafka.source(topic, "g")) as first:
+    async with reading(kafka.source(topic, topic)) as first:
         await first.until(lambda: len(first.bodies(shard)) == 5)
         epoch = first.taken[shard].epoch
         await first.settle(shard, 2, FAILING, is_urgent=True)
         first.records.clear()
-        async with reading(kafka.source(topic, "g")) as second:
+        async with reading(kafka.source(topic, topic)) as second:
             await first.until(lambda: ("revoked", shard) in first.history)
             owners: list[Reader] = []
             with anyio.fail_after(HAPPENS_WITHIN_S):
@@ -142,8 +142,8 @@ async def test_a_shard_that_comes_back_keeps_its_failing_work(kafka: KafkaCluste
 
 
 def victim_command(kafka: KafkaCluster, topic: str) -> list[str]:
-    """Return what starts an owner of a topic's shards in a process of its own, in the group `g`."""
-    return [sys.executable, "-m", kafka_victim.__name__, kafka.address, topic, "g", json.dumps(kafka.client_settings)]
+    """Return what starts an owner of a topic's shards in a process of its own, in the group of that name."""
+    return [sys.executable, "-m", kafka_victim.__name__, kafka.address, topic, topic, json.dumps(kafka.client_settings)]
 
 
 async def test_a_killed_owner_leaves_its_shards_after_its_session(kafka: KafkaCluster) -> None:
@@ -155,7 +155,7 @@ async def test_a_killed_owner_leaves_its_shards_after_its_session(kafka: KafkaCl
         with anyio.fail_after(HAPPENS_WITHIN_S):
             assert (await victim.stdout.receive()).startswith(b"ready")
         victim.kill()
-    async with reading(kafka.source(topic, "g")) as reader:
+    async with reading(kafka.source(topic, topic)) as reader:
         await reader.until(lambda: len(reader.bodies(shard)) == 3)
         assert reader.taken[shard].checkpoint == kafka_victim.CHECKPOINT
         assert reader.taken[shard].state == kafka_victim.FAILING
@@ -173,14 +173,14 @@ async def test_a_process_that_stood_still_writes_nothing(kafka: KafkaCluster) ->
         with anyio.fail_after(HAPPENS_WITHIN_S):
             assert await said.receive_until(b"\n", LINE_BYTES_MAX) == b"ready"
         victim.send_signal(signal.SIGSTOP)
-        async with reading(kafka.source(topic, "g")) as other:
+        async with reading(kafka.source(topic, topic)) as other:
             await other.until(lambda: len(other.bodies(shard)) == 3)
             await other.settle(shard, 4, is_urgent=True)
             await victim.stdin.send(b"settle\n")
             victim.send_signal(signal.SIGCONT)
             with anyio.fail_after(HAPPENS_WITHIN_S):
                 assert await said.receive_until(b"\n", LINE_BYTES_MAX) == b"lost"
-            mark = await kafka.committed("g", topic)
+            mark = await kafka.committed(topic, topic)
             assert mark is not None
             assert (mark.offset, mark.metadata) == (4, "")
         victim.kill()
@@ -193,11 +193,11 @@ async def test_an_owner_whose_loop_stood_still_writes_nothing(kafka: KafkaCluste
     await kafka.send(topic, [b"0", b"1", b"2", b"3", b"4"])
 
     async def take_over() -> None:
-        async with open_cluster(kafka.address) as cluster, reading(cluster.source(topic, "g")) as other:
+        async with open_cluster(kafka.address) as cluster, reading(cluster.source(topic, topic)) as other:
             await other.until(lambda: len(other.bodies(shard)) == 5)
             await other.settle(shard, 4, is_urgent=True)
 
-    async with opened(kafka.source(topic, "g", session_timeout_ms=1000)) as reader:
+    async with opened(kafka.source(topic, topic, session_timeout_ms=1000)) as reader:
         await reader.receive_until(lambda: len(reader.bodies(shard)) == 5)
         done = False
 
@@ -215,7 +215,7 @@ async def test_an_owner_whose_loop_stood_still_writes_nothing(kafka: KafkaCluste
                 time.sleep(0.01)  # noqa: ASYNC251
             with pytest.raises(ShardLost):
                 await reader.settle(shard, 2, FAILING, is_urgent=True)
-    mark = await kafka.committed("g", topic)
+    mark = await kafka.committed(topic, topic)
     assert mark is not None
     # Settled to 4 by the newer owner; nothing is kept of the older one.
     assert (mark.offset, mark.metadata) == (4, "")
@@ -233,16 +233,16 @@ async def test_a_commit_of_another_generation_is_refused(kafka: KafkaCluster) ->
         member.seek(partitions[0], 0)
         joined.set()
 
-    member = make_member(kafka.request(topic, "g"))
+    member = make_member(kafka.request(topic, topic))
     await member.join(on_revoked, on_assigned)
     with anyio.fail_after(HAPPENS_WITHIN_S):
         await joined.wait()
         with pytest.raises(Fenced):
             await member.commit(member.generation - 1, {Partition(topic, 0): Mark(5, "")})
-        assert await kafka.committed("g", topic) is None
+        assert await kafka.committed(topic, topic) is None
         await member.commit(member.generation, {Partition(topic, 0): Mark(7, "")})
         await member.leave()
-    mark = await kafka.committed("g", topic)
+    mark = await kafka.committed(topic, topic)
     assert mark is not None
     assert mark.offset == 7
 
@@ -251,7 +251,7 @@ async def test_a_receive_that_waits_is_life(kafka: KafkaCluster) -> None:
     """Every shard paused for longer than `max_poll_interval_ms`, as while a batch backs off: no rebalance."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
     await kafka.send(topic, [b"0"])
-    async with opened(kafka.source(topic, "g", max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
+    async with opened(kafka.source(topic, topic, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
         await reader.receive_until(lambda: shard in reader.taken)
         reader.source.pause(shard)
         await receive_for(reader, LONGER_THAN_POLL_INTERVAL_S)
@@ -273,7 +273,7 @@ async def test_a_record_in_hand_is_life(kafka: KafkaCluster) -> None:
     """A drain: nobody receives while the last batch runs for longer than `max_poll_interval_ms`; it can be settled."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
     await kafka.send(topic, [b"0"])
-    async with opened(kafka.source(topic, "g", max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
+    async with opened(kafka.source(topic, topic, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
         await reader.receive_until(lambda: bool(reader.bodies(shard)))
         await anyio.sleep(LONGER_THAN_POLL_INTERVAL_S)
         await reader.settle(shard, 1, is_urgent=True)
@@ -284,7 +284,7 @@ async def test_a_record_in_hand_is_life(kafka: KafkaCluster) -> None:
 async def test_an_owner_that_asks_for_nothing_is_thrown_out(kafka: KafkaCluster) -> None:
     """No receive and nothing in hand for `max_poll_interval_ms`: the shards are for others, and come back on return."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
-    async with opened(kafka.source(topic, "g", max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
+    async with opened(kafka.source(topic, topic, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)) as reader:
         await reader.receive_until(lambda: shard in reader.taken)
         epoch = reader.taken[shard].epoch
         await reader.until(lambda: shard not in reader.taken)

@@ -71,6 +71,8 @@ _MOVED = frozenset(
         KafkaError._TRANSPORT,  # noqa: SLF001
         KafkaError._TIMED_OUT,  # noqa: SLF001
         KafkaError._IN_PROGRESS,  # noqa: SLF001
+        # A partition that was added just now: its owner hears of it before librdkafka has asked the brokers again.
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
         # The group has given us a newer epoch, which is under way: what we have given up is not sent again.
         KafkaError.STALE_MEMBER_EPOCH,
     }
