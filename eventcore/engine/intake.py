@@ -20,6 +20,10 @@ PART_PATIENCE_S = 5.0
 class Intake(Protocol):
     """Where a lane's batches come from."""
 
+    def __len__(self) -> int:
+        """Return how many records wait."""
+        ...
+
     @property
     def barrier(self) -> LostRange | None:
         """The lost range that is to be told now: nothing in front of it waits any more."""
@@ -67,6 +71,7 @@ class ShardIntake:
         self._end = -1  #: behind what was offered last, whether a filter has let it in or not
 
     def __len__(self) -> int:
+        """Return how many records wait."""
         return len(self._buffer) + sum(len(records) for _, records in self._behind)
 
     def limit(self, size_bytes_max: int) -> None:

@@ -156,10 +156,8 @@ class Lane:
             if (lost := self._intake.barrier) is not None:
                 state = await self._discard_lost(lost, state)
                 continue
-            if not state.parts and (checkpoint := self._intake.reach(self._checkpoint.position)) != (
-                self._checkpoint.position
-            ):
-                await self._pass_to(checkpoint)
+            if not state.parts and not len(self._intake):
+                await self._pass_filtered()
             records = await self._intake.take(state)
             if records is None:
                 # Compaction or retention took all of this part: nothing is left to try.
@@ -390,12 +388,12 @@ class Lane:
         await self._covered.settle(checkpoint)
         return discarded
 
-    async def _pass_to(self, checkpoint: int) -> None:
-        """Move the checkpoint over records that no filter has let in; nothing before it waits."""
-        if self._context.results is not None:
-            await self._context.results.write(self._shard, self._checkpoint.epoch, None, 0, [])
-        await self._checkpoint.write(checkpoint, ShardState(), is_urgent=False)
-        await self._covered.settle(checkpoint)
+    async def _pass_filtered(self) -> None:
+        """Move the checkpoint over records that no filter has let in: with none behind them, no batch does."""
+        checkpoint = self._intake.reach(self._checkpoint.position)
+        if checkpoint != self._checkpoint.position:
+            await self._checkpoint.write(checkpoint, ShardState(), is_urgent=False)
+            await self._covered.settle(checkpoint)
 
     async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
         """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""

@@ -59,6 +59,10 @@ class QueueIntake:
         self._changed = anyio.Event()
         await self._changed.wait()
 
+    def pass_by(self, count: int) -> None:
+        """Note that messages were received that no filter lets in: they are to be deleted like those handed out."""
+        self._unsettled += count
+
     def put(self, received: Received) -> None:
         """Take what a receive brought."""
         records = received.records

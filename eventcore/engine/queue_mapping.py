@@ -173,6 +173,7 @@ class QueueMapping:
         if context.filter is not None:
             matching, others = context.filter.sort(received.records, "")
             received = msgspec.structs.replace(received, records=matching)
+            self._intake.pass_by(len(others))
             self._settling.pass_by(others, tasks)
         if received.records:
             self._intake.put(received)

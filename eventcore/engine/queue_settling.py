@@ -96,7 +96,7 @@ class QueueSettling:
                 for each in done:
                     self._context.reporter.decided(each.batch, each.decision, each.outcome, is_returned=True)
                 self._context.reporter.filtered("", len(passed))
-                self._on_done(_count(done))
+                self._on_done(_count(done) + len(passed))
         finally:
             self._is_deleting = False
             # Cancelled or failed on the way: they come back after their visibility timeout.

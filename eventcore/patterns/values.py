@@ -40,7 +40,7 @@ class Leaf(msgspec.Struct, frozen=True):
         elif kind is not bool and value is not None:
             # An object is no value.
             return False
-        elif value in self.literals and any(value is literal for literal in self.literals):
+        elif value in self.literals:
             return True
         if self.allows_any:
             return True

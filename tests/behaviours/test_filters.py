@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import pytest
 
+from eventcore.clock import LoopClock
+from eventcore.embedded.queue import send_messages
+from eventcore.engine.queue_intake import UNSETTLED_MAX
+from eventcore.ids import SeededIds
+from eventcore.model import OutgoingRecord, Record
+from eventcore.ports.store import (
+    DefineQueue,
+    DropFailures,
+    Operation,
+    QueueSettings,
+    ReceiveMessages,
+    Store,
+)
+from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.events import RecordsFiltered
-from eventcore.testing.harness import Harness
+from eventcore.testing.harness import Harness, open_harness
+from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import play, queue_app, stream_app
+from tests.behaviours.scripted_source import ScriptedStore, ScriptedStream, Settled, play_scripted, scripted_app
 
 
 def criteria(*patterns: Any) -> dict[str, Any]:
@@ -255,3 +273,77 @@ def test_a_message_that_failed_and_then_matches_no_more_leaves_no_failure_behind
     pattern = {"body": {"status": ["paid"]}, "attributes": {"ApproximateReceiveCount": ["1"]}}
     play(queue_app(handler(work), queue={"visibility_timeout": 5}, filter_criteria=criteria(pattern)), scenario)
     assert work.calls == [[1]]
+
+
+# -- what filtering costs ----------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_moves_with_a_batch_and_not_once_more_for_what_was_filtered_before_it() -> None:
+    """Records that no filter lets in cost no write of their own when one behind them is let in."""
+    log = [
+        Record(position=position, body=order(position, status).encode(), size_bytes=50)
+        for position, status in enumerate(("open", "paid", "open", "paid", "open"))
+    ]
+    stream = ScriptedStream({"0": log}, receive_max=2)
+    is_settling = anyio.Event()
+
+    async def hold_second_receive() -> None:
+        if stream.source.owned["0"]:
+            await is_settling.wait()
+
+    async def settle_slowly(settled: Settled) -> None:
+        if settled.checkpoint == 2:
+            is_settling.set()
+        await anyio.sleep(1.0)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.run_until_idle()
+        assert work.calls == [[1], [3]]
+        assert [settled.checkpoint for settled in stream.settled] == [1, 2, 5]  # 1: the first batch's mark
+
+    work = Work()
+    stream.on_receive, stream.on_settle = hold_second_receive, settle_slowly
+    play_scripted(
+        scripted_app(handler(work), filter_criteria=criteria({"value": {"status": ["paid"]}})), scenario, stream
+    )
+
+
+def test_filtered_messages_that_are_not_deleted_yet_are_bounded() -> None:
+    """Received are as many as may be unsettled, whatever no filter lets in.
+
+    Before a message is deleted that was received before, the store is asked to forget its failure: that stalls here.
+    """
+    count = UNSETTLED_MAX + 5000
+    clock, ids = LoopClock(), SeededIds(0)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if any(isinstance(operation, DropFailures) for operation in operations):
+            await anyio.sleep(5.0)
+        return await store.commit(operations)
+
+    async def fill(store: Store) -> None:
+        await store.commit([DefineQueue(queue="orders", settings=QueueSettings())])
+        bodies = [OutgoingRecord(body=order(number, "open").encode()) for number in range(1000)]
+        for _ in range(count // 1000):
+            await send_messages(store, "orders", bodies, clock=clock, ids=ids)
+        receive = ReceiveMessages(queue="orders", count_max=1000, now_ms=clock.now_ms(), visibility_timeout_s=1)
+        for _ in range(count // 1000):
+            await store.commit([receive])
+        await anyio.sleep(1.0)
+
+    async def run() -> None:
+        async with open_memory_store() as memory:
+            await fill(memory)
+            async with open_harness(app, store=ScriptedStore(memory, commit)) as harness:
+                await harness.advance(4.0)
+                (depth,) = [depth for depth in await memory.queue_depths() if depth.queue == "orders"]
+                assert depth.hidden == UNSETTLED_MAX
+                await harness.run_until_idle()
+                assert (await counters(harness)).filtered == count
+
+    app = queue_app(
+        handler(Work()),
+        queue={"visibility_timeout": 600},
+        filter_criteria=criteria({"body": {"status": ["paid"]}}),
+    )
+    run_virtual(run)

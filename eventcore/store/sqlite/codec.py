@@ -44,6 +44,10 @@ def encode_list(values: Sequence[int] | Sequence[str]) -> str:
     return _json.encode(values).decode()
 
 
+#: Where a statement finds the ends of a range of `encode_ranges`, unpacked by ``json_each`` under the name `list`.
+RANGE_LOW, RANGE_HIGH = "json_extract(list.value, '$[0]')", "json_extract(list.value, '$[1]')"
+
+
 def encode_ranges(ranges: Sequence[tuple[int, int]]) -> str:
     """Return ranges of keys for ``json_each``."""
     return _json.encode(ranges).decode()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from eventcore.store.key_ranges import KeyRange, cut
-from eventcore.store.sqlite.codec import encode_list, encode_ranges
+from eventcore.store.sqlite.codec import RANGE_HIGH, RANGE_LOW, encode_list, encode_ranges
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.transaction import Transaction
 
@@ -16,7 +16,6 @@ from eventcore.store.sqlite.transaction import Transaction
 Mark = tuple[int, int, int, int, int]
 
 _decode = msgspec.json.Decoder(list[Mark]).decode
-_LOW, _HIGH = "json_extract(list.value, '$[0]')", "json_extract(list.value, '$[1]')"
 
 
 def _overlapping(table: str) -> str:
@@ -24,8 +23,8 @@ def _overlapping(table: str) -> str:
     return (
         "SELECT json_group_array(json_array(m.first_key, m.end_key, receive_count, first_receive_ms, visible_ms))"  # noqa: S608
         f" FROM json_each(?) AS list CROSS JOIN {table} AS m"
-        f" ON m.first_key >= coalesce((SELECT max(first_key) FROM {table} WHERE first_key <= {_LOW}), {_LOW})"
-        f" AND m.first_key < {_HIGH} WHERE m.end_key > {_LOW}"
+        f" ON m.first_key >= coalesce((SELECT max(first_key) FROM {table} WHERE first_key <= {RANGE_LOW}), {RANGE_LOW})"
+        f" AND m.first_key < {RANGE_HIGH} WHERE m.end_key > {RANGE_LOW}"
     )
 
 

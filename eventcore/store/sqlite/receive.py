@@ -13,6 +13,7 @@ from eventcore.store.sqlite.visible import (
     FETCHED_MAX,
     Visible,
     erase,
+    key_of,
     keys_of,
     oldest_visible,
     show_due,
@@ -46,7 +47,7 @@ class _Receive:
         if self._expired or moved:
             # What was taken must stand in `hidden` first: it may lie in the same segments.
             self._tx.buffers.hidden.flush(self._tx.connection)
-            erase(self._tx, queue, keys_of(sorted(self._expired + self._exhausted, key=_position)))
+            erase(self._tx, queue, keys_of(sorted(self._expired + self._exhausted, key=key_of)))
         if messages and (not earliest_ms or messages[0].visible_ms < earliest_ms):
             # Who waits until the next message shows must wait less.
             earliest_ms = messages[0].visible_ms
@@ -123,7 +124,3 @@ class _Receive:
             hide(self._tx, queue, mark)
         queue.hidden += len(messages)
         return messages
-
-
-def _position(row: Visible) -> int:
-    return row.message[0]

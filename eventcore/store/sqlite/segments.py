@@ -13,7 +13,14 @@ from operator import itemgetter
 import msgspec
 
 from eventcore.store.key_ranges import KeyRange
-from eventcore.store.sqlite.codec import Headers, decode_headers, encode_headers, encode_ranges
+from eventcore.store.sqlite.codec import (
+    RANGE_HIGH,
+    RANGE_LOW,
+    Headers,
+    decode_headers,
+    encode_headers,
+    encode_ranges,
+)
 from eventcore.store.sqlite.rows import RowBuffer
 
 #: Messages of one segment: what is read at least when one of them is looked for.
@@ -137,22 +144,22 @@ _GATHER = (
     "SELECT json_group_array(json_array(s.first_key, s.end_key, s.is_delayed, length(s.heads), length(s.contents))),"
     " CAST(group_concat(s.heads || s.contents, '') AS BLOB) FROM "
 )
-_BEFORE = "coalesce((SELECT max(first_key) FROM segment WHERE first_key <= {key}), {key})"
+#: The first key of the segment that may hold a key.
+HOLDING = "coalesce((SELECT max(first_key) FROM segment WHERE first_key <= {key}), {key})"
 # What holds a key, or else begins next; and what begins within so many keys.
 _FROM = (
     "WITH start (key) AS (SELECT first_key FROM segment"  # noqa: S608
-    f" WHERE first_key >= {_BEFORE.format(key=':key')} AND first_key < :high AND end_key > :key"
+    f" WHERE first_key >= {HOLDING.format(key=':key')} AND first_key < :high AND end_key > :key"
     " AND (:with_delayed OR NOT is_delayed) ORDER BY first_key LIMIT 1)"
     f" {_GATHER} start CROSS JOIN segment AS s"
     " ON s.first_key >= start.key AND s.first_key < max(start.key, :key) + :count AND s.first_key < :high"
     " WHERE :with_delayed OR NOT s.is_delayed"
 )
-_LOW, _HIGH = "json_extract(list.value, '$[0]')", "json_extract(list.value, '$[1]')"
 # An IN, as several ranges may lie in one segment.
 _WITHIN = (
     f"{_GATHER} segment AS s WHERE s.first_key IN (SELECT found.first_key FROM json_each(?) AS list"  # noqa: S608
-    f" CROSS JOIN segment AS found ON found.first_key >= {_BEFORE.format(key=_LOW)} AND found.first_key < {_HIGH}"
-    f" WHERE found.end_key > {_LOW})"
+    f" CROSS JOIN segment AS found ON found.first_key >= {HOLDING.format(key=RANGE_LOW)}"
+    f" AND found.first_key < {RANGE_HIGH} WHERE found.end_key > {RANGE_LOW})"
 )
 
 

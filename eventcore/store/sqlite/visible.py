@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from eventcore.errors import StoreCorrupt
 from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import DUE_STEP_MAX
-from eventcore.store.sqlite.codec import encode_ranges
+from eventcore.store.sqlite.codec import RANGE_HIGH, RANGE_LOW, encode_ranges
 from eventcore.store.sqlite.ledger import QueueRow
-from eventcore.store.sqlite.segments import Message, read_from, read_within
+from eventcore.store.sqlite.segments import HOLDING, Message, read_from, read_within
 from eventcore.store.sqlite.transaction import Transaction
 
 #: Messages that are fetched at a time: their bodies come as one value, which SQLite limits to 1 GB.
@@ -81,11 +82,12 @@ def oldest_visible(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible
         older = sum([row.message[0] < queue.fresh_key for row in rows])
         if older < limit:
             fresh = _fresh(tx, queue, limit - older)
-            rows = sorted(rows + fresh, key=_key)[:limit] if len(rows) > older else rows + fresh
+            rows = sorted(rows + fresh, key=key_of)[:limit] if len(rows) > older else rows + fresh
     return rows
 
 
-def _key(row: Visible) -> int:
+def key_of(row: Visible) -> int:
+    """Return a message's key: by it, the oldest comes first."""
     return row.message[0]
 
 
@@ -117,15 +119,19 @@ def _fresh(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible]:
     segments = [opened] if opened is not None and opened.first_key <= key < opened.end_key else []
     while left:
         segments = segments or read_from(tx.connection, key, queue.high, count=left)
+        before = left
         for segment in segments:
             begin = max(0, key - segment.first_key)
-            part = segment.messages[begin : begin + left]
-            if not part:
-                break
-            found += part
-            left -= len(part)
-            key = part[-1][0] + 1
-            queue.opened = segment
+            if part := segment.messages[begin : begin + left]:
+                found += part
+                left -= len(part)
+                key = part[-1][0] + 1
+                queue.opened = segment
+        if left == before:
+            raise StoreCorrupt(
+                f"the state file lacks {left} messages that its queue {queue.name!r} counts:"
+                " restore it from a backup, or remove it"
+            )
         segments = []
     return [Visible(message, 0, 0, False) for message in found]
 
@@ -169,12 +175,11 @@ def transfer(tx: Transaction, target: QueueRow, rows: Sequence[Visible], *, sent
     tx.wake(target.topic)
 
 
-_BEFORE = "coalesce((SELECT max(first_key) FROM segment WHERE first_key <= json_extract(list.value, '$[0]')), :low)"
 # A segment may go when nothing of it is fresh, ready or hidden.
 _ERASE = (
     "DELETE FROM segment WHERE first_key IN (SELECT s.first_key FROM json_each(:ranges) AS list"  # noqa: S608
-    f" CROSS JOIN segment AS s ON s.first_key >= max({_BEFORE}, :low)"
-    " AND s.first_key < json_extract(list.value, '$[1]')"
+    f" CROSS JOIN segment AS s ON s.first_key >= max({HOLDING.format(key=RANGE_LOW)}, :low)"
+    f" AND s.first_key < {RANGE_HIGH}"
     " WHERE (s.end_key <= :fresh OR s.is_delayed)"
     " AND coalesce((SELECT max(end_key) FROM (SELECT end_key FROM ready WHERE first_key < s.end_key"
     "  ORDER BY first_key DESC LIMIT 1)), 0) <= s.first_key"
@@ -190,4 +195,4 @@ def erase(tx: Transaction, queue: QueueRow, ranges: Sequence[KeyRange]) -> None:
 
 def keys_of(rows: Sequence[Visible]) -> list[KeyRange]:
     """Return the ranges of messages' keys."""
-    return gather([row.message[0] for row in rows])
+    return gather([key_of(row) for row in rows])

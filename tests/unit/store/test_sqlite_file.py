@@ -189,6 +189,23 @@ async def test_a_value_that_was_never_written_is_damage(path):
             await store.queue_depths()
 
 
+async def test_messages_that_only_their_counter_knows_are_damage(path):
+    """Rows that are gone, and a row that has lost a message: a receive tells it instead of looking for ever."""
+    new = tuple(NewMessage(id=str(number), body=b"") for number in range(3))
+    receive = ReceiveMessages(queue="q", count_max=10, now_ms=1)
+    heads = """CAST('[["0", 1, "", 0, 0]]' AS BLOB)"""
+    for change in (f"UPDATE segment SET heads = {heads}", "DELETE FROM segment"):
+        async with open_sqlite_store(path) as store:
+            await store.commit([DefineQueue(queue="q", settings=QueueSettings())])
+            await store.commit([SendMessages(queue="q", messages=new, now_ms=1)])
+        connection = raw(path)
+        connection.execute(change)
+        connection.close()
+        async with open_sqlite_store(path) as store:
+            with pytest.raises(StoreCorrupt, match="messages that its queue 'q' counts"):
+                await store.commit([receive])
+
+
 async def test_a_folder_that_is_missing_is_told(tmp_path):
     """The store makes files, not folders: that is the lock's."""
     with pytest.raises(StoreUnavailable, match="folder"):
