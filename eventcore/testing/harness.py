@@ -21,8 +21,9 @@ def test_a_poison_order_is_isolated() -> None:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -32,13 +33,14 @@ from eventcore.app import Engine, open_engine
 from eventcore.clock import Clock, LoopClock
 from eventcore.config.pipeline import Pipeline
 from eventcore.config.reference import parse_reference
+from eventcore.config.structs import PipelineConfig
 from eventcore.embedded.queue import send_messages
 from eventcore.embedded.stream import append_records
 from eventcore.engine.status import EngineStatus, MappingState
 from eventcore.errors import ProgrammingError
 from eventcore.ids import SeededIds
 from eventcore.ports.connectors import Connector, OutgoingRecord
-from eventcore.ports.runtime import LogLine
+from eventcore.ports.runtime import LogLine, Runtime
 from eventcore.ports.store import Failure, Store, StoredMessage
 from eventcore.runtime.inline import open_inline_runtime
 from eventcore.store.memory import open_memory_store
@@ -51,6 +53,8 @@ from eventcore.telemetry.events import (
     RecordsDiscarded,
     RecordsLost,
 )
+from eventcore.testing.cast import Cast, read_cast
+from eventcore.testing.recording import Recording, RecordingRuntime
 
 #: Events that a harness remembers: a scenario that makes more is a benchmark.
 EVENTS_MAX = 1_000_000
@@ -70,16 +74,25 @@ class Happened(msgspec.Struct, frozen=True):
 class Harness:
     """A running pipeline in virtual time, and what has happened in it."""
 
-    def __init__(self, engine: Engine, store: Store, clock: Clock, ids: SeededIds, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        clock: Clock,
+        ids: SeededIds,
+        config: PipelineConfig,
+        connectors: Mapping[str, Connector],
+    ) -> None:
         self.engine = engine
         self.store = store
         self.clock = clock
         self.happened: list[Happened] = []
         self.logs: list[LogLine] = []
         self._ids = ids
+        self._connectors = connectors
         self._queues = {
             mapping.source.partition(":")[2]
-            for mapping in pipeline.loaded().config.mappings.values()
+            for mapping in config.mappings.values()
             if mapping.source.startswith("queue:")
         }
         self._start_s = anyio.current_time()
@@ -95,10 +108,10 @@ class Harness:
         headers: Mapping[str, str] | None = None,
         delay_s: int | None = None,
     ) -> list[Any]:
-        """Send records to an embedded queue or stream; return message ids, or (shard, position) pairs.
+        """Send records to a queue, stream or simulated topic; return message ids, or (shard, position) pairs.
 
         Args:
-            reference: `queue:NAME` or `stream:NAME`.
+            reference: `queue:NAME`, `stream:NAME`, or one whose kind has a connector that was given.
             bodies: bytes and text as they are, anything else as JSON.
             key: partition key or message group of all of them.
             headers: of all of them.
@@ -120,6 +133,8 @@ class Harness:
             return list(sent)
         if target.kind == "stream":
             return list(await append_records(self.store, target.name, records, clock=self.clock, ids=self._ids))
+        if target.kind in self._connectors:
+            return list(await self._connectors[target.kind].send(target, None, records))
         raise ProgrammingError(f"the harness sends to queues and streams of the store, not to `{reference}`")
 
     async def advance(self, seconds: float) -> None:
@@ -132,30 +147,41 @@ class Harness:
         Raises:
             TimeoutError: something is still going on after ``within_s``.
         """
-        with anyio.fail_after(within_s):
+        waits_for = "nothing was looked at"
+        with anyio.move_on_after(within_s):
             pause_s = LOOK_FIRST_S
-            while not await self._is_idle():
+            while waits_for := await self._find_work():
                 await anyio.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, LOOK_MAX_S)
+        if waits_for:
+            raise TimeoutError(f"not idle after {within_s:g} s: {waits_for}")
 
-    async def _is_idle(self) -> bool:
+    async def _find_work(self) -> str:
+        """Return what is still going on, for people; empty when nothing is."""
         status = await self.engine.status()
         for mapping in status.mappings:
-            counters = mapping.counters
+            counters, name = mapping.counters, f"mapping {mapping.mapping}"
             if mapping.state in {MappingState.DISABLED, MappingState.STOPPED}:
                 continue
-            if mapping.state is not MappingState.ENABLED or mapping.running:
-                return False
+            if mapping.state is not MappingState.ENABLED:
+                return f"{name} is in state {mapping.state}: {mapping.reason or 'it begins'}"
+            if mapping.running:
+                return f"{name} runs {mapping.running} batches"
             if counters is not None and (counters.in_flight or counters.retrying):
-                return False
-            if any(shard.lag > 0 for shard in mapping.shards):
-                return False
-        if any(destination.rows for destination in status.destinations):
-            return False
-        depths = await self.store.queue_depths()
-        return not any(
-            depth.visible or depth.hidden or depth.delayed for depth in depths if depth.queue in self._queues
-        )
+                return f"{name} has {counters.in_flight} records in flight and {counters.retrying} to be tried again"
+            for shard in mapping.shards:
+                if shard.lag > 0:
+                    return f"{name} is {shard.lag} records behind in {shard.shard}"
+        for destination in status.destinations:
+            if destination.rows:
+                return f"{destination.rows} rows wait for {destination.destination}: {destination.last_error}"
+        for depth in await self.store.queue_depths():
+            if depth.queue in self._queues and (depth.visible or depth.hidden or depth.delayed):
+                return (
+                    f"queue {depth.queue} holds {depth.visible} visible, {depth.hidden} hidden and {depth.delayed} "
+                    f"delayed messages"
+                )
+        return ""
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -218,31 +244,42 @@ def _body(body: bytes | str | Any) -> bytes:
 
 @asynccontextmanager
 async def open_harness(
-    pipeline: Pipeline,
+    pipeline: Pipeline | Cast | str | os.PathLike[str],
     *,
     seed: int = 0,
     store: Store | None = None,
     connectors: Mapping[str, Connector] | None = None,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    ids: SeededIds | None = None,
+    recording: Recording | None = None,
+    is_cut: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Harness]:
     """Run a pipeline in the current loop until the block ends; then it is drained.
 
     Args:
-        pipeline: an `eventcore.App`; its functions run inline.
+        pipeline: an `eventcore.App`, a pipeline file or its folder; all of its functions run inline.
         seed: for identifiers and jitter.
         store: keeps the state of an earlier harness, for tests of a restart; None for a new one.
         connectors: simulated systems by kind.
+        functions: callables that run in place of the pipeline's own, by the function's name.
+        ids: those of an earlier harness on the same store, so that none comes twice; None for new ones of the seed.
+        recording: notes what happens, beside the harness itself.
+        is_cut: whether a simulated crash has ended this engine; asked by `VirtualPipeline`.
 
     Raises:
         ConfigError: the pipeline has mistakes.
+        ProgrammingError: ``functions`` names one that the pipeline does not have; two functions want other values of
+            one environment variable.
     """
+    cast = pipeline if isinstance(pipeline, Cast) else read_cast(pipeline, functions or {})
+    ids = ids if ids is not None else SeededIds(seed)
     try:
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+            stack.enter_context(cast.environment())
             if store is None:
-                async with open_memory_store() as made, _run(tasks, pipeline, seed, made, connectors) as harness:
-                    yield harness
-            else:
-                async with _run(tasks, pipeline, seed, store, connectors) as harness:
-                    yield harness
+                store = await stack.enter_async_context(open_memory_store())
+            run = _run(tasks, cast, ids, store, connectors or {}, recording, is_cut)
+            yield await stack.enter_async_context(run)
     except BaseExceptionGroup as group:
         # A test's own assertion must look like one, not like a group that a task group made of it.
         error: BaseException = group
@@ -254,29 +291,36 @@ async def open_harness(
 @asynccontextmanager
 async def _run(
     tasks: anyio.abc.TaskGroup,
-    pipeline: Pipeline,
-    seed: int,
+    cast: Cast,
+    ids: SeededIds,
     store: Store,
-    connectors: Mapping[str, Connector] | None,
+    connectors: Mapping[str, Connector],
+    recording: Recording | None,
+    is_cut: Callable[[], bool],
 ) -> AsyncIterator[Harness]:
-    clock, ids, events = LoopClock(), SeededIds(seed), EngineEvents()
-    logs: list[LogLine] = []
-    async with (
-        open_inline_runtime(clock, ids, logs.extend) as inline,
-        open_engine(
-            pipeline.loaded(),
-            store=store,
-            runtimes={"inline": inline},
-            clock=clock,
-            ids=ids,
-            events=events,
-            targets=pipeline.targets,
-            connectors=connectors,
-        ) as engine,
-    ):
-        harness = Harness(engine, store, clock, ids, pipeline)
+    clock, events = LoopClock(), EngineEvents()
+    logs: list[LogLine] = recording.logs if recording is not None else []
+    async with AsyncExitStack() as stack:
+        inline: Runtime = await stack.enter_async_context(open_inline_runtime(clock, ids, logs.extend))
+        if recording is not None:
+            inline = RecordingRuntime(inline, recording, is_cut)
+        engine = await stack.enter_async_context(
+            open_engine(
+                cast.loaded,
+                store=store,
+                runtimes={"inline": inline},
+                clock=clock,
+                ids=ids,
+                events=events,
+                targets=cast.targets,
+                connectors=connectors,
+            )
+        )
+        harness = Harness(engine, store, clock, ids, cast.loaded.config, connectors)
         harness.logs = logs
         events.subscribe(harness._hear)  # noqa: SLF001 - the harness made here is its own friend
+        if recording is not None:
+            events.subscribe(lambda event: None if is_cut() else recording.hear(event))
         ended = anyio.Event()
 
         async def run() -> None:

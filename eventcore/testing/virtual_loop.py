@@ -109,14 +109,14 @@ class _Selector(selectors.SelectSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """The loop. Time begins at 0 and stands still while anything is ready.
+    """The loop. Time begins at 0, or where a loop before it ended, and stands still while anything is ready.
 
     Its first error ends the run; what is left of the loop after that is for the cancelled tasks to end.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self._now_s = 0.0
-        self._active_s = 0.0
+    def __init__(self, seed: int = 0, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+        self._active_s = start_s
         self._own_thread = threading.get_ident()
         self._known_threads = frozenset(threading.enumerate())
         self._error: VirtualTimeError | None = None

@@ -1,4 +1,4 @@
-"""The built wheel is all there: in an empty environment, outside the checkout, it runs the demo's pipeline."""
+"""The built wheel is all there: in an empty environment, outside the checkout, it runs the demo and a user's tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.tidy.test_testing_readme import run_pytest, write_examples
 
 ROOT = Path(__file__).parents[2]
 #: Installing the dependencies may have to fetch them, seconds.
@@ -31,9 +33,8 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(tmp_path: Path) -> None
     (wheel,) = tmp_path.glob("eventcore_engine-*.whl")
     _run(sys.executable, "-m", "venv", tmp_path / "empty", cwd=tmp_path, timeout=60)
     python = tmp_path / "empty" / "bin" / "python"
-    _run(
-        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path, timeout=INSTALL_S
-    )
+    install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    _run(*install, wheel, cwd=tmp_path, timeout=INSTALL_S)
     outside = tmp_path / "outside"
     outside.mkdir()
     output = _run(python, "-m", "eventcore.cli.demo", "--seed", "5", cwd=outside, timeout=60)
@@ -46,3 +47,10 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(tmp_path: Path) -> None
         timeout=30,
     )
     assert str(tmp_path / "empty") in where
+    _run(*install, f"{wheel}[test]", cwd=tmp_path, timeout=INSTALL_S)
+    project = tmp_path / "project"
+    project.mkdir()
+    count = write_examples(project)
+    code, output = run_pytest(python, project)
+    assert code == 0, output
+    assert f"{count} passed" in output
