@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class RecordFilter:
         self._criteria = criteria
         self._shape = shape
         single = criteria.single_test()
-        self._test: Callable[[Any], bool] | None = single[1] if single is not None else None
+        self._test = single[1] if single is not None else None
         self._is_of_key = single is not None and single[0] == "key"
 
     def sort(self, records: Sequence[Record], shard: str) -> Sorted:
@@ -42,10 +42,8 @@ class RecordFilter:
         test = self._test
         if test is None:
             matches = [self._matches(record, shard) for record in records]
-        elif self._is_of_key:
-            matches = [test(record.key) for record in records]
         else:
-            matches = [test(record.body) for record in records]
+            matches = test.allow_each([record.key if self._is_of_key else record.body for record in records])
         if all(matches):
             return Sorted(records, ())
         return Sorted(

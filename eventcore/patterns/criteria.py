@@ -96,14 +96,37 @@ class FilterCriteria:
         """
         return any(part.matches(data, metadata) for part in self._parts)
 
-    def single_test(self) -> tuple[str, Test] | None:
+    def single_test(self) -> tuple[str, DataTest] | None:
         """Return the one data key that all filters are about, and what tells by it alone; None if it takes more."""
         keys = {key for part in self._parts for key in part.trees}
         if self.needs_metadata or len(keys) != 1 or any(len(part.trees) != 1 for part in self._parts):
             return None
         # All of them look at the same text: it is decoded once.
         (key,) = keys
-        return key, _json_test([part.trees[key] for part in self._parts])
+        return key, DataTest([part.trees[key] for part in self._parts])
+
+
+class DataTest:
+    """Tells whether JSON data matches any of several trees."""
+
+    def __init__(self, trees: Sequence[Node]) -> None:
+        self._matcher = Matcher(trees)
+
+    def allows(self, data: Any) -> bool:
+        """Tell whether data matches, a text or what it says; plain data and None never do."""
+        if data is None:
+            return False
+        matcher = self._matcher
+        try:
+            return matcher.matches_text(data) if type(data) is bytes or type(data) is str else matcher.matches(data)
+        except PatternError:
+            # Plain, or no object: nothing of the pattern is in it.
+            return False
+
+    def allow_each(self, data: Sequence[Any]) -> list[bool]:
+        """Tell the same of each of many; texts of JSON objects take less time together."""
+        allowed = self._matcher.match_texts(data)
+        return allowed if allowed is not None else list(map(self.allows, data))
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -151,7 +174,7 @@ def _take_apart(root: Node, data_keys: Sequence[str]) -> _Part:
             tests[key] = _plain_test(child.leaf)
         else:
             trees[key] = _lift(child, len(child.path))
-            tests[key] = _json_test([trees[key]])
+            tests[key] = DataTest([trees[key]]).allows
     return _Part(Matcher([Node((), children=rest)]) if rest else None, tests, trees)
 
 
@@ -159,22 +182,6 @@ def _lift(node: Node, levels: int) -> Node:
     """Return a tree as that of what stands so many levels down."""
     children = {name: _lift(child, levels) for name, child in node.children.items()}
     return Node(node.path[levels:], node.leaf, children)
-
-
-def _json_test(trees: Sequence[Node]) -> Test:
-    matcher = Matcher(trees)
-    matches_text = matcher.matches_text
-
-    def allows(data: Any) -> bool:
-        if data is None:
-            return False
-        try:
-            return matches_text(data) if type(data) is bytes or type(data) is str else matcher.matches(data)
-        except PatternError:
-            # Plain, or no object: nothing of the pattern is in it.
-            return False
-
-    return allows
 
 
 def _plain_test(leaf: Leaf) -> Test:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from eventcore.errors import PatternError
 from eventcore.patterns.compile import Node, compile_pattern
+from eventcore.patterns.index import Index, numbers_of
 from eventcore.patterns.match import has_dotted_names, matches, spread_dotted_names
-from eventcore.patterns.narrow import NarrowMatcher
 from eventcore.patterns.text import read_event, read_pattern
+
+#: Conjunctions of one set, of all its patterns together: each value that is looked up has a bit for each of them.
+SET_CONJUNCTIONS_MAX = 10_000
 
 
 class Pattern:
@@ -25,8 +28,7 @@ class Pattern:
     """
 
     def __init__(self, pattern: Mapping[str, Any] | str | bytes) -> None:
-        known = read_pattern(pattern) if isinstance(pattern, str | bytes) else pattern
-        self._matcher = Matcher(compile_pattern(known))
+        self._matcher = Matcher(_compile(pattern))
 
     def matches(self, event: Mapping[str, Any] | str | bytes) -> bool:
         """Tell whether an event, an object or its JSON text, matches. A text is several times as fast.
@@ -39,35 +41,100 @@ class Pattern:
         return self._matcher.matches(event)
 
 
-class Matcher:
-    """Holds events against trees of paths: any of them is enough."""
+class PatternSet:
+    """Many patterns with names, held against an event at once: a thousand cost little more than one.
 
-    def __init__(self, conjunctions: Sequence[Node]) -> None:
-        self._conjunctions = conjunctions
-        self._find = NarrowMatcher(conjunctions).find
+    Args:
+        patterns: by name, each an object or its JSON text.
 
-    def matches(self, event: Mapping[str, Any]) -> bool:
-        """Tell whether an event matches.
+    Raises:
+        PatternError: one is no pattern; the message is the service's, and a note names the pattern.
+        ValueError: they have more than `SET_CONJUNCTIONS_MAX` combinations of `$or` in all.
+    """
 
-        Raises:
-            PatternError: it is nested too deeply to be looked at.
-        """
-        known: Any = event
-        try:
-            if has_dotted_names(known):
-                known = spread_dotted_names(known)
-            return any(matches(conjunction, known) for conjunction in self._conjunctions)
-        except RecursionError as error:
-            raise PatternError("Parameter Event is not valid.") from error
+    def __init__(self, patterns: Mapping[str, Mapping[str, Any] | str | bytes]) -> None:
+        conjunctions: list[Node] = []
+        self._names: list[str] = []  #: of each conjunction's pattern
+        for name, pattern in patterns.items():
+            try:
+                compiled = _compile(pattern)
+            except PatternError as error:
+                error.add_note(f"in the pattern {name!r}")
+                raise
+            conjunctions += compiled
+            self._names += [name] * len(compiled)
+        if len(conjunctions) > SET_CONJUNCTIONS_MAX:
+            raise ValueError(
+                f"at most {SET_CONJUNCTIONS_MAX} combinations in a set of patterns, not {len(conjunctions)}"
+            )
+        self._matcher = Matcher(conjunctions)
 
-    def matches_text(self, text: str | bytes) -> bool:
-        """Tell whether an event's text matches.
+    def matching(self, event: Mapping[str, Any] | str | bytes) -> list[str]:
+        """Return the names of the patterns that an event, an object or its JSON text, matches, in their order.
 
         Raises:
             PatternError: it is no object.
         """
-        try:
-            found = self._find(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found = None
-        return self.matches(read_event(text)) if found is None else found
+        text = event if isinstance(event, bytes | str) else msgspec.json.encode(event)
+        return list(dict.fromkeys([self._names[number] for number in self._matcher.find(text)]))
+
+
+class Matcher:
+    """Holds events against trees of paths, each with a number."""
+
+    def __init__(self, conjunctions: Sequence[Node]) -> None:
+        self._conjunctions = conjunctions
+        self._index = Index(conjunctions)
+
+    def matches(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether an event matches any tree.
+
+        Raises:
+            PatternError: it is nested too deeply to be looked at.
+        """
+        return any(_each_match(self._conjunctions, event))
+
+    def matches_text(self, text: str | bytes) -> bool:
+        """Tell whether an event's text matches any tree.
+
+        Raises:
+            PatternError: it is no object.
+        """
+        matching, undecided = self._index.passing(text)
+        return matching > 0 or (undecided > 0 and any(self._decide(text, undecided)))
+
+    def match_texts(self, texts: Sequence[str | bytes]) -> list[bool] | None:
+        """Tell of each of many texts whether it matches any tree; None where one has to be looked at by itself."""
+        passing = self._index.passing_each(texts)
+        return None if passing is None else list(map(bool, passing))
+
+    def find(self, text: str | bytes) -> list[int]:
+        """Return the numbers of the trees that an event's text matches, in order.
+
+        Raises:
+            PatternError: it is no object.
+        """
+        matching, undecided = self._index.passing(text)
+        if undecided:
+            for number, is_match in zip(numbers_of(undecided), self._decide(text, undecided), strict=True):
+                matching |= is_match << number
+        return list(numbers_of(matching))
+
+    def _decide(self, text: str | bytes, undecided: int) -> Iterator[bool]:
+        """Tell of each of these trees whether an event matches, by the whole of it."""
+        return _each_match([self._conjunctions[number] for number in numbers_of(undecided)], read_event(text))
+
+
+def _each_match(conjunctions: Sequence[Node], event: Mapping[str, Any]) -> Iterator[bool]:
+    known: Any = event
+    try:
+        if has_dotted_names(known):
+            known = spread_dotted_names(known)
+        for conjunction in conjunctions:
+            yield matches(conjunction, known)
+    except RecursionError as error:
+        raise PatternError("Parameter Event is not valid.") from error
+
+
+def _compile(pattern: Mapping[str, Any] | str | bytes) -> list[Node]:
+    return compile_pattern(read_pattern(pattern) if isinstance(pattern, str | bytes) else pattern)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventcore.patterns import FilterCriteria, Pattern, PatternError
+from eventcore.patterns import FilterCriteria, Pattern, PatternError, PatternSet
 
 CONFORMANCE = Path(os.environ.get("EVENTCORE_CONFORMANCE", Path(__file__).parents[3] / "shared" / "conformance"))
 
@@ -60,6 +60,22 @@ def test_patterns_are_taken_as_json_text_too() -> None:
         and Pattern(json.dumps(case["pattern"])).matches(case["event"]) is not case["match"]
     ]
     assert wrong == []
+
+
+def test_all_patterns_in_one_set_give_what_each_gives() -> None:
+    """Each of the events held against all of the patterns at once."""
+    known = {
+        case["name"]: case
+        for case in cases("event_patterns")
+        if "match" in case and "pattern" in case and isinstance(case["event"], dict)
+    }
+    together = PatternSet({name: case["pattern"] for name, case in known.items()})
+    alone = {name: Pattern(case["pattern"]) for name, case in known.items()}
+    assert len(known) > 50
+    for case in known.values():
+        expected = [name for name, pattern in alone.items() if pattern.matches(case["event"])]
+        assert together.matching(case["event"]) == expected
+        assert together.matching(json.dumps(case["event"])) == expected
 
 
 def record_of(case: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventcore.patterns import Pattern
+from eventcore.patterns import FilterCriteria, Pattern, PatternSet
 
 names = st.sampled_from("abc")
 values = st.sampled_from(["x", "xy", "", 1, 1.0, 2, True, None])
@@ -80,6 +80,30 @@ def test_alternatives_match_as_any_of_them(alternatives: list[dict[str, Any]], e
     expected = any(Pattern(each).matches(event) for each in alternatives)
     assert Pattern({"$or": alternatives}).matches(event) is expected
     assert Pattern({"$or": alternatives}).matches(json.dumps(event)) is expected
+
+
+@given(st.lists(patterns, min_size=1, max_size=6), events)
+def test_a_set_matches_what_each_of_its_patterns_does(each: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    """By name and in order, of an object and of a text."""
+    patterns_by_name = {str(number): pattern for number, pattern in enumerate(each)}
+    expected = [name for name, pattern in patterns_by_name.items() if Pattern(pattern).matches(event)]
+    assert PatternSet(patterns_by_name).matching(event) == expected
+    assert PatternSet(patterns_by_name).matching(json.dumps(event)) == expected
+
+
+@given(st.lists(patterns, min_size=1, max_size=3), st.lists(events | values | st.just("no JSON"), max_size=6))
+def test_many_records_match_together_as_one_by_one(each: list[dict[str, Any]], bodies: list[Any]) -> None:
+    """Whatever stands beside a record: arrays, plain data, nothing at all."""
+    single = FilterCriteria([{"value": pattern} for pattern in each], source="kafka").single_test()
+    assert single is not None
+    data = [
+        None if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        for body in bodies
+    ]
+    one_by_one = [single[1].allows(each) for each in data]
+    assert single[1].allow_each(data) == one_by_one
+    regular = [body for body, known in zip(data, bodies, strict=True) if isinstance(known, dict)]
+    assert single[1].allow_each(regular) == [single[1].allows(each) for each in regular]
 
 
 @given(patterns, events)

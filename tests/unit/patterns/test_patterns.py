@@ -1,11 +1,12 @@
 """What patterns and filters say of themselves, and of what they are held against."""
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 
-from eventcore.patterns import FilterCriteria, Pattern, PatternError
+from eventcore.patterns import FilterCriteria, Pattern, PatternError, PatternSet
 
 
 def refusal(pattern: Any) -> str:
@@ -162,15 +163,72 @@ def test_kafka_filters_look_at_key_and_value() -> None:
 
 def test_filters_of_one_key_are_told_so_and_decode_it_once() -> None:
     """The engine asks of data alone where it can."""
-    key, test = FilterCriteria([{"value": {"a": [1]}}, {"value": {"b": [2]}}], source="kafka").single_test() or (
-        "",
-        bool,
-    )
+    single = FilterCriteria([{"value": {"a": [1]}}, {"value": {"b": [2]}}], source="kafka").single_test()
+    assert single is not None
+    key, test = single
     assert key == "value"
-    assert [test(text) for text in (b'{"a": 1}', b'{"b": 2}', b'{"b": 1}', b"plain", None)] == [
-        True,
-        True,
-        *[False] * 3,
-    ]
+    data = (b'{"a": 1}', b'{"b": 2}', b'{"b": 1}', b"plain", None)
+    expected = [True, True, False, False, False]
+    assert [test.allows(each) for each in data] == expected
+    for count in range(len(data) + 1):
+        assert test.allow_each(data[:count]) == expected[:count]
     for filters in ([{"topic": ["t"]}], [{"value": ["plain"]}], [{"key": {"a": [1]}}, {"value": {"a": [1]}}]):
         assert FilterCriteria(filters, source="kafka").single_test() is None
+
+
+#: What a path may be asked, alone and in company, and what may stand there.
+ASKED: list[Any] = [
+    *(["x"], [1], [None], [True], ["x", 1], [{"prefix": "x"}], [{"anything-but": ["x"]}], [{"numeric": [">", 0]}]),
+    *([{"exists": False}], [{"exists": True}], ["x", {"prefix": "y"}], {"b": ["x"]}, {"b": [{"anything-but": ["x"]}]}),
+    *({"b": [{"exists": False}]}, {"b": [1, {"exists": False}]}),
+]
+STANDING: list[Any] = [
+    *("x", "xy", "y", "", 1, 1.0, 2, True, False, None, [], ["x"], ["y", {}], ["y", 1], [[]], [["x"]], [{}], {}),
+    *({"b": "x"}, {"b": 1}, {"b": True}, {"b": None}, {"b": []}, {"b": ["x"]}, {"b": {}}, {"c": 1}),
+    *([{"b": "x"}], [{"b": "y"}, {"b": "x"}], [{"c": 1}, {"b": 1}]),
+]
+
+
+def test_texts_match_as_their_objects_do_alone_and_together() -> None:
+    """Objects are held against one tree at a time; texts against all at once, and many texts path by path."""
+    events: list[dict[str, Any]] = [{}, {"z": 1}, *({"a": value} for value in STANDING)]
+    texts = [json.dumps(event).encode() for event in events]
+    expected = [[Pattern({"a": asked}).matches(event) for asked in ASKED] for event in events]
+    everything = PatternSet({str(number): {"a": asked} for number, asked in enumerate([*ASKED, *ASKED])})
+    for event, text, row in zip(events, texts, expected, strict=True):
+        names = [str(number) for number, is_match in enumerate([*row, *row]) if is_match]
+        assert everything.matching(text) == names, event
+    for first, second in itertools.product(range(len(ASKED)), repeat=2):
+        filters = [{"value": {"a": ASKED[first]}}, {"value": {"a": ASKED[second]}}]
+        for chosen in (filters[:1], filters):
+            single = FilterCriteria(chosen, source="kafka").single_test()
+            assert single is not None
+            wanted = [row[first] or (row[second] and len(chosen) > 1) for row in expected]
+            assert [single[1].allows(text) for text in texts] == wanted, chosen
+            for begin in range(0, len(texts), 4):
+                assert single[1].allow_each(texts[begin : begin + 4]) == wanted[begin : begin + 4], chosen
+
+
+def test_a_set_names_the_patterns_that_match_in_their_order() -> None:
+    patterns = PatternSet(
+        {"paid": {"status": ["paid"]}, "any": '{"status": [{"exists": true}]}', "or": {"$or": [{"a": [1]}, {"b": [1]}]}}
+    )
+    assert patterns.matching({"status": "paid", "a": 1, "b": 1}) == ["paid", "any", "or"]
+    assert patterns.matching(b'{"status": "open"}') == ["any"]
+    assert PatternSet({}).matching("{}") == []
+    with pytest.raises(PatternError, match="Parameter Event is not valid"):
+        patterns.matching("[1]")
+
+
+def test_a_set_says_which_of_its_patterns_is_none() -> None:
+    with pytest.raises(PatternError) as caught:
+        PatternSet({"good": {"a": [1]}, "bad": {"a": 1}})
+    assert caught.value.__notes__ == ["in the pattern 'bad'"]
+
+
+def test_a_set_is_bounded() -> None:
+    """By combinations, of which an `$or` has many."""
+    alternatives = [{"a": [number]} for number in range(1000)]
+    patterns = {str(number): {"$or": alternatives} for number in range(11)}
+    with pytest.raises(ValueError, match="at most 10000 combinations"):
+        PatternSet(patterns)
