@@ -69,8 +69,18 @@ class OutgoingRecord(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
+class BatchWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """The tumbling window of an invocation (Lambda semantics §4)."""
+
+    start_ms: int
+    end_ms: int  #: exclusive
+    state: bytes  #: JSON object
+    is_final: bool = False  #: the window ends with this invocation
+    is_early: bool = False  #: it ends because its state is too large
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """The records of one invocation: never two shards of a stream; not empty."""
+    """The records of one invocation: never two shards of a stream; none but in the final call of a window."""
 
     source: str  #: the reference, as `kafka:local/orders`
     shard: str  #: the shard's name; empty for a queue
@@ -78,6 +88,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     mapping: str = ""
     attempt: int = 1  #: which invocation of exactly these records this is, from 1
     request_id: str = ""
+    window: BatchWindow | None = None  #: of a mapping with tumbling windows
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from eventcore.engine.event_value import event_value, window_name
 from eventcore.model import DiscardReason, Outcome
 from eventcore.ports.recorder import FailedBatch, FailedEvent
 from eventcore.ports.runtime import FunctionSpec
@@ -113,7 +114,7 @@ class FailureRecorder:
     def keep(self, failed: FailedBatch) -> Sequence[Operation]:
         """Return the writes that keep a failed batch, its event included as far as it fits."""
         batch = failed.batch
-        event = msgspec.json.encode(failed.shape.event(batch.records, batch.shard))
+        event = msgspec.json.encode(event_value(batch, failed.shape))
         records = msgspec.msgpack.encode(batch.records)
         is_small = len(event) <= FAILURE_EVENT_BYTES_MAX
         failure = Failure(
@@ -207,6 +208,8 @@ class FailureRecorder:
 
 
 def _position(failed: FailedBatch, index: int) -> str:
+    if not failed.batch.records:
+        return window_name(failed.batch)
     record = failed.batch.records[index]
     return record.id or str(record.position)
 

@@ -28,6 +28,9 @@ from eventcore.telemetry.events import (
     RecordsSent,
     ShardReleased,
     ShardTaken,
+    WindowCalled,
+    WindowClosed,
+    WindowRetried,
     fault_text,
     last_line,
 )
@@ -102,6 +105,16 @@ def _text(event: EngineEvent) -> str:
             return click.style(
                 f"{waiting}: their key keeps failing; eventcore mapping redrive {event.mapping}", fg="yellow"
             )
+        case WindowCalled():
+            attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return f"final call of {event.window} to {event.function}{attempt}"
+        case WindowRetried():
+            error = show_error(event.error, event.location)
+            when = f"attempt {event.attempt} failed; again in {show_span(event.delay_ms)}"
+            return click.style(f"final call of {event.window} failed: {error}, {when}", fg="yellow")
+        case WindowClosed():
+            early = " early: its state is too large" if event.is_early else ""
+            return f"window {event.window} closed{early}"
         case RecordsReturned():
             return f"{show_count(event.count, 'record')} returned to the source: {show_line(event.why)}"
         case MappingStateChanged():

@@ -111,11 +111,10 @@ def skip_command(options: Options, mapping: str, shard: str, count: int | None) 
         skipped = asker.ask(SkipRecords(mapping=mapping, shard=shard, count=count or 0, by=_user()))
     if not options.output.is_table:
         options.output.data(skipped)
-    elif skipped.count:
+    elif skipped.failure_ids:
         failures = ", ".join(skipped.failure_ids)
-        options.output.text(
-            f"gave up {show_count(skipped.count, 'record')} to {skipped.destination}: failure {failures}"
-        )
+        what = show_count(skipped.count, "record") if skipped.count else "the final call of a window"
+        options.output.text(f"gave up {what} to {skipped.destination}: failure {failures}")
     else:
         options.output.text("nothing was given up: what held the shard up has succeeded, or the shard has left")
 

@@ -159,6 +159,10 @@ class _Command:
         self._effective: EffectivePipeline = resolve(pipeline.loaded)
         self._request = request
         self._mapping = self._find_mapping()
+        if self._mapping is not None and self._mapping.window_length_s and not request.function:
+            problem = f"`{self._mapping.name}` has tumbling windows, and a replay has no state to hand on"
+            hint = "run another function: --function NAME; or one failed batch: eventcore failures retry ID"
+            raise CommandError(problem, exit_code=ExitCode.USAGE, hint=hint)
         self._function = request.function or (self._mapping.function if self._mapping else "")
         if self._function not in pipeline.loaded.config.functions:
             hint = name_known(self._function, list(pipeline.loaded.config.functions))

@@ -46,6 +46,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     is_on_failure_default: bool  #: the built-in queue, since the mapping names none
     lanes: int  #: streams only: keys of a shard at a time
     parking: Reference  #: with lanes
+    window_length_s: int  #: of tumbling windows; 0: none; embedded streams only
     results: Reference | None  #: Kafka only: what gets the function's results; None: nothing does
     is_exactly_once: bool  #: Kafka only: results, discards and offsets are one transaction
     starting_position: StartingPosition  #: streams only
@@ -121,6 +122,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),
         is_on_failure_default=mapping.on_failure is None,
         lanes=mapping.lanes or 1,
+        window_length_s=mapping.tumbling_window_in_seconds or 0,
         parking=defaults.PARKING if mapping.parking is None else parse_reference(mapping.parking),
         results=None if mapping.results is None else parse_reference(mapping.results),
         is_exactly_once=mapping.delivery == "exactly_once",

@@ -46,6 +46,7 @@ CODES: Mapping[str, str] = {
     "EC128": "more lanes than the function may have invocations",
     "EC129": "results, or exactly-once delivery, where they can't be had",
     "EC130": "a filter whose pattern can't be used",
+    "EC140": "tumbling windows where they can't be had",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
     "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",

@@ -12,6 +12,7 @@ from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes
 from eventcore.config.lint_references import check_name, read_reference
 from eventcore.config.lint_results import lint_results
 from eventcore.config.lint_subject import Subject
+from eventcore.config.lint_windows import lint_windows
 from eventcore.config.provenance import KeyPath
 from eventcore.config.reference import DESTINATION_KINDS, PARKING_KINDS, RESULTS_KINDS, SOURCE_KINDS, Reference
 from eventcore.config.structs import BUILT_IN_QUEUES, MappingConfig, QueueConfig
@@ -36,6 +37,7 @@ STREAM_SETTINGS = (
     "maximum_record_age_in_seconds",
     "bisect_batch_on_function_error",
     "on_failure",
+    "tumbling_window_in_seconds",
     "lanes",
     "parking",
     "results",
@@ -124,6 +126,8 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
         return "a queue's batch is not split: its messages come back one by one", "take it out"
     if setting in {"results", "delivery"}:
         return "a queue's function returns nothing to send on: only Kafka mappings have results", "take it out"
+    if setting == "tumbling_window_in_seconds":
+        return "a queue has no order in which windows could follow one another: only streams have", "take it out"
     if setting in {"lanes", "parking"}:
         return "a queue has no order that lanes would keep: maximum_concurrency runs its batches", "take it out"
     if setting == "maximum_record_age_in_seconds":
@@ -191,6 +195,7 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
     if subject.on_failure is not None:
         _lint_destination(subject, subject.on_failure, findings)
     lint_lanes(subject, findings)
+    lint_windows(subject, findings)
     lint_results(subject, findings)
     _lint_limits(subject, findings)
 

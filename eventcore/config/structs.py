@@ -203,6 +203,13 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ]
         | None
     ) = None
+    tumbling_window_in_seconds: (
+        Annotated[
+            int,
+            Meta(ge=0, le=900, description="embedded streams: length of windows with a state; 0: none"),
+        ]
+        | None
+    ) = None
     lanes: (
         Annotated[
             int,

@@ -76,7 +76,6 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "schema_registry_config": _NOT_YET,
         "source_access_configurations": "credentials belong to the connection: [kafka.NAME]",
         "tags": _NO_CLOUD,
-        "tumbling_window_in_seconds": _NOT_YET,
     },
     "queues": {
         "receive_message_wait_time": _LONG_POLL,

@@ -35,6 +35,16 @@ class LaneState(msgspec.Struct, frozen=True, array_like=True):
     marked: bool = False
 
 
+class Window(msgspec.Struct, frozen=True, array_like=True):
+    """The open tumbling window of a shard, see `delivery.windows`."""
+
+    start_ms: int
+    end_ms: int  #: exclusive
+    state: bytes = b"{}"  #: JSON object, what the last invocation returned
+    is_early: bool = False  #: its state is too large: it ends before its time
+    final: Part = Part(last=-1)  #: what has happened to its final call so far
+
+
 class ShardState(msgspec.Struct, frozen=True, array_like=True):
     """The parts of one shard that have been tried and are not settled; empty when nothing fails."""
 
@@ -45,20 +55,27 @@ class ShardState(msgspec.Struct, frozen=True, array_like=True):
     lanes: tuple[LaneState, ...] = ()  #: of a shard with lanes: failing keys
     #: Of a shard with lanes: keys whose records wait elsewhere, each with the position of the first that does.
     parked: tuple[tuple[str, int], ...] = ()
+    #: The open window, of sources that keep windows (`StreamCapabilities.keeps_windows`): they write it beside the
+    #: state, which has no room for it.
+    window: Window | None = None
 
 
 EMPTY = ShardState()
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(ShardState)
+_window_encoder = msgspec.msgpack.Encoder()
+_window_decoder = msgspec.msgpack.Decoder(tuple[int, Window])
 
 
 def encode_state(state: ShardState) -> str:
-    """Return the state as ASCII text of at most `STATE_BYTES_MAX` bytes; empty text for an empty state.
+    """Return the state, without its window, as ASCII text of at most `STATE_BYTES_MAX` bytes; empty for an empty one.
 
     Pending parts beyond what fits are joined into the last one that does: they lose their own attempts, never a
     record. So do the last of the lanes; parked keys always fit.
     """
+    if state.window is not None:
+        state = msgspec.structs.replace(state, window=None)
     if state == EMPTY:
         return ""
     text = _encoder.encode(state)
@@ -82,6 +99,19 @@ def _shorten(state: ShardState) -> ShardState | None:
 
 def _join_last(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     return (*parts[:-2], Part(last=parts[-1].last))
+
+
+def encode_window(position: int, window: Window | None) -> bytes:
+    """Return a shard's open window and the checkpoint that it belongs to as bytes; none without a window."""
+    return b"" if window is None else _window_encoder.encode((position, window))
+
+
+def decode_window(note: bytes | None, position: int) -> Window | None:
+    """Return the window that `encode_window` wrote; None for that of another checkpoint, which was moved by hand."""
+    if not note:
+        return None
+    at, window = _window_decoder.decode(note)
+    return window if at == position else None
 
 
 def decode_state(text: str | None) -> ShardState:

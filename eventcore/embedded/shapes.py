@@ -208,7 +208,9 @@ class KinesisShape:
         return value if isinstance(value, str) and value else None
 
     def batch_info(self, records: Sequence[Record], shard: str) -> dict[str, Any]:
-        """Return `{"KinesisBatchInfo": {...}}`, its times in milliseconds."""
+        """Return `{"KinesisBatchInfo": {...}}`, its times in milliseconds; without records shard and stream alone."""
+        if not records:
+            return {"KinesisBatchInfo": {"shardId": shard, "streamArn": self.arn}}
         first, last = records[0], records[-1]
         return {
             "KinesisBatchInfo": {

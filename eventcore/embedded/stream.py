@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from eventcore.clock import Clock
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.ordering import ShardState, decode_window, encode_window
 from eventcore.embedded.shapes import KinesisShape, stream_arn
 from eventcore.embedded.sharding import shard_name, shard_of_key
 from eventcore.errors import (
@@ -41,6 +41,8 @@ from eventcore.ports.store import (
     AppendRecords,
     Checkpoint,
     NewRecord,
+    Operation,
+    PutNote,
     SaveCheckpoint,
     SeekCheckpoint,
     ShardExtent,
@@ -73,6 +75,14 @@ def checkpoint_shard(stream: str, shard: str) -> str:
     return f"{stream}/{shard}"
 
 
+def window_note(mapping: str, shard: str) -> str:
+    """Return the name of the store's note that holds the open window of a mapping's shard.
+
+    A note and not the checkpoint's row: that is read and cached as a whole, and a state may have a megabyte.
+    """
+    return f"window/{mapping}/{shard}"
+
+
 class EmbeddedStream:
     """One stream of the store, read for one mapping. Open → closed; not reusable.
 
@@ -90,14 +100,27 @@ class EmbeddedStream:
         starting_position: StartingPosition,
         region: str,
         account_id: str,
+        has_windows: bool = False,
     ) -> None:
+        """Make a source.
+
+        Args:
+            name: of the stream.
+            store: holds it.
+            mapping: whose checkpoints it keeps.
+            starting_position: of a mapping that was never here.
+            region: for ARNs.
+            account_id: for ARNs.
+            has_windows: shards may have an open window, which is read with their checkpoint.
+        """
         self.name = name
         self.shape = KinesisShape(stream_arn(name, region=region, account_id=account_id))
         self.waits_for = ""
-        self.capabilities = StreamCapabilities(survives_restart=store.capabilities.is_durable)
+        self.capabilities = StreamCapabilities(survives_restart=store.capabilities.is_durable, keeps_windows=True)
         self._store = store
         self._mapping = mapping
         self._starting_position = starting_position
+        self._has_windows = has_windows
         self._shards: dict[str, _Shard] = {}
         self._turn = 0
         self._listener: ShardListener | None = None
@@ -136,12 +159,24 @@ class EmbeddedStream:
             if any(checkpoint.position < 0 for checkpoint in checkpoints):
                 checkpoints = await self._start(names, checkpoints)
         taken = [
-            TakenShard(shard=name, epoch=checkpoint.epoch, checkpoint=checkpoint.position, state=checkpoint.state)
+            TakenShard(
+                shard=name,
+                epoch=checkpoint.epoch,
+                checkpoint=checkpoint.position,
+                state=await self._with_window(checkpoint) if self._has_windows else checkpoint.state,
+            )
             for name, checkpoint in zip(names, checkpoints, strict=True)
         ]
         self._shards.update({shard.shard: _Shard(shard) for shard in taken})
         self._fenced = [name for name in self._fenced if name not in names]
         await listener.on_taken(taken)
+
+    async def _with_window(self, checkpoint: Checkpoint) -> ShardState:
+        """Return a checkpoint's state with the window that is open there."""
+        with self._translated():
+            note = await self._store.note(window_note(self._mapping, checkpoint.shard))
+        window = decode_window(note, checkpoint.position)
+        return msgspec.structs.replace(checkpoint.state, window=window)
 
     async def _start(self, names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Give the checkpoints that were never settled their starting position, durably."""
@@ -289,9 +324,14 @@ class EmbeddedStream:
             position=checkpoint,
             state=state,
         )
+        operations: list[Operation] = [save]
+        if self._has_windows:
+            # One transaction with the checkpoint: a state stands for exactly the records before it.
+            note = encode_window(checkpoint, state.window)
+            operations.append(PutNote(name=window_note(self._mapping, save.shard), value=note))
         try:
             with self._translated():
-                await self._store.commit([save])
+                await self._store.commit(operations)
         except FencedOut as error:
             self._fence(owned)
             raise self._lost(shard, epoch) from error
@@ -305,10 +345,12 @@ class EmbeddedStream:
         name = checkpoint_shard(self.name, shard)
         epoch = owned.epoch + 1
         # One transaction, which the store refuses when somebody else has raised the epoch.
-        moves = [
+        moves: list[Operation] = [
             SeekCheckpoint(mapping=self._mapping, shard=name, position=position),
             SaveCheckpoint(mapping=self._mapping, shard=name, epoch=epoch, position=position, state=state),
         ]
+        if self._has_windows:
+            moves.append(PutNote(name=window_note(self._mapping, name), value=b""))
         try:
             with self._translated():
                 await self._store.commit(moves)

@@ -14,6 +14,7 @@ from eventcore.config.defaults import FILTER_SOURCES
 from eventcore.config.effective import EffectiveMapping
 from eventcore.config.reference import Reference
 from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.windows import STATE_BYTES_MAX
 from eventcore.embedded.queue import EmbeddedQueue
 from eventcore.embedded.stream import EmbeddedStream
 from eventcore.engine.batcher import records_ahead_max
@@ -132,8 +133,17 @@ def _stream_mapping(
             f"the handler of `{settings.function}` takes a Lambda event, whose response is no result to send on: take "
             f"a eventcore.Batch or a typed record, or take `results` out of mappings.{settings.name}"
         )
+    if settings.window_length_s and form is not HandlerForm.EVENT:
+        raise HandlerError(
+            f"the handler of `{settings.function}` takes records, and has no response that a window's state could "
+            f"stand in: take a Lambda event, or take tumbling_window_in_seconds out of mappings.{settings.name}"
+        )
     source = _open_stream(settings, around)
+    assert source.capabilities.keeps_windows or not settings.window_length_s, "lint refuses windows elsewhere"
     batching = cut_batches(settings.batch_size, settings.window_s, form, source.shape)
+    if settings.window_length_s:
+        # The window's state stands in the same event.
+        batching = msgspec.structs.replace(batching, size_bytes_max=PAYLOAD_BYTES_MAX - STATE_BYTES_MAX)
     record_bytes_max = PAYLOAD_BYTES_MAX - batching.record_overhead_bytes
     settler = _settler(settings, function, source.shape, around)
     context = ShardContext(
@@ -155,6 +165,7 @@ def _stream_mapping(
         gate=gate,
         results=_results(settings, source),
         lanes=settings.lanes,
+        window_length_s=settings.window_length_s,
         suspects=around.suspects,
         clock=around.clock,
         ids=around.ids,
@@ -208,6 +219,7 @@ def _open_stream(settings: EffectiveMapping, around: Surroundings) -> StreamSour
             store=around.store,
             region=around.region,
             account_id=around.account_id,
+            has_windows=settings.window_length_s > 0,
         )
     connector = around.connectors[settings.source.kind]
     return connector.open_stream(

@@ -10,6 +10,7 @@ import msgspec
 
 from eventcore import signals
 from eventcore.delivery.ordering import ShardState
+from eventcore.engine.windows import ShardWindows
 from eventcore.errors import SourceError, SourceUnavailable
 from eventcore.ports.sources import StreamCapabilities, TakenShard
 
@@ -35,11 +36,22 @@ class Keeper(Protocol):
 class ShardCheckpoint:
     """Writes the progress and failing work of a shard, or of one lane of it, to what keeps it."""
 
-    def __init__(self, source: Keeper, taken: TakenShard, stopping: anyio.Event) -> None:
+    def __init__(
+        self, source: Keeper, taken: TakenShard, stopping: anyio.Event, windows: ShardWindows | None = None
+    ) -> None:
+        """Begin where the owner before ended.
+
+        Args:
+            source: what keeps it.
+            taken: the shard as it was taken.
+            stopping: ends the patience with a source that is away.
+            windows: of the shard; the open one is written with every checkpoint. None without any.
+        """
         self._source = source
         self._shard = taken.shard
         self.epoch = taken.epoch
         self._stopping = stopping
+        self._windows = windows
         self.position = taken.checkpoint
         self.kept = taken.state  #: what the source keeps of the failing work, as far as we wrote it
 
@@ -51,6 +63,8 @@ class ShardCheckpoint:
             SourceUnavailable: it stayed away, or the shard is being stopped.
         """
         give_up_s = anyio.current_time() + (0 if self._source.capabilities.is_settle_durable else WRITE_PATIENCE_S)
+        if self._windows is not None:
+            state = msgspec.structs.replace(state, window=self._windows.current)
         # Noted first: a write that fails may have been made all the same, and a mark must then be taken back.
         if state.marked:
             self.kept = state

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from eventcore import signals
 from eventcore.delivery.partial import SUCCESS, Report, read_report
+from eventcore.engine.event_value import event_value
 from eventcore.model import Batch, Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.sources import EventShape
 from eventcore.registry import Function
@@ -42,7 +43,7 @@ class Dispatcher:
         with self._tracing.process(batch, self.function.spec.name) as span:
             invocation = Invocation(
                 request_id=batch.request_id,
-                build_event=lambda: self._shape.event(batch.records, batch.shard),
+                build_event=lambda: event_value(batch, self._shape),
                 batch=batch,
                 trace_header=span.traceparent,
                 wants_results=self._wants_results,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from eventcore.clock import iso_ms
+from eventcore.engine.event_value import window_info
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind
 from eventcore.ports.sources import EventShape, LostRange
 
@@ -65,6 +66,8 @@ def failure_record(
     record["version"] = "1.0"
     record["timestamp"] = iso_ms(now_ms)
     record.update(shape.batch_info(batch.records, batch.shard))
+    if batch.window is not None:
+        record.update(window_info(batch.window))
     if payload is not None:
         record["payload"] = payload
     return msgspec.json.encode(record)

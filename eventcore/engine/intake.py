@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from eventcore.delivery.batching import BatchPolicy
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.ordering import ShardState, Window
 from eventcore.engine.batcher import RecordBuffer
 from eventcore.model import Record
 from eventcore.ports.sources import LostRange, StreamSource
@@ -25,12 +24,12 @@ class Intake(Protocol):
         ...
 
     @property
-    def barrier(self) -> LostRange | None:
-        """The lost range that is to be told now: nothing in front of it waits any more."""
+    def barrier(self) -> LostRange | Window | None:
+        """What is to be done before the next records: a lost range is told, a tumbling window closed."""
         ...
 
     def pass_barrier(self) -> None:
-        """Hand out what came behind the barrier."""
+        """Hand out what came behind a lost range."""
         ...
 
     async def take(self, state: ShardState) -> Sequence[Record] | None:
@@ -61,10 +60,10 @@ class ShardIntake:
     record.
     """
 
-    def __init__(self, source: StreamSource, shard: str, policy: BatchPolicy, *, size_bytes_max: int) -> None:
+    def __init__(self, source: StreamSource, shard: str, buffer: RecordBuffer) -> None:
         self._source = source
         self._shard = shard
-        self._buffer = RecordBuffer(policy, size_bytes_max=size_bytes_max)
+        self._buffer = buffer
         self._behind: deque[tuple[LostRange, list[Record]]] = deque()
         self._is_paused = False
         self._is_filtered = False
@@ -113,7 +112,7 @@ class ShardIntake:
         self._buffer.give_back(records)
 
     @property
-    def barrier(self) -> LostRange | None:
+    def barrier(self) -> LostRange | Window | None:
         """The lost range that is to be told now: nothing in front of it waits any more."""
         return self._behind[0][0] if self._behind and not len(self._buffer) else None
 

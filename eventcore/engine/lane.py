@@ -22,7 +22,8 @@ from eventcore.delivery.decide import (
     decide_stream,
     find_mark,
 )
-from eventcore.delivery.ordering import Part, ShardState
+from eventcore.delivery.ordering import Part, ShardState, Window
+from eventcore.delivery.partial import Report
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
@@ -153,8 +154,8 @@ class Lane:
             if gate.find(self._shard) is not None and self._skip is None:
                 await self._unless_stopped(lambda: self._wait_open(gate))
                 continue
-            if (lost := self._intake.barrier) is not None:
-                state = await self._discard_lost(lost, state)
+            if (barrier := self._intake.barrier) is not None:
+                state = await self._pass_barrier(barrier, state)
                 continue
             if not state.parts and not len(self._intake):
                 await self._pass_filtered()
@@ -205,19 +206,12 @@ class Lane:
                 records, state.parts, self._skip.count or len(records), now_ms=context.clock.now_ms()
             )
             outcome = self.failed[1] if self.failed is not None else None
-        batch = Batch(
-            mapping=context.mapping,
-            source=context.source_reference,
-            shard=self._shard,
-            records=records,
-            attempt=part.attempt + 1,
-            request_id=part.request_id,
-        )
+        batch = self._make_batch(records, part)
         invocations = part.attempt
         if decision is None:
             invocations += 1
             outcome = await self._try(batch, state)
-            report = context.dispatcher.read(batch, outcome)
+            report = self._read(batch, outcome)
             decision = decide_stream(
                 records,
                 state.parts,
@@ -234,6 +228,20 @@ class Lane:
             if discarded or self.blocked is None:
                 self._end_skip(discarded)
         return decision.state, decision.delay_ms
+
+    def _make_batch(self, records: Sequence[Record], part: Part) -> Batch:
+        return Batch(
+            mapping=self._context.mapping,
+            source=self._context.source_reference,
+            shard=self._shard,
+            records=records,
+            attempt=part.attempt + 1,
+            request_id=part.request_id,
+        )
+
+    def _read(self, batch: Batch, outcome: Outcome) -> Report:
+        """Return which records of a batch its outcome names failed."""
+        return self._context.dispatcher.read(batch, outcome)
 
     async def _try(self, batch: Batch, state: ShardState) -> Outcome:
         """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
@@ -273,7 +281,7 @@ class Lane:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
 
         Args:
-            batch: what to invoke it with.
+            batch: what to invoke it with; not empty where ``state`` is given.
             state: marked before the invocation begins; None when no mark is needed.
         """
         context = self._context
@@ -394,6 +402,11 @@ class Lane:
         if checkpoint != self._checkpoint.position:
             await self._checkpoint.write(checkpoint, ShardState(), is_urgent=False)
             await self._covered.settle(checkpoint)
+
+    async def _pass_barrier(self, barrier: LostRange | Window, state: ShardState) -> ShardState:
+        """Do what stands before the next records, and go on behind it; return what is left to try."""
+        assert isinstance(barrier, LostRange), "only a lane with windows is given one"
+        return await self._discard_lost(barrier, state)
 
     async def _discard_lost(self, lost: LostRange, state: ShardState) -> ShardState:
         """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""

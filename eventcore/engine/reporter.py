@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import anyio
 
 from eventcore.delivery.decide import Decision
+from eventcore.engine.event_value import window_span
 from eventcore.engine.settler import Discarded
-from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
+from eventcore.model import Batch, DiscardReason, Fault, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.telemetry.counters import MappingCounters
 from eventcore.telemetry.events import (
     BatchBisected,
@@ -29,6 +30,9 @@ from eventcore.telemetry.events import (
     RecordsReturned,
     ShardReleased,
     ShardTaken,
+    WindowCalled,
+    WindowClosed,
+    WindowRetried,
     fault_text,
 )
 
@@ -103,6 +107,19 @@ class Reporter:
 
     def invoked(self, batch: Batch) -> None:
         """Tell that the function is about to be invoked."""
+        if not batch.records:
+            self._emit(
+                WindowCalled(
+                    mapping=self.mapping,
+                    shard=batch.shard,
+                    function=self.function,
+                    window=window_span(batch),
+                    attempt=batch.attempt,
+                    is_early=batch.window is not None and batch.window.is_early,
+                    request_id=batch.request_id,
+                )
+            )
+            return
         self._emit(
             BatchInvoked(
                 mapping=self.mapping,
@@ -224,6 +241,31 @@ class Reporter:
                 right_count=count - left_count,
                 error=fault_text(fault),
                 location=fault.location if fault else "",
+            )
+        )
+
+    def window_retried(self, batch: Batch, attempt: int, delay_ms: int, fault: Fault | None) -> None:
+        """Tell that the final call of a window will be made again, now that it is durable."""
+        self._emit(
+            WindowRetried(
+                mapping=self.mapping,
+                shard=batch.shard,
+                window=window_span(batch),
+                attempt=attempt,
+                delay_ms=delay_ms,
+                error=fault_text(fault),
+                location=fault.location if fault else "",
+            )
+        )
+
+    def window_closed(self, batch: Batch) -> None:
+        """Tell that a window has ended, now that it is durable."""
+        self._emit(
+            WindowClosed(
+                mapping=self.mapping,
+                shard=batch.shard,
+                window=window_span(batch),
+                is_early=batch.window is not None and batch.window.is_early,
             )
         )
 

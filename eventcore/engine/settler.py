@@ -26,11 +26,12 @@ from eventcore.clock import Clock
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
 from eventcore.engine.covered import Covered, GivenUp, covered_note, forget_given_up, read_moves
+from eventcore.engine.event_value import event_value, window_name
 from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
 from eventcore.errors import StoreUnavailable
-from eventcore.model import Batch, DiscardReason, Fault, Outcome, VerdictKind
+from eventcore.model import Batch, DiscardReason, Fault, Outcome, Verdict, VerdictKind
 from eventcore.ports.destinations import Dispatch
 from eventcore.ports.recorder import FailedBatch, Recorder
 from eventcore.ports.sources import EventShape, LostRange
@@ -194,7 +195,7 @@ class Settler:
                 invocations=invocations,
                 outcome=outcome,
                 now_ms=now_ms,
-                payload=context.shape.event(part.records, part.shard) if carries_payload else None,
+                payload=event_value(part, context.shape) if carries_payload else None,
             ),
             lane=self.lane(part.shard),
             record_key=part.records[0].key if len(part) == 1 else None,
@@ -246,6 +247,35 @@ class Settler:
             destination=self.destination,
             dispatch=None if context.hands_over else dispatch,
         )
+
+    async def discard_final(
+        self,
+        batch: Batch,
+        reason: DiscardReason,
+        outcome: Outcome | None,
+        *,
+        position: int,
+        invocations: int,
+        first_failure_ms: int,
+    ) -> Discarded:
+        """Write the discard of a window's final call: its state is dropped (Lambda semantics §12 "windows").
+
+        Args:
+            batch: of the call, without records.
+            reason: why it is given up.
+            outcome: of the last call; None without one.
+            position: the checkpoint at which it was called: a window that ended early has several final calls.
+            invocations: of this call.
+            first_failure_ms: wall time; 0 when it never failed before.
+
+        Raises:
+            StoreUnavailable: nothing was written.
+        """
+        run = Run(0, 0, Verdict(VerdictKind.DISCARD, reason=reason))
+        place = f"{await self.place(batch.shard)}/window-{position}"
+        entry, writes = self._give_up(run, batch, place, outcome, invocations, first_failure_ms, "")
+        await self._commit(writes)
+        return entry
 
     def keep_parked(self, batch: Batch, outcome: Outcome, *, attempts: int, first_failure_ms: int) -> list[Operation]:
         """Return the writes that keep a failing batch whose key is being parked, for looking at.
@@ -304,5 +334,7 @@ class Settler:
 
 
 def _name(batch: Batch, index: int) -> int | str:
+    if not batch.records:
+        return window_name(batch)
     record = batch.records[index]
     return record.id or record.position

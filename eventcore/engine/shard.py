@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import anyio
 
 from eventcore.delivery.ordering import EMPTY, ShardState
+from eventcore.engine.batcher import RecordBuffer
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.filtering import Offered
@@ -15,6 +16,8 @@ from eventcore.engine.lane import Lane
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import ShardStatus
+from eventcore.engine.windowed_lane import WindowedLane
+from eventcore.engine.windows import ShardWindows, WindowBuffer, WindowIntake
 from eventcore.errors import ShardLost
 from eventcore.model import Record
 from eventcore.ports.sources import LostRange, TakenShard
@@ -30,11 +33,33 @@ class ShardWorker:
         self.finished = anyio.Event()
         self._books = Books(context.reporter, taken.shard)
         self._covered = context.settler.covered(taken.shard)
-        stopping = anyio.Event()
-        self._intake = ShardIntake(context.source, taken.shard, context.batching, size_bytes_max=buffer_bytes_max)
-        self._checkpoint = ShardCheckpoint(context.source, taken, stopping)
         self._is_abandoned = False
         self._scope = anyio.CancelScope()
+        self._make_lane(context, taken, buffer_bytes_max)
+
+    def _make_lane(self, context: ShardContext, taken: TakenShard, buffer_bytes_max: int) -> None:
+        stopping = anyio.Event()
+        self._intake: ShardIntake
+        self._lane: Lane
+        if context.window_length_s:
+            windows = ShardWindows(context.window_length_s, taken.state.window, context.clock)
+            windowed = WindowBuffer(context.batching, windows, size_bytes_max=buffer_bytes_max)
+            self._intake = intake = WindowIntake(context.source, taken.shard, windowed, windows)
+            self._checkpoint = ShardCheckpoint(context.source, taken, stopping, windows)
+            self._lane = WindowedLane(
+                context,
+                taken.shard,
+                intake=intake,
+                checkpoint=self._checkpoint,
+                covered=self._covered,
+                books=self._books,
+                stopping=stopping,
+                windows=windows,
+            )
+            return
+        buffer = RecordBuffer(context.batching, size_bytes_max=buffer_bytes_max)
+        self._intake = ShardIntake(context.source, taken.shard, buffer)
+        self._checkpoint = ShardCheckpoint(context.source, taken, stopping)
         self._lane = Lane(
             context,
             taken.shard,

@@ -34,6 +34,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     results: Results | None  #: where the function's results go; None where they don't
     lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
+    window_length_s: int  #: of tumbling windows; 0: none
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
     clock: Clock
     ids: IdFactory

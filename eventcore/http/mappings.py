@@ -162,7 +162,7 @@ class MappingOperations:
             )
         discarded = await self._engine.mapping(mapping.name).skip(request.shard, request.count)
         count = sum(entry.count for entry in discarded)
-        if count:
+        if discarded:
             told = self._entry(request.by, "skip", request.shard, f"[{discarded[0].first}-{discarded[-1].last}]")
             await self._note(mapping.name, told)
         return Skipped(

@@ -17,6 +17,7 @@ from eventcore.model import OutgoingRecord, Record
 class EventShape(Protocol):
     """How a source's records look to a Lambda-shaped handler, to a report, and in a failure record."""
 
+    arn: str  #: of the source; empty where it has none
     is_base64: bool  #: bodies are written in base64, which counts toward the batch's bytes
     record_overhead_bytes: int  #: JSON around one record's data, an upper bound
 
@@ -33,7 +34,10 @@ class EventShape(Protocol):
         ...
 
     def batch_info(self, records: Sequence[Record], shard: str) -> dict[str, Any]:
-        """Return the part of an on-failure record that names the batch, as ``{"KafkaBatchInfo": {...}}`` (§4, §5.1)."""
+        """Return the part of an on-failure record that names the batch, as ``{"KafkaBatchInfo": {...}}`` (§4, §5.1).
+
+        Without records, for the final call of a window, it names shard and source alone.
+        """
         ...
 
 
@@ -122,6 +126,7 @@ class StreamCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_lag_s_max: float = 0.0
     survives_restart: bool = False
     takes_results: bool = False  #: it is a `ResultSource`
+    keeps_windows: bool = False  #: `ShardState.window` is kept with the checkpoint, all or none
 
 
 class TakenShard(msgspec.Struct, frozen=True, kw_only=True):

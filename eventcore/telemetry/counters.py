@@ -22,6 +22,7 @@ from eventcore.telemetry.events import (
     RecordsReturned,
     ShardReleased,
     ShardTaken,
+    WindowCalled,
 )
 
 
@@ -92,7 +93,7 @@ class MappingCounters:
             case RecordsReceived():
                 self.received += event.count
                 self._held[event.shard] = self._held.get(event.shard, 0) + event.count
-            case BatchInvoked():
+            case BatchInvoked() | WindowCalled():
                 self.invoked += 1
             case InvocationFinished():
                 self.failed_invocations += event.fault is not None

@@ -26,6 +26,7 @@ from eventcore.telemetry.events import (
     RecordsParked,
     ShardReleased,
     ShardTaken,
+    WindowRetried,
     fault_text,
     last_line,
 )
@@ -40,6 +41,7 @@ _LEVELS: dict[type[EngineEvent], int] = {
     RecordsLost: logging.ERROR,
     OutboxBlocked: logging.WARNING,
     RecordsParked: logging.WARNING,
+    WindowRetried: logging.WARNING,
     MappingControlled: logging.WARNING,
     MappingStateChanged: logging.INFO,
     ShardTaken: logging.INFO,

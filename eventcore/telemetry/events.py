@@ -160,6 +160,42 @@ class RecordsParked(EngineEvent, frozen=True, kw_only=True):
     destination: str  #: reference of where they wait
 
 
+class WindowCalled(EngineEvent, frozen=True, kw_only=True):
+    """A function is about to be invoked with the final call of a tumbling window."""
+
+    NAME: ClassVar[str] = "window.called"
+    mapping: str
+    shard: str
+    function: str
+    window: str  #: its bounds, as `START/END`
+    attempt: int  #: from 1
+    is_early: bool  #: it ends because its state is too large
+    request_id: str
+
+
+class WindowRetried(EngineEvent, frozen=True, kw_only=True):
+    """The final call of a tumbling window failed and will be made again; its shard waits."""
+
+    NAME: ClassVar[str] = "window.retried"
+    mapping: str
+    shard: str
+    window: str
+    attempt: int  #: calls that have failed
+    delay_ms: int  #: until the next one
+    error: str
+    location: str = ""  #: `file:line` in the user's code
+
+
+class WindowClosed(EngineEvent, frozen=True, kw_only=True):
+    """A tumbling window has ended, and its state is dropped: after its final call, or given up."""
+
+    NAME: ClassVar[str] = "window.closed"
+    mapping: str
+    shard: str
+    window: str
+    is_early: bool
+
+
 class RecordsReturned(EngineEvent, frozen=True, kw_only=True):
     """Received records went back to their source as they were: drain, a throttled queue."""
 

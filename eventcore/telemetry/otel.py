@@ -264,9 +264,10 @@ def _batch_attributes(batch: Batch) -> dict[str, str | int]:
         names.MESSAGING_BATCH_MESSAGE_COUNT: len(batch),
         names.FAAS_INVOCATION_ID: batch.request_id,
         names.ATTEMPT: batch.attempt,
-        names.FIRST_POSITION: batch.first.position,
-        names.LAST_POSITION: batch.last.position,
     }
+    if batch.records:
+        attributes[names.FIRST_POSITION] = batch.first.position
+        attributes[names.LAST_POSITION] = batch.last.position
     if batch.shard:
         attributes[names.MESSAGING_DESTINATION_PARTITION_ID] = batch.shard
     if _name_source(batch.source)[1].startswith(SIGN):

@@ -172,6 +172,8 @@ class Harness:
             for shard in mapping.shards:
                 if shard.lag > 0:
                     return f"{name} is {shard.lag} records behind in {shard.shard}"
+                if shard.blocked is not None:
+                    return f"{name} is held up in {shard.shard}: {shard.blocked.error_type}"
         for destination in status.destinations:
             if destination.rows:
                 return f"{destination.rows} rows wait for {destination.destination}: {destination.last_error}"

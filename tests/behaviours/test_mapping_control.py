@@ -11,44 +11,18 @@ import pytest
 
 import eventcore
 from eventcore.config.effective import resolve
-from eventcore.config.pipeline import Pipeline
 from eventcore.embedded.sharding import shard_name
 from eventcore.errors import CommandError, ShardLost, SourceUnavailable
-from eventcore.http.contract import GetMappingLog, PauseMapping, ResumeMapping, SeekMapping, Skipped, SkipRecords
+from eventcore.http.contract import SeekMapping
 from eventcore.http.mappings import MappingOperations
 from eventcore.ports.store import Operation, PutNote, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.events import MappingControlled, RecordsReturned
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
+from tests.behaviours.control import SHARD, Control
 from tests.behaviours.orders import numbers, play, queue_app, send_numbers, stream_app
 from tests.behaviours.scripted_source import ScriptedStream, play_scripted, record, scripted_app
-
-SHARD = shard_name(0)
-
-
-class Control:
-    """What Ann does to the mapping `orders`."""
-
-    def __init__(self, app: Pipeline, harness: Harness) -> None:
-        mappings = resolve(app.loaded()).mappings
-        self._operations = MappingOperations(harness.store, harness.clock, mappings, harness.engine)
-
-    async def pause(self, shard: str = "") -> None:
-        await self._operations.pause(PauseMapping(mapping="orders", shard=shard, by="ann"))
-
-    async def resume(self, shard: str = "") -> None:
-        await self._operations.resume(ResumeMapping(mapping="orders", shard=shard, by="ann"))
-
-    async def seek(self, position: int, shard: str = SHARD) -> None:
-        await self._operations.seek(SeekMapping(mapping="orders", positions={shard: position}, by="ann"))
-
-    async def skip(self, count: int = 0, shard: str = SHARD) -> Skipped:
-        return await self._operations.skip(SkipRecords(mapping="orders", shard=shard, count=count, by="ann"))
-
-    async def log(self) -> list[tuple[str, str, str, str]]:
-        entries = await self._operations.log(GetMappingLog(mapping="orders"))
-        return [(entry.by, entry.action, entry.shard, entry.detail) for entry in entries]
 
 
 class Work:

@@ -150,7 +150,12 @@ class EmbeddedStreamUnderTest:
 
     def _stream(self, name: str, mapping: str, starting_position: StartingPosition) -> EmbeddedStream:
         return EmbeddedStream(
-            name, store=self._around.store, mapping=mapping, starting_position=starting_position, **ARN
+            name,
+            store=self._around.store,
+            mapping=mapping,
+            starting_position=starting_position,
+            has_windows=True,
+            **ARN,
         )
 
     def range_source(self) -> RangeSource:

@@ -6,6 +6,7 @@ Run as `python engine_process.py STATE KIND`: KIND is `stream` or `queue`. Invoc
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -19,14 +20,14 @@ from eventcore.app import RunOptions, run_pipeline
 from eventcore.engine.status import MappingState
 
 POISON = 3
+#: Long enough that what is sent at one moment is nearly always in one window.
+WINDOW_S = 900
 
 
 def build(kind: str, state: Path) -> eventcore.App:
     """One mapping whose function notes what it sees, and fails for `POISON`; some kinds die."""
 
     async def work(event: dict[str, Any], context: Any) -> None:
-        import base64
-
         bodies = [
             int(base64.b64decode(record["kinesis"]["data"])) if "kinesis" in record else int(record["body"])
             for record in event["Records"]
@@ -40,8 +41,17 @@ def build(kind: str, state: Path) -> eventcore.App:
         if POISON in bodies:
             raise ValueError("poison")
 
+    async def add_up(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Note which records the state stands for, and hand it on with those of this call."""
+        bodies = [int(base64.b64decode(record["kinesis"]["data"])) for record in event["Records"]]
+        known = event["state"].get("bodies", [])
+        with (state / "invocations.log").open("a") as log:
+            seen = {"bodies": bodies, "known": known, "is_final": event["isFinalInvokeForWindow"]}
+            log.write(json.dumps(seen) + "\n")
+        return {"state": {"bodies": [*known, *bodies]}}
+
     app = eventcore.App(folder=state)
-    app.function("work", runtime="inline", timeout=1)(work)
+    app.function("work", runtime="inline", timeout=1)(add_up if kind == "stream-windows" else work)
     app.queue("failed")
     if kind.startswith("stream"):
         app.stream("orders", shards=4 if kind == "stream-neighbours" else 1)
@@ -55,6 +65,7 @@ def build(kind: str, state: Path) -> eventcore.App:
             maximum_retry_attempts=1,
             bisect_batch_on_function_error=True,
             on_failure="http:sink" if kind == "stream-http" else "queue:failed",
+            tumbling_window_in_seconds=WINDOW_S if kind == "stream-windows" else None,
         )
     else:
         app.queue(

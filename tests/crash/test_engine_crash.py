@@ -113,6 +113,27 @@ async def test_what_was_discarded_before_its_ack_was_lost_is_not_invoked_again(t
     assert len(await _failed(state)) == 1
 
 
+@pytest.mark.parametrize(
+    ("point", "times"),
+    [("dispatcher.after_invoke", 2), ("settler.before_ack", 3), ("settler.after_ack", 2), ("settler.after_ack", 4)],
+)
+async def test_a_windows_state_stands_for_exactly_the_records_before_the_checkpoint(
+    tmp_path: Path, point: str, times: int
+) -> None:
+    """The state is written with the checkpoint, in one transaction: none is counted twice, and none is forgotten."""
+    state = tmp_path / "state"
+    await _send(state, "stream")
+    assert _engine(state, "stream-windows", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, "stream-windows") == 0
+    calls = [json.loads(line) for line in (state / "invocations.log").read_text().splitlines()]
+    assert len(calls) >= 3
+    for call in calls:
+        if call["bodies"]:
+            # All before the first record of the call, or, at the edge of a window, none.
+            assert call["known"] in ([*range(1, call["bodies"][0])], [])
+    assert [*calls[-1]["known"], *calls[-1]["bodies"]] == [*range(1, COUNT + 1)]
+
+
 QUEUE_POINTS = [
     *[(point, k) for point in ("dispatcher.before_invoke", "dispatcher.after_invoke") for k in (1, 4)],
     ("settler.before_store", 1),

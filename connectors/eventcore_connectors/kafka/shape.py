@@ -42,6 +42,7 @@ class Partition(NamedTuple):
 class KafkaShape:
     """The shape of records. A shard is named `TOPIC-PARTITION`, as in the event."""
 
+    arn = ""
     is_base64 = True
 
     def __init__(self, topics: str, bootstrap_servers: str) -> None:

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from eventcore.delivery.ordering import EMPTY, Part, ShardState
+from eventcore.delivery.ordering import EMPTY, Part, ShardState, Window
 from eventcore.errors import ShardLost, SourceUnavailable
 from eventcore.ports.connectors import StartingPosition
 from eventcore.ports.sources import LostRange
@@ -445,6 +445,33 @@ class StreamConformance:
         async with reading(stream.source()) as reader:
             await reader.until(lambda: len(reader.bodies(shard)) == 2)
             assert reader.bodies(shard) == _numbered("a", 5)[3:]
+
+    async def test_an_open_window_goes_with_its_checkpoint(self, stream: StreamUnderTest) -> None:
+        """`keeps_windows`: what `ShardState.window` was at a checkpoint is there with it, and gone after a move."""
+        shard = stream.shards[0]
+        source = stream.source()
+        if not source.capabilities.keeps_windows:
+            await source.aclose()
+            pytest.skip("StreamCapabilities.keeps_windows is not claimed")
+        window = Window(start_ms=0, end_ms=10_000, state=b'{"large": "' + b"x" * 1_000_000 + b'"}')
+        await stream.send(shard, _numbered("a", 5))
+        async with reading(source) as reader:
+            await reader.until(lambda: len(reader.bodies(shard)) == 5)
+            assert reader.taken[shard].state.window is None
+            await reader.settle(shard, 2, ShardState(parts=(Part(last=3, attempt=1),), window=window))
+        async with reading(stream.source()) as reader:
+            await reader.until(lambda: shard in reader.taken)
+            assert reader.taken[shard].state == ShardState(parts=(Part(last=3, attempt=1),), window=window)
+            await reader.settle(shard, 4, ShardState(window=window))
+            await reader.settle(shard, 5, EMPTY)
+        async with reading(stream.source()) as reader:
+            await reader.until(lambda: shard in reader.taken)
+            assert reader.taken[shard].state.window is None
+            await reader.settle(shard, 5, ShardState(window=window))
+            await reader.seek(shard, 1)
+        async with reading(stream.source()) as reader:
+            await reader.until(lambda: shard in reader.taken)
+            assert reader.taken[shard].state.window is None
 
     # -- the event -----------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,20 @@ LINES: list[tuple[EngineEvent, str]] = [
     ),
     (told.RecordsFiltered(mapping="m", shard="", count=2), "m  2 records filtered out"),
     (
+        told.WindowCalled(
+            mapping="m", shard="orders-3", function="f", window="A/B", attempt=2, is_early=False, request_id="r"
+        ),
+        "m orders-3  final call of A/B to f, attempt 2",
+    ),
+    (
+        told.WindowRetried(mapping="m", shard="orders-3", window="A/B", attempt=1, delay_ms=200, error="E: bad"),
+        "m orders-3  final call of A/B failed: E: bad, attempt 1 failed; again in 200 ms",
+    ),
+    (
+        told.WindowClosed(mapping="m", shard="orders-3", window="A/B", is_early=True),
+        "m orders-3  window A/B closed early: its state is too large",
+    ),
+    (
         told.RecordsLost(mapping="m", shard="orders-3", count=2, reason=DiscardReason.RECORD_EXPIRED),
         "m orders-3  2 records lost, RecordExpired",
     ),

@@ -192,6 +192,12 @@ CASES = [
         "EC130", "mappings.s.filter_criteria", "11 filters are too many: 10", "$or",
     ),
     ({"mappings__s": STREAM + "lanes = 11"}, "EC128", "mappings.s.lanes", "may have 10 invocations", "[functions.f] concurrency = 11"),
+    ({"mappings__q": QUEUE + "tumbling_window_in_seconds = 5"}, "EC104", "mappings.q.tumbling_window_in_seconds", "windows", "take it out"),
+    ({"mappings__k": KAFKA + "tumbling_window_in_seconds = 5"}, "EC140", "mappings.k.tumbling_window_in_seconds", "no room for a megabyte", "embedded stream"),
+    (
+        {"mappings__s": STREAM + "tumbling_window_in_seconds = 5\nlanes = 2"},
+        "EC140", "mappings.s.tumbling_window_in_seconds", "one state for its shard", "this or lanes",
+    ),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
     ({"mappings__s": STREAM + 'parking = "queue:dead"'}, "EC118", "mappings.s.parking", "without lanes", "lanes = 10"),
