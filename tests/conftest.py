@@ -1,4 +1,4 @@
-"""What every test shares: how hard the properties look, and that no test leaves a hook behind."""
+"""What every test shares: how hard the properties look, that no test leaves a hook behind, and the last summary."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from eventcore import signals
+from tests.conformance.recorded_summary import summarise
+
+# What scenarios assert is told as what a test asserts.
+pytest.register_assert_rewrite("tests.conformance.scenarios", "tests.simulation")
 
 # No deadlines: on a shared machine a slow example says nothing about the code.
 settings.register_profile("dev", max_examples=50, deadline=None)
@@ -26,3 +30,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 def _no_hooks_are_left() -> Iterator[None]:
     yield
     signals.clear_hooks()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end which of the recorded cases passed, are refused, awaited or not applicable, by family."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    if lines := summarise(reports):
+        terminalreporter.section("recorded cases of event source mappings")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -132,7 +132,11 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
         return "a queue has no order that lanes would keep: maximum_concurrency runs its batches", "take it out"
     if setting == "maximum_record_age_in_seconds":
         return "a queue's messages end with its retention", f"write [queues.{queue}] message_retention_period"
-    return "a queue's mapping gives up no messages: the queue does, by its redrive policy", f"write {redrive}"
+    # The words of AWS: `sqs/mapping-crud-errors` of the recorded cases.
+    refusal = "Unsupported DestinationConfig parameter for given event source mapping type. " * (
+        setting == "on_failure"
+    )
+    return f"{refusal}a queue's mapping gives up no messages: the queue does, by its redrive policy", f"write {redrive}"
 
 
 def write_redrive(queue: str) -> str:

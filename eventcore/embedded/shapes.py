@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from binascii import b2a_base64
 from collections.abc import Hashable, Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -241,9 +242,11 @@ def _message_attributes(headers: Iterable[tuple[str, bytes]]) -> tuple[dict[str,
             shown = {"binaryValue": b2a_base64(value, newline=False).decode("ascii")}
         else:
             data_type = data_type or "String"
+            if data_type.startswith("Number"):
+                text = _number(text)
             shown = {"stringValue": text}
         attributes[name] = {**shown, "stringListValues": [], "binaryListValues": [], "dataType": data_type}
-        parts[name] = (data_type, _BYTES if text is None else _TEXT, value)
+        parts[name] = (data_type, _BYTES, value) if text is None else (data_type, _TEXT, text.encode())
     digest = hashlib.md5(usedforsecurity=False)
     for name in sorted(parts):
         data_type, transport, value = parts[name]
@@ -262,6 +265,15 @@ def _text(value: bytes) -> str | None:
         return value.decode()
     except UnicodeDecodeError:
         return None
+
+
+def _number(text: str) -> str:
+    """Return a number as SQS gives it back: `0012.3400` is `12.34`; what is none stays as it is."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return f"{number.normalize():f}" if number.is_finite() else text
 
 
 def _sized(value: bytes) -> bytes:

@@ -51,7 +51,9 @@ def failure_record(
             "requestId": batch.request_id,
             "functionArn": function_arn,
             "condition": reason.value,
-            "approximateInvokeCount": invocations,
+            # Recorded for a record that was too old before its first invocation (Lambda semantics §12, the cases of
+            # September 2026: dynamodb/age-limit-passes-while-disabled).
+            "approximateInvokeCount": max(invocations, int(reason is DiscardReason.RECORD_AGE_EXCEEDED)),
         }
     }
     if reason is DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED:

@@ -107,7 +107,7 @@ class Harness:
         bodies: Sequence[bytes | str | Any],
         *,
         key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         delay_s: int | None = None,
     ) -> list[Any]:
         """Send records to a queue, stream or simulated topic; return message ids, or (shard, position) pairs.
@@ -124,7 +124,7 @@ class Harness:
             OutgoingRecord(
                 body=_body(body),
                 key=key.encode() if key is not None else None,
-                headers=tuple((name, value.encode()) for name, value in (headers or {}).items()),
+                headers=tuple((name, _body(value)) for name, value in (headers or {}).items()),
             )
             for body in bodies
         ]

@@ -99,8 +99,13 @@ class SimulatedSystem:
         return places
 
     def take_down(self, reference: str, seconds: float) -> None:
-        """Let a destination refuse everything for a while."""
+        """Let a topic or an endpoint refuse everything for a while."""
         self._outages[reference] = anyio.current_time() + seconds
+        self.wake()
+
+    def is_down(self, reference: str) -> bool:
+        """Tell whether a test has taken a topic or an endpoint down."""
+        return anyio.current_time() < self._outages.get(reference, 0.0)
 
     def cut(self) -> None:
         """Cut off everything that was opened so far: its engine has crashed."""
@@ -160,7 +165,7 @@ class SimulatedSystem:
         Raises:
             DestinationUnavailable: a test has taken it down.
         """
-        if anyio.current_time() < self._outages.get(reference, 0.0):
+        if self.is_down(reference):
             raise DestinationUnavailable(
                 "the test has taken it down", destination=reference, retry_after_s=OUTAGE_RETRY_S
             )
@@ -378,6 +383,8 @@ class SimulatedSource:
     def _check(self) -> None:
         if self._generation != self._system.generation:
             raise SourceUnavailable("the engine has crashed", source=self.reference)
+        if self._system.is_down(self.reference):
+            raise SourceUnavailable("the test has taken it down", source=self.reference)
 
     def _check_owner(self, shard: str, epoch: int) -> None:
         self._check()

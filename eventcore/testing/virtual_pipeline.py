@@ -91,7 +91,7 @@ class VirtualPipeline:
         bodies: Sequence[Any],
         *,
         key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         delay_s: int | None = None,
     ) -> list[Any]:
         """Send records; return message ids of a queue, else where each went, as (shard, position).
@@ -126,10 +126,10 @@ class VirtualPipeline:
         self.run(self._harness.run_until_idle(within_s=within_s))
 
     def take_down(self, reference: str, *, seconds: float) -> None:
-        """Let a destination outside (`http:NAME`, `kafka:CONNECTION/TOPIC`, `stdout`) refuse everything for a while."""
+        """Let a system outside (`http:NAME`, `kafka:CONNECTION/TOPIC`, `stdout`) refuse everything for a while."""
         system = self._systems.get(parse_reference(reference).kind)
         if system is None:
-            raise ProgrammingError(f"`{reference}` is no destination outside: what the store has can't be away")
+            raise ProgrammingError(f"`{reference}` is no system outside: what the store has can't be away")
 
         async def take_down() -> None:
             system.take_down(reference, seconds)
@@ -148,9 +148,24 @@ class VirtualPipeline:
 
         self.run(rebalance())
 
-    def restart(self) -> None:
-        """Drain the engine and start another one on the same state."""
+    def restart(
+        self,
+        pipeline: Pipeline | LoadedConfig | str | os.PathLike[str] | None = None,
+        *,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        """Drain the engine and start another one on the same state: a deployment.
+
+        Args:
+            pipeline: a changed one; None for the same, with the functions that it had.
+            functions: callables that run in place of the changed pipeline's own.
+
+        Raises:
+            ConfigError: the changed pipeline has mistakes; the engine before goes on.
+        """
+        cast = self._cast if pipeline is None else read_cast(pipeline, functions or {})
         at_s = self._stop()
+        self._cast = cast
         self._start(at_s)
 
     def crash(self) -> None:

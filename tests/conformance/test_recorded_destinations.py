@@ -1,0 +1,117 @@
+"""What destinations are told is what AWS told them: `destination_records.jsonl`, value for value.
+
+Recorded values that differ from run to run stand there as placeholders (`<uuid:1>`): any value of that form agrees, and
+equal placeholders are equal values. Source: Lambda semantics §2.1, §4.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from eventcore.testing import Scripted
+from tests.conformance.scenarios.stage import REPORTS, Stage
+from tests.conformance.scenarios.table import CONFORMANCE
+
+RECORDS = CONFORMANCE / "destination_records.jsonl"
+#: Records whose names begin so await what the recorded cases of that family await.
+AWAITING = {
+    "async/": "asynchronous invocation",
+    "dlq/": "asynchronous invocation",
+    "sns/": "topics",
+    "kinesis/retries_exhausted_sns": "topics",
+    "dynamodb": "a DynamoDB connector",
+}
+#: Settings and function by the record's name, and how many records are sent.
+STREAMS: Mapping[str, tuple[dict[str, Any], Any, int]] = {
+    "kinesis/retries_exhausted_sqs": ({"maximum_retry_attempts": 1}, Scripted(then=ValueError("poison")), 1),
+    "kinesis/partial_batch_last_record": ({"batch_size": 3, "maximum_retry_attempts": 3}, Stage("stream").report(6), 6),
+    "kinesis/batch_item_failures/null_item_identifier_failure": (
+        {},
+        Scripted(then={"batchItemFailures": [{"itemIdentifier": None}]}),
+        1,
+    ),
+    "kinesis/batch_item_failures/invalid_key_foo_failure": (
+        {},
+        Scripted(then={"batchItemFailures": [{"foo": 123}]}),
+        1,
+    ),
+    "kinesis/batch_item_failures/invalid_key_foo_null_value_failure": (
+        {},
+        Scripted(then={"batchItemFailures": [{"foo": None}]}),
+        1,
+    ),
+    "kinesis/batch_item_failures/unhandled_exception_in_function": ({}, Scripted(then=ZeroDivisionError("no")), 1),
+}
+
+#: What stands for a value that differs from run to run: a placeholder, an account, a time.
+_VARIES = re.compile(r"<[a-z]|111111111111|^date$")
+_PLACEHOLDER = re.compile(r"<([a-z0-9-]+):?([^>]*)>")
+
+
+def disagreements(recorded: Any, ours: Any, known: dict[str, str], path: str = "") -> Iterator[str]:
+    """Yield where our value is not the recorded one; placeholders are met by what they were met by before."""
+    if isinstance(recorded, dict) and isinstance(ours, dict):
+        if set(recorded) != set(ours):
+            yield f"{path}: keys {sorted(ours)}, recorded {sorted(recorded)}"
+        for key in recorded.keys() & ours.keys():
+            yield from disagreements(recorded[key], ours[key], known, f"{path}.{key}")
+    elif isinstance(recorded, str) and _VARIES.search(recorded):
+        if not isinstance(ours, str) or not _meets(recorded, ours, known):
+            yield f"{path}: {ours!r}, recorded {recorded!r}"
+    elif type(recorded) is not type(ours) or recorded != ours:
+        yield f"{path}: {ours!r}, recorded {recorded!r}"
+
+
+def _meets(recorded: str, ours: str, known: dict[str, str]) -> bool:
+    if recorded == "date":
+        return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ours) is not None
+    if time := re.fullmatch(r"<timestamp:(.*)>", recorded):
+        return re.sub(r"\d", "0", ours) == re.sub(r"\d", "0", time[1])
+    pattern, names = "", []
+    last = 0
+    for found in _PLACEHOLDER.finditer(recorded):
+        pattern += re.escape(recorded[last : found.start()]) + "(.+?)"
+        names.append(found[0])
+        last = found.end()
+    pattern = (pattern + re.escape(recorded[last:])).replace("111111111111", r"\d{12}")
+    met = re.fullmatch(pattern, ours)
+    return met is not None and all(
+        known.setdefault(name, value) == value for name, value in zip(names, met.groups(), strict=True)
+    )
+
+
+def _lines() -> list[Any]:
+    if not RECORDS.is_file():
+        return [pytest.param(None, id="no-recorded-cases")]
+    return [pytest.param(json.loads(line), id=json.loads(line)["name"]) for line in RECORDS.read_text().splitlines()]
+
+
+@pytest.mark.skipif(not RECORDS.is_file(), reason=f"no recorded cases at {CONFORMANCE}: set EVENTCORE_CONFORMANCE")
+@pytest.mark.parametrize("line", _lines())
+def test_the_record_is_the_recorded_one(line: dict[str, Any]) -> None:
+    name = line["name"]
+    if name not in STREAMS:
+        (capability,) = {capability for prefix, capability in AWAITING.items() if name.startswith(prefix)}
+        pytest.skip(f"awaiting: {capability}")
+    settings, work, count = STREAMS[name]
+    stage = Stage("stream")
+    function = Scripted(then=work._then) if isinstance(work, Scripted) else work
+    defaults = {"batch_size": 1, "maximum_retry_attempts": 2, "maximum_batching_window_in_seconds": 1}
+    reports = [] if name.startswith("kinesis/retries") else REPORTS
+    stage.play(function, count, **{**defaults, **settings}, function_response_types=reports)
+    (ours,) = stage.failed
+    assert list(disagreements(line["record"], ours, {})) == []
+
+
+def test_the_comparison_finds_what_differs() -> None:
+    recorded = {"a": "<uuid:1>", "b": "arn:<partition>:x:111111111111:<uuid:1>", "c": 1, "d": None}
+    ours = {"a": "u", "b": "arn:aws:x:000000000000:u", "c": 1, "d": None}
+    assert list(disagreements(recorded, ours, {})) == []
+    for key, value in {"a": "v", "b": "arn:aws:y:000000000000:u", "c": True, "d": "None"}.items():
+        assert len(list(disagreements(recorded, {**ours, key: value}, {}))) >= 1
+    assert list(disagreements(recorded, {"a": "u"}, {})) != []
