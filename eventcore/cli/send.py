@@ -44,6 +44,10 @@ PATH_CHARACTERS_MAX = 255
 )
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="records a second at most")
 @click.option("--delay", type=click.IntRange(0, 900), metavar="SECONDS", help="before a message shows; queues only")
+@click.option("--group", metavar="NAME", help="message group, which a FIFO queue needs; queues only, as --key")
+@click.option(
+    "--deduplication-id", metavar="ID", help="FIFO queues, one record: sent again within 5 minutes, it is dropped"
+)
 @pass_options
 def send_command(
     options: Options,
@@ -55,6 +59,8 @@ def send_command(
     count: int | None,
     rate: float | None,
     delay: int | None,
+    group: str | None,
+    deduplication_id: str | None,
 ) -> None:
     """Send records to REF: queue:NAME, stream:NAME or kafka:NAME/TOPIC.
 
@@ -63,6 +69,13 @@ def send_command(
     target = read_target(reference)
     if delay is not None and target.kind != "queue":
         raise click.UsageError("--delay is for queues: streams keep their order")
+    if target.kind != "queue" and (group is not None or deduplication_id is not None):
+        raise click.UsageError("--group and --deduplication-id are for queues: a stream has a --key")
+    if group is not None and key is not None:
+        raise click.UsageError("--group and --key are the same for a queue: give one of them")
+    if deduplication_id is not None and (file is not None or bodies == ("-",) or (count or len(bodies)) > 1):
+        raise click.UsageError("--deduplication-id is for one record: all but the first of several would be dropped")
+    key = key if group is None else group
     for body in bodies if file is None else ():
         if len(body) < PATH_CHARACTERS_MAX and Path(body).is_file():
             options.output.note(f"`{body}` is sent as it is, and there is a file of that name: did you mean --file?")
@@ -71,7 +84,7 @@ def send_command(
         groups = _open_bodies(stack, bodies, file, count)
         parts = _cut_parts(template, groups, _part_records_max(rate))
         asker = stack.enter_context(reach(find_place(options), needs_state=target.kind in {"queue", "stream"}))
-        sender = _Sender(options.output, asker, str(target), delay_s=delay)
+        sender = _Sender(options.output, asker, str(target), delay_s=delay, deduplication_id=deduplication_id or "")
         total = count or (len(bodies) if file is None and "-" not in bodies else None)
         sender.is_silent = total is not None and total >= BAR_FROM and options.output.is_table and is_interactive()
         sender.advance = stack.enter_context(show_progress(total, f"sending to {target}"))
@@ -181,11 +194,14 @@ Part = tuple[OutgoingRecord, ...]
 class _Sender:
     """Sends parts and prints where their records went."""
 
-    def __init__(self, output: Output, asker: Asker, target: str, *, delay_s: int | None) -> None:
+    def __init__(
+        self, output: Output, asker: Asker, target: str, *, delay_s: int | None, deduplication_id: str
+    ) -> None:
         self._output = output
         self._asker = asker
         self._target = target
         self._delay_s = delay_s
+        self._deduplication_id = deduplication_id
         self.is_silent = False  #: a screen shows the bar, and not a thousand places
         self.advance: Callable[[int], None] = lambda _: None
         self._places: list[Place] = []
@@ -193,7 +209,10 @@ class _Sender:
 
     def send(self, part: Part) -> None:
         """Send a part and print its places once they are durable."""
-        places = self._asker.ask(Send(reference=self._target, records=part, delay_s=self._delay_s))
+        request = Send(
+            reference=self._target, records=part, delay_s=self._delay_s, deduplication_id=self._deduplication_id
+        )
+        places = self._asker.ask(request)
         self.count += len(places)
         self.advance(len(places))
         if self.is_silent:

@@ -30,16 +30,9 @@ class FunctionKeywords(TypedDict, total=False):
     ephemeral_storage: int
     environment: Mapping[str, str]
     concurrency: int
-    reserved_concurrent_executions: int | None
     preload: Sequence[str]
     start: Literal["fork", "spawn"]
     idle_timeout: float
-    maximum_retry_attempts: int
-    maximum_event_age_in_seconds: int
-    on_success: str | None
-    on_failure: str | None
-    dead_letter_queue: str | None
-    recursive_loop: Literal["Terminate", "Allow"]
 
 
 class FilterKeywords(TypedDict):
@@ -92,6 +85,9 @@ class QueueKeywords(TypedDict, total=False):
     delay: int
     maximum_message_size: int
     redrive_policy: RedrivePolicyKeywords | None
+    fifo_queue: bool
+    content_based_deduplication: bool
+    deduplication_scope: Literal["queue", "messageGroup"]
 
 
 class StreamKeywords(TypedDict, total=False):

@@ -103,7 +103,10 @@ def _lint_queue(subject: Subject, findings: Findings) -> None:
         if getattr(mapping, setting) is not None:
             findings.add("EC104", subject.path(setting), *_explain_stream_setting(subject, setting))
     window = mapping.maximum_batching_window_in_seconds or 0
-    if (mapping.batch_size or 0) > QUEUE_BATCH_WITHOUT_WINDOW_MAX and window < 1:
+    queue = subject.pipeline.queues.get(subject.source.name) or BUILT_IN_QUEUES.get(subject.source.name)
+    if queue is not None and queue.fifo_queue:
+        _lint_fifo(subject, window, findings)
+    elif (mapping.batch_size or 0) > QUEUE_BATCH_WITHOUT_WINDOW_MAX and window < 1:
         findings.add(
             "EC107",
             subject.path("batch_size"),
@@ -111,10 +114,24 @@ def _lint_queue(subject: Subject, findings: Findings) -> None:
             "write maximum_batching_window_in_seconds = 1, or a batch_size of 10 or less",
             depends_on=(subject.path("maximum_batching_window_in_seconds"),),
         )
-    queue = subject.pipeline.queues.get(subject.source.name) or BUILT_IN_QUEUES.get(subject.source.name)
     if queue is not None:
         _lint_visibility(subject, queue, window, findings)
         _lint_redrive(subject, queue, findings)
+
+
+def _lint_fifo(subject: Subject, window: float, findings: Findings) -> None:
+    """Refuse what only mappings of standard queues have (Lambda semantics §3.1)."""
+    seen = (subject.path("source"), ("queues", subject.source.name, "fifo_queue"))
+    if (subject.mapping.batch_size or 0) > QUEUE_BATCH_WITHOUT_WINDOW_MAX:
+        message = f"a batch of a FIFO queue has at most {QUEUE_BATCH_WITHOUT_WINDOW_MAX} messages"
+        hint = f"write batch_size = {QUEUE_BATCH_WITHOUT_WINDOW_MAX} or less"
+        findings.add("EC132", subject.path("batch_size"), message, hint, depends_on=seen)
+    if window:
+        path = subject.path("maximum_batching_window_in_seconds")
+        message = (
+            "a mapping of a FIFO queue has no batching window: what waited in one would keep its group from others"
+        )
+        findings.add("EC132", path, message, "take it out", depends_on=seen)
 
 
 def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
@@ -139,11 +156,12 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
     return f"{refusal}a queue's mapping gives up no messages: the queue does, by its redrive policy", f"write {redrive}"
 
 
-def write_redrive(queue: str) -> str:
-    """Return a redrive policy that can be written as it stands, with a dead-letter queue that EC159 is silent about."""
+def write_redrive(queue: str, *, is_fifo: bool = False) -> str:
+    """Return a redrive policy that can be written as it stands, with a dead-letter queue that no check speaks of."""
     dead = f"failed-{queue}"
     policy = f'redrive_policy = {{ dead_letter_queue = "{dead}", max_receive_count = 3 }}'
-    return f"{policy}, and [queues.{dead}] message_retention_period = {RETENTION_MAX_S:_}"
+    settings = "fifo_queue = true" if is_fifo else f"message_retention_period = {RETENTION_MAX_S:_}"
+    return f"{policy}, and [queues.{dead}] {settings}"
 
 
 def _lint_visibility(subject: Subject, queue: QueueConfig, window: float, findings: Findings) -> None:
@@ -178,7 +196,8 @@ def _lint_redrive(subject: Subject, queue: QueueConfig, findings: Findings) -> N
     if queue.redrive_policy is None:
         name = subject.source.name
         message = f"without a redrive policy a failing message comes back for {queue.message_retention_period} seconds"
-        findings.warn("EC158", ("queues", name, "redrive_policy"), message, f"write {write_redrive(name)}")
+        hint = f"write {write_redrive(name, is_fifo=queue.fifo_queue)}"
+        findings.warn("EC158", ("queues", name, "redrive_policy"), message, hint)
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------
@@ -198,6 +217,8 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
         )
     if subject.on_failure is not None:
         _lint_destination(subject, subject.on_failure, findings)
+    _lint_no_fifo(subject, "on_failure", subject.on_failure, findings)
+    _lint_no_fifo(subject, "parking", subject.parking, findings)
     lint_lanes(subject, findings)
     lint_windows(subject, findings)
     lint_results(subject, findings)
@@ -229,6 +250,14 @@ def _lint_destination(subject: Subject, destination: Reference, findings: Findin
     if destination.kind == "function" and destination.name == subject.mapping.function:
         message = "the function that has failed would be given its own failures"
         findings.add("EC115", path, message, "write another destination", depends_on=seen)
+
+
+def _lint_no_fifo(subject: Subject, setting: str, target: Reference | None, findings: Findings) -> None:
+    """Refuse FIFO queues as destinations, as Lambda does: nothing says of which group a failure would be."""
+    queue = subject.pipeline.queues.get(target.name) if target is not None and target.kind == "queue" else None
+    if queue is not None and queue.fifo_queue:
+        message = f"`{target}` is a FIFO queue: only standard queues take what mappings give up"
+        findings.add("EC133", subject.path(setting), message, "write a standard queue")
 
 
 def _lint_limits(subject: Subject, findings: Findings) -> None:

@@ -10,13 +10,21 @@ from typing import Any
 
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
-from eventcore.config.lint_events import lint_events, used_by_events
 from eventcore.config.lint_mappings import RETENTION_MAX_S
 from eventcore.config.lint_references import check_name
 from eventcore.config.lint_security import lint_security
 from eventcore.config.provenance import KeyPath
 from eventcore.config.reference import TABLE_OF_KIND, BadReference, parse_reference
-from eventcore.config.structs import PROCESS_SETTINGS, TABLES, FunctionConfig, KafkaConfig, QueueConfig, Section
+from eventcore.config.structs import (
+    BUILT_IN_QUEUES,
+    PROCESS_SETTINGS,
+    TABLES,
+    FunctionConfig,
+    KafkaConfig,
+    QueueConfig,
+    RedrivePolicy,
+    Section,
+)
 
 #: `module.attribute`, with as many packages before it as it takes; `/` may stand for `.` there, as on Lambda.
 _HANDLER = re.compile(r"[A-Za-z_]\w*([./][A-Za-z_]\w*)*\.[A-Za-z_]\w*")
@@ -49,7 +57,7 @@ HEARTBEATS_PER_SESSION = 3
 def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
     """Add what is wrong with everything but mappings."""
     for name, function in draft.config.functions.items():
-        _lint_function(name, function, draft, findings, folder)
+        _lint_function(name, function, findings, folder)
     for name, queue in draft.config.queues.items():
         _lint_queue(name, queue, draft, findings)
     _lint_circles(draft, findings)
@@ -66,7 +74,7 @@ def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
 # -- functions ---------------------------------------------------------------------------------------------------------
 
 
-def _lint_function(name: str, function: FunctionConfig, draft: Draft, findings: Findings, folder: Path) -> None:
+def _lint_function(name: str, function: FunctionConfig, findings: Findings, folder: Path) -> None:
     path: KeyPath = ("functions", name)
     if not _HANDLER.fullmatch(function.handler):
         shown = function.shown("handler")
@@ -79,7 +87,6 @@ def _lint_function(name: str, function: FunctionConfig, draft: Draft, findings: 
         message = f"there is no folder `{function.shown('code')}` beside the pipeline file"
         findings.add("EC123", (*path, "code"), message, "write a folder, relative to the pipeline file")
     _lint_inert(path, function, findings)
-    lint_events(name, function, draft, findings)
     for variable, value in function.environment.items():
         _lint_variable((*path, "environment", variable), variable, value, findings)
 
@@ -121,18 +128,44 @@ def _lint_variable(path: KeyPath, variable: str, value: str, findings: Findings)
 # -- queues ------------------------------------------------------------------------------------------------------------
 
 
+#: What has an effect on FIFO queues alone.
+_FIFO_SETTINGS = ("content_based_deduplication", "deduplication_scope")
+
+
 def _lint_queue(name: str, queue: QueueConfig, draft: Draft, findings: Findings) -> None:
+    for setting in _FIFO_SETTINGS:
+        if not queue.fifo_queue and findings.provenance.is_written(("queues", name, setting)):
+            message = "a standard queue delivers every message that is sent: this has no effect"
+            hint, seen = "take it out, or write fifo_queue = true", (("queues", name, "fifo_queue"),)
+            findings.add("EC118", ("queues", name, setting), message, hint, depends_on=seen)
     policy = queue.redrive_policy
     if policy is None:
         return
     path: KeyPath = ("queues", name, "redrive_policy", "dead_letter_queue")
     target = check_name(draft, findings, policy, path, "queues")
     kept = draft.config.queues.get(target or "")
-    if kept is not None and target != name and kept.message_retention_period <= queue.message_retention_period:
+    _lint_types(path, policy, queue, kept, findings)
+    is_shorter = kept is not None and kept.message_retention_period <= queue.message_retention_period
+    if is_shorter and target != name and not queue.fifo_queue:
         message = "a message keeps its age there, and is kept no longer than here: one that comes late is gone at once"
         dead = policy.shown("dead_letter_queue")
         hint = f"write [queues.{dead}] message_retention_period = {RETENTION_MAX_S:_}"
         findings.warn("EC159", path, message, hint)
+
+
+def _lint_types(
+    path: KeyPath, policy: RedrivePolicy, queue: QueueConfig, dead: QueueConfig | None, findings: Findings
+) -> None:
+    """Refuse a dead-letter queue of the other type (Lambda semantics §3.2 "DLQ")."""
+    shown = policy.shown("dead_letter_queue")
+    is_fifo = dead.fifo_queue if dead is not None else False
+    if (dead is None and policy.dead_letter_queue not in BUILT_IN_QUEUES) or is_fifo is queue.fifo_queue:
+        return
+    own, other = ("a FIFO", "no FIFO") if queue.fifo_queue else ("a standard", "a FIFO")
+    hint = f"write [queues.{shown}] fifo_queue = {'true' if queue.fifo_queue else 'false'}, or another queue"
+    seen = (("queues", policy.dead_letter_queue, "fifo_queue"), (*path[:2], "fifo_queue"))
+    message = f"this is {own} queue, and `{shown}` is {other} queue: a dead-letter queue has the type of its source"
+    findings.add("EC131", path, message, hint, depends_on=seen)
 
 
 def _lint_circles(draft: Draft, findings: Findings) -> None:
@@ -255,8 +288,6 @@ def _used(draft: Draft) -> set[tuple[str, str]]:
                 continue
             if reference is not None and reference.kind in TABLE_OF_KIND:
                 used.add((TABLE_OF_KIND[reference.kind], reference.name))
-    for function in draft.config.functions.values():
-        used |= used_by_events(function)
     for queue in draft.config.queues.values():
         if queue.redrive_policy is not None:
             used.add(("queues", queue.redrive_policy.dead_letter_queue))

@@ -34,6 +34,10 @@ from eventcore.ports.store import (
 
 #: Messages of one receive: about 10 ms of the writer; larger leases would make other commits wait behind them.
 RECEIVE_MAX = 1000
+#: Messages of one receive of a FIFO queue: those of a group wait for each other (Lambda semantics §3.1 "BatchSize").
+FIFO_RECEIVE_MAX = 10
+#: Digits of a FIFO queue's sequence numbers (§3.2).
+_SEQUENCE_DIGITS = 20
 #: The longest delay of a message, seconds (Lambda semantics §3.2).
 DELAY_MAX_S = 900
 #: A delete waits this long for another commit of its queue to carry it, seconds (design §3).
@@ -55,11 +59,16 @@ class EmbeddedQueue:
 
     shape: EventShape
 
-    def __init__(self, name: str, *, store: Store, clock: Clock, region: str, account_id: str) -> None:
+    def __init__(
+        self, name: str, *, store: Store, clock: Clock, region: str, account_id: str, is_fifo: bool = False
+    ) -> None:
         self.name = name
-        self.shape = SqsShape(queue_arn(name, region=region, account_id=account_id))
+        self.shape = SqsShape(queue_arn(name, region=region, account_id=account_id, is_fifo=is_fifo))
         self.capabilities = QueueCapabilities(
-            receive_max=RECEIVE_MAX, delay_s_max=DELAY_MAX_S, survives_restart=store.capabilities.is_durable
+            receive_max=FIFO_RECEIVE_MAX if is_fifo else RECEIVE_MAX,
+            delay_s_max=0 if is_fifo else DELAY_MAX_S,
+            survives_restart=store.capabilities.is_durable,
+            keeps_groups=is_fifo,
         )
         self._store = store
         self._clock = clock
@@ -75,7 +84,7 @@ class EmbeddedQueue:
 
         Returns without a message before ``wait_s`` is over when its redrive policy took one away.
         """
-        request = (max(1, min(records_max, RECEIVE_MAX)), visibility_timeout_s)
+        request = (max(1, min(records_max, self.capabilities.receive_max)), visibility_timeout_s)
         deadline = anyio.current_time() + wait_s
         async with self._store.watch(f"queue:{self.name}") as watch:
             while not self._is_closed:
@@ -130,7 +139,8 @@ class EmbeddedQueue:
         for message in messages:
             key = message.group.encode() if message.group else None
             before, facts = facts, (message.sent_ms, message.receive_count, message.first_receive_ms, key)
-            if facts != before:  # messages of one moment share theirs: making it takes as long as all the rest
+            # Messages of one moment share theirs: making it takes as long as all the rest.
+            if facts != before or message.deduplication_id:
                 attributes = self._attributes(message)
             records.append(
                 Record(
@@ -157,6 +167,9 @@ class EmbeddedQueue:
         }
         if message.group:
             attributes["MessageGroupId"] = message.group
+        if message.deduplication_id:
+            attributes["MessageDeduplicationId"] = message.deduplication_id
+            attributes["SequenceNumber"] = f"{message.number:0{_SEQUENCE_DIGITS}d}"
         return attributes
 
     async def delete(self, receipts: Sequence[str]) -> Sequence[str]:
@@ -220,18 +233,19 @@ class EmbeddedQueue:
         try:
             # Others wait for their deletes in it: it must not end with this caller alone.
             with anyio.move_on_after(COMMIT_SHIELD_S, shield=True):
-                results = await self._write([DeleteMessages(queue=self.name, receipts=receipts), *operations])
+                delete = DeleteMessages(queue=self.name, receipts=receipts, now_ms=self._clock.now_ms())
+                results = await self._write([delete, *operations])
                 spent = frozenset(results[0])
-                for delete in carried:
-                    delete.finish(spent)
+                for each in carried:
+                    each.finish(spent)
                 return results[-1]
             raise failure
         except EventcoreError as error:
             failure = error
             raise
         finally:
-            for delete in carried:
-                delete.fail(failure)
+            for each in carried:
+                each.fail(failure)
 
     async def _write(self, operations: Sequence[Operation]) -> list[Any]:
         try:
@@ -325,8 +339,11 @@ async def send_messages(
     clock: Clock,
     ids: IdFactory,
     delay_s: int | None = None,
+    deduplication_id: str = "",
 ) -> list[str]:
     """Send messages to an embedded queue, all or none, and return their ids in order once they are durable.
+
+    A FIFO queue returns for a duplicate the id of the message that was sent before (Lambda semantics §3.2).
 
     Args:
         store: holds the queue.
@@ -335,10 +352,11 @@ async def send_messages(
         clock: for the time they were sent.
         ids: for the messages' ids.
         delay_s: seconds before they show, 0-900; None for the queue's own.
+        deduplication_id: FIFO queues only: of every one of them; empty for that of their content.
 
     Raises:
-        CommandError: there is no such queue; a message is longer than its `maximum_message_size`; a delay is out of
-            range.
+        CommandError: there is no such queue; a message is longer than its `maximum_message_size`, or is not of the
+            queue's type; a delay is out of range.
         StoreUnavailable: nothing was sent.
     """
     if len(records) > SEND_MAX:
@@ -347,7 +365,7 @@ async def send_messages(
         raise CommandError(f"a delay is 0-{DELAY_MAX_S} seconds, not {delay_s}")
     if not records:
         return []
-    messages = tuple([_new_message(record, ids.new_id(), delay_s) for record in records])
+    messages = tuple([_new_message(record, ids.new_id(), delay_s, deduplication_id) for record in records])
     send = SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms(), is_bounded=True)
     try:
         sent: list[str]
@@ -359,6 +377,13 @@ async def send_messages(
     return sent
 
 
-def _new_message(record: OutgoingRecord, message_id: str, delay_s: int | None) -> NewMessage:
+def _new_message(record: OutgoingRecord, message_id: str, delay_s: int | None, deduplication_id: str) -> NewMessage:
     group = record.key.decode(errors="backslashreplace") if record.key else ""
-    return NewMessage(id=message_id, body=record.body, headers=record.headers, group=group, delay_s=delay_s)
+    return NewMessage(
+        id=message_id,
+        body=record.body,
+        headers=record.headers,
+        group=group,
+        delay_s=delay_s,
+        deduplication_id=deduplication_id,
+    )

@@ -38,9 +38,9 @@ _POSITION_DIGITS = _SEQUENCE_DIGITS - len(_SEQUENCE_PREFIX) - SHARD_DIGITS
 _encode_json = msgspec.json.Encoder().encode
 
 
-def queue_arn(name: str, *, region: str, account_id: str) -> str:
-    """Return the ARN of an embedded queue."""
-    return f"arn:aws:sqs:{region}:{account_id}:{name}"
+def queue_arn(name: str, *, region: str, account_id: str, is_fifo: bool = False) -> str:
+    """Return the ARN of an embedded queue; that of a FIFO queue ends in `.fifo`, as on SQS."""
+    return f"arn:aws:sqs:{region}:{account_id}:{name}{'.fifo' if is_fifo else ''}"
 
 
 def stream_arn(name: str, *, region: str, account_id: str) -> str:

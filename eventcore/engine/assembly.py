@@ -33,7 +33,7 @@ from eventcore.engine.router import Router
 from eventcore.engine.settler import Settler, SettlerContext
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.stream_mapping import StreamMapping
-from eventcore.errors import HandlerError, Throttled
+from eventcore.errors import HandlerError
 from eventcore.ids import IdFactory
 from eventcore.model import PAYLOAD_BYTES_MAX
 from eventcore.patterns import FilterCriteria
@@ -65,6 +65,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     connections: Mapping[tuple[str, str], Any]
     connectors: Mapping[str, Connector]
     visibility_timeouts_s: Mapping[str, int]  #: of the embedded queues, by name
+    fifo_queues: frozenset[str]  #: names of those that are FIFO queues
     suspects: anyio.Lock  #: see `ShardContext`
 
 
@@ -75,13 +76,8 @@ async def build_mapping(
 
     Raises:
         InvocationError: the function does not import.
-        Throttled: it may have no invocation at all.
         ConnectorUnavailable: the source's client library is missing.
     """
-    if not function.concurrency:
-        raise Throttled(
-            f"the function {settings.function} may not run: its reserved_concurrent_executions is 0; nothing is taken"
-        )
     form = await function.prepare()
     if settings.source.kind == "queue":
         return _queue_mapping(settings, function, form, reporter, gate, around)
@@ -265,6 +261,7 @@ def _queue_mapping(
         clock=around.clock,
         region=around.region,
         account_id=around.account_id,
+        is_fifo=settings.source.name in around.fifo_queues,
     )
     return QueueMapping(
         QueueContext(

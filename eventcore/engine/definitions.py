@@ -7,7 +7,6 @@ from typing import Any
 
 from eventcore.config.effective import EffectivePipeline
 from eventcore.config.load import LoadedConfig
-from eventcore.embedded.events import define_event_queue
 from eventcore.errors import ConfigError, Mistake
 from eventcore.ports.runtime import FunctionSpec, Runtime
 from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
@@ -43,7 +42,7 @@ def make_registry(
 ) -> Registry:
     """Return the pipeline's functions, each in its runtime."""
     return Registry(
-        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].invocations_max)
+        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
         for name, spec in function_specs(loaded, targets).items()
     )
 
@@ -52,7 +51,7 @@ async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
     """Make the pipeline's queues and streams in the store, or bring their settings up to date.
 
     Raises:
-        ConfigError: a stream was made with another number of shards.
+        ConfigError: a stream was made with another number of shards, a queue as one of the other type.
     """
     for name, queue in pipeline.queues.items():
         redrive = queue.redrive_policy
@@ -63,10 +62,14 @@ async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
             maximum_message_size=queue.maximum_message_size,
             dead_letter_queue=redrive.dead_letter_queue if redrive else "",
             max_receive_count=redrive.max_receive_count if redrive else 0,
+            fifo_queue=queue.fifo_queue,
+            content_based_deduplication=queue.content_based_deduplication,
+            deduplication_scope=queue.deduplication_scope,
         )
-        await store.commit([DefineQueue(queue=name, settings=settings)])
-    for function in sorted({each.name for each in pipeline.destinations if each.kind == "function"}):
-        await store.commit([define_event_queue(function)])
+        try:
+            await store.commit([DefineQueue(queue=name, settings=settings)])
+        except ValueError as error:
+            raise ConfigError([Mistake(path=f"queues.{name}.fifo_queue", message=str(error))]) from error
     for name, stream in stream_settings(pipeline).items():
         try:
             await store.commit([DefineStream(stream=name, settings=stream)])

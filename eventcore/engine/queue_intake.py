@@ -33,6 +33,9 @@ class QueueIntake:
         self._context = context
         self._batch_size = context.batching.batch_size
         self._buffer = RecordBuffer(context.batching)
+        self._keeps_groups = context.source.capabilities.keeps_groups
+        self._is_awaited = False  #: somebody has a free slot, and nothing to do
+        self._rest: list[Record] = []  #: of a receive of a FIFO queue, whose batch was full before
         self._leases: dict[str, tuple[int, int]] = {}  #: receipt: received, hidden until; both wall ms
         self._pace = _Pace(self._batch_size)
         #: How large the next message is taken to be: the largest there may be, until some have come.
@@ -45,8 +48,11 @@ class QueueIntake:
     def room(self, free_slots: int) -> int:
         """Return how many messages fit: a batch for every free slot, and some ahead, within the bounds.
 
-        None while more than half of those ahead wait: a receive costs the same for one message as for many.
+        None while more than half of those ahead wait: a receive costs the same for one message as for many. Of a FIFO
+        queue a batch, when somebody waits for it: what is received ahead would keep its groups from others.
         """
+        if self._keeps_groups:
+            return self._batch_size if self._is_awaited and not self._buffer else 0
         ahead = self._pace.ahead()
         count = free_slots * self._batch_size + ahead - len(self._buffer)
         if count < ahead // 2:
@@ -77,7 +83,13 @@ class QueueIntake:
 
     async def take(self) -> Sequence[Record]:
         """Wait for a batch and take it; empty when closed."""
-        return self._taken(await self._buffer.take())
+        self._is_awaited = True
+        if self._keeps_groups:
+            self._changed.set()
+        try:
+            return self._taken(await self._buffer.take())
+        finally:
+            self._is_awaited = False
 
     def take_ready(self) -> Sequence[Record]:
         """Take the next batch; empty when none is ready, or none may be begun."""
@@ -89,8 +101,19 @@ class QueueIntake:
         if records:
             self._pace.count(len(records))
             self._unsettled += len(records)
+            if self._keeps_groups:
+                # A second batch of these groups would run at the same time.
+                while more := self._buffer.take_ready():
+                    self._rest += more
             self._changed.set()
         return records
+
+    def take_rest(self) -> Sequence[str]:
+        """Return the receipts of messages that are to be shown again at once: their batch was full before, by bytes."""
+        rest, self._rest = self._rest, []
+        for record in rest:
+            del self._leases[record.receipt]
+        return [record.receipt for record in rest]
 
     def give_back(self, records: Sequence[Record]) -> None:
         """Put messages that were taken back in front."""

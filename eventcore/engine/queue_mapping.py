@@ -129,9 +129,12 @@ class QueueMapping:
 
     async def _give_back(self) -> None:
         """Show messages that were received and never invoked to others at once."""
-        receipts = self._intake.give_up()
+        await self._show_again(self._intake.give_up(), "the mapping stops")
+
+    async def _show_again(self, receipts: Sequence[str], why: str) -> None:
+        """Show messages that were not invoked to others at once."""
         if receipts:
-            self._context.reporter.returned("", len(receipts), "the mapping stops")
+            self._context.reporter.returned("", len(receipts), why)
             await self._context.source.change_visibility(receipts, 0)
 
     # -- hop 2: the poller ---------------------------------------------------------------------------------------------
@@ -140,6 +143,7 @@ class QueueMapping:
         gate = self._context.gate
         while True:
             await gate.wait_open(ALL)
+            await self._show_again(self._intake.take_rest(), "the batch was full")
             room = self._intake.room(self._slots.value)
             if room <= 0:
                 await self._intake.wait_change()

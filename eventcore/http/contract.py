@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from eventcore.engine.status import DestinationStatus, FunctionStatus, MappingStatus, ParkedRedriven
+from eventcore.engine.status import DestinationStatus, MappingStatus, ParkedRedriven
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.ranges import Extent, ReadRange
@@ -96,7 +96,6 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     mappings: Sequence[MappingStatus] = ()
     destinations: Sequence[DestinationStatus] = ()
     queues: Sequence[QueueDepth] = ()
-    functions: Sequence[FunctionStatus] = ()  #: those that had events
 
 
 class GetStatus(Request[StatusReport], frozen=True, kw_only=True):
@@ -126,6 +125,7 @@ class Send(Request[Sequence[Place]], frozen=True, kw_only=True):
     reference: str  #: `queue:NAME`, `stream:NAME` or `kafka:NAME/TOPIC`
     records: tuple[OutgoingRecord, ...]  #: at most `SEND_RECORDS_MAX`
     delay_s: int | None = None  #: before it shows; queues only, None for the queue's own
+    deduplication_id: str = ""  #: of every one of them; FIFO queues only, empty for that of their content
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------
@@ -157,24 +157,6 @@ class Invoke(Request[Invoked], frozen=True, kw_only=True):
     batch: Batch | None = None  #: the same as records, for a handler that takes those; None: one record, the event
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that waits for its function."""
-
-    function: str
-    request_id: str  #: of every try
-    is_served: bool  #: an engine runs, and invokes the function; else the event waits for one
-
-
-class InvokeAsync(Request[Accepted], frozen=True, kw_only=True):
-    """Let an event wait for a function; answered once that is durable, whether an engine runs or not."""
-
-    PATH = "invoke/async"
-    RESULT = Accepted
-
-    function: str
-    event: msgspec.Raw  #: JSON, at most 1 MiB
-
-
 # -- queues ------------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +186,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     receive_count: int
     visible_ms: int  #: hidden until then; 0 when visible
     state: str  #: "visible", "hidden" (received and not settled) or "delayed"
+    deduplication_id: str = ""  #: of a message of a FIFO queue
 
 
 class PeekQueue(Request[Sequence[Message]], frozen=True, kw_only=True):
@@ -514,7 +497,6 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         GetStatus,
         Send,
         Invoke,
-        InvokeAsync,
         ListQueues,
         PeekQueue,
         PlanRedrive,

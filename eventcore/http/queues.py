@@ -148,4 +148,5 @@ def _describe(message: StoredMessage, now_ms: int) -> Message:
         receive_count=message.receive_count,
         visible_ms=message.visible_ms,
         state=state,
+        deduplication_id=message.deduplication_id,
     )

@@ -49,13 +49,21 @@ async def send(
         raise CommandError(f"at most {SEND_RECORDS_MAX} records can be sent at once, not {len(request.records)}")
     if request.delay_s is not None and reference.kind != "queue":
         raise CommandError("only queues can delay a message", exit_code=ExitCode.USAGE)
+    if request.deduplication_id and reference.kind != "queue":
+        raise CommandError("only FIFO queues have deduplication ids", exit_code=ExitCode.USAGE)
     if reference.kind in {"queue", "stream"}:
         assert store is not None, "whoever asks for an embedded source has opened the store"
         await _check_name(store, reference)
     if reference.kind == "queue":
         assert store is not None, "checked above"
         sent = await send_messages(
-            store, reference.name, request.records, clock=clock, ids=ids, delay_s=request.delay_s
+            store,
+            reference.name,
+            request.records,
+            clock=clock,
+            ids=ids,
+            delay_s=request.delay_s,
+            deduplication_id=request.deduplication_id,
         )
         return tuple([Place(id=message_id) for message_id in sent])
     if reference.kind == "stream":

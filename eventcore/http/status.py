@@ -29,7 +29,6 @@ async def report_running(engine: Engine) -> StatusReport:
         mappings=status.mappings,
         destinations=status.destinations,
         queues=await engine.store.queue_depths(),
-        functions=status.functions,
     )
 
 

@@ -52,6 +52,9 @@ class QueueCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     has_receive_count: bool = True
     delay_s_max: int = 0
     survives_restart: bool = False
+    #: FIFO: messages of a group come in order, and none while another of it is hidden. What one receive brings may be
+    #: worked on at the same time as what others bring, and is one batch by itself.
+    keeps_groups: bool = False
 
 
 class Redrive(msgspec.Struct, frozen=True):

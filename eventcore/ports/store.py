@@ -38,10 +38,20 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     maximum_message_size: int = BODY_BYTES_MAX
     dead_letter_queue: str = ""  #: empty: none
     max_receive_count: int = 0  #: receives after which a message goes to the dead-letter queue; 0 without one
+    #: Messages of a group are handed out in order, and none while another of it is hidden; it can't be changed later.
+    fifo_queue: bool = False
+    #: FIFO: a message without a deduplication id has the SHA-256 of its body as one.
+    content_based_deduplication: bool = False
+    deduplication_scope: str = "queue"  #: FIFO: `queue` or `messageGroup`: within what a deduplication id is one
 
 
 class DefineQueue(Operation, frozen=True, kw_only=True):
-    """Make a queue, or change its settings; its messages stay. Returns None."""
+    """Make a queue, or change its settings; its messages stay. Returns None.
+
+    Raises:
+        ValueError: the redrive policy is half a policy, or leads to the queue itself; a queue that is there can't
+            become a FIFO queue, or stop being one.
+    """
 
     queue: str
     settings: QueueSettings
@@ -56,20 +66,27 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     group: str = ""  #: message group; empty without one
     delay_s: int | None = None  #: None for the queue's own
     #: A message with a token that the queue has taken before is dropped silently, for as long as
-    #: `IDEMPOTENCY_DAYS`; empty: never dropped.
+    #: `IDEMPOTENCY_DAYS`; empty: never dropped. Not for FIFO queues.
     idempotency_token: str = ""
+    #: FIFO queues only: a message whose id was sent within `DEDUPLICATION_S` before is taken, and not delivered.
+    deduplication_id: str = ""
 
 
 #: A destination's row that a redelivered batch writes again is recognised for this long: longer than any retention.
 IDEMPOTENCY_DAYS = 15
+#: How long a FIFO queue knows a deduplication id, seconds (Lambda semantics §3.2 "FIFO").
+DEDUPLICATION_S = 300
 
 
 class SendMessages(Operation, frozen=True, kw_only=True, gc=False):
     """Put messages into a queue, in order. Returns the ids of those that were new, in order.
 
+    A FIFO queue returns one id for each message: for a duplicate that of the message that was sent before.
+
     Raises:
         KeyError: the queue is not defined.
-        ValueError: a message is longer than `BODY_BYTES_MAX`, or than the queue allows its senders.
+        ValueError: a message is longer than `BODY_BYTES_MAX`, or than the queue allows its senders; or it is not of
+            the queue's type: a FIFO queue needs a group and a deduplication id, and takes no delay.
     """
 
     queue: str
@@ -93,6 +110,7 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_receive_ms: int = 0  #: 0 before the first
     visible_ms: int = 0  #: hidden until then; 0 when visible
     receipt: str = ""  #: of the receive that returned it; empty when peeked
+    deduplication_id: str = ""  #: of a message of a FIFO queue
 
 
 class ReceiveMessages(Operation, frozen=True, kw_only=True):
@@ -102,6 +120,9 @@ class ReceiveMessages(Operation, frozen=True, kw_only=True):
     Oldest first as far as retries allow. A message whose receive count would exceed the queue's limit goes to the
     dead-letter queue instead, with its id (trap 16); one past its retention is dropped. Delays and visibility
     timeouts that have ended by ``now_ms`` count as ended.
+
+    A FIFO queue hands out as many messages of a group as it can before it turns to the next one, groups by their
+    oldest message, and none of a group of which a message is hidden; its dead-letter queue counts retention anew.
     """
 
     queue: str
@@ -128,10 +149,15 @@ class ReceiveResult(msgspec.Struct, frozen=True):
 
 
 class DeleteMessages(Operation, frozen=True, kw_only=True, gc=False):
-    """Delete received messages. Returns the receipts that no longer owned theirs, as a list."""
+    """Delete received messages. Returns the receipts that no longer owned theirs, as a list.
+
+    A receipt owns its message until another receive of it; of a FIFO queue, until its visibility timeout has ended by
+    ``now_ms`` (Lambda semantics §3.2 "ReceiptHandle").
+    """
 
     queue: str
     receipts: tuple[str, ...]
+    now_ms: int = 0
 
 
 class ChangeVisibility(Operation, frozen=True, kw_only=True):
@@ -152,7 +178,11 @@ class PurgeQueue(Operation, frozen=True, kw_only=True):
 class MoveMessages(Operation, frozen=True, kw_only=True):
     """Move up to ``count_max`` visible messages to another queue, oldest first. Returns how many were moved.
 
-    They become new messages: receive count 0, sent now (Lambda semantics §3.2 "StartMessageMoveTask"; §12).
+    They become new messages: receive count 0, sent now (Lambda semantics §3.2 "StartMessageMoveTask"; §12). Of a FIFO
+    queue none of a group is moved of which a message is hidden.
+
+    Raises:
+        ValueError: one of the two is a FIFO queue, the other is not.
     """
 
     source: str

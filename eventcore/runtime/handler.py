@@ -11,8 +11,9 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from eventcore.runtime.context import LambdaContext
 from eventcore.runtime.form import Form, find_form
 from eventcore.runtime.results import bounded, is_results, make_results
 
+#: What messages of FIFO queues have, and no other record (Lambda semantics §3.1 "Event shape"). Their batches have at
+#: most ten, and so never more faults than `FAULTS_MAX`.
+_FIFO_ATTRIBUTE = "SequenceNumber"
 #: Awaits what a handler returned, in whichever loop there is.
 Finish = Callable[[Awaitable[Any]], Awaitable[Any]]
 
@@ -187,8 +191,9 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
     """Call the handler for each record.
 
     In a stream the first record that fails stops there: nothing behind it may run before it. In a queue the others go
-    on, and each failed record has its own fault: what can't be decoded is given up, what raised is tried again. The
-    one fault that speaks for the batch is that of a handler, where one raised.
+    on, and each failed record has its own fault: what can't be decoded is given up, what raised is tried again. In a
+    FIFO queue what raised takes the rest of its group with it, unrun (Lambda semantics §3.1 "FIFO caution"). The one
+    fault that speaks for the batch is that of a handler, where one raised.
     """
     batch, decode, handler = call.batch, loaded.form.decode, loaded.call
     assert batch is not None
@@ -199,7 +204,7 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
     results: list[tuple[int, OutgoingRecord]] | None = [] if call.wants_results else None
     raised: Fault | None = None
     unreadable: Fault | None = None
-    records = iter(enumerate(batch.records))
+    records: Iterator[tuple[int, Record]] = iter(enumerate(batch.records))
     is_done = False
     while not is_done:
         is_read = False
@@ -231,10 +236,31 @@ async def _answer_typed(loaded: Loaded, call: Call, finish: Finish, passes: tupl
         if len(each) < FAULTS_MAX:
             each.append(fault)
         is_done = bool(batch.shard)
+        if is_read and _FIFO_ATTRIBUTE in batch.records[index].attributes:
+            behind, others = _part_group(records, batch.records[index].key)
+            failed += behind
+            each += [fault] * len(behind)
+            records = iter(others)
+    if failed != sorted(failed):  # as those of one group lie between others
+        failed, each = map(list, zip(*sorted(zip(failed, each, strict=True), key=itemgetter(0)), strict=True))
     outcome = Outcome(kind=OutcomeKind.SUCCESS, failed=tuple(failed), faults=tuple(each), fault=raised or unreadable)
     if not results:
         return outcome
     return bounded(msgspec.structs.replace(outcome, results=tuple(results)), context.aws_request_id)
+
+
+def _part_group(
+    records: Iterable[tuple[int, Record]], group: bytes | None
+) -> tuple[list[int], list[tuple[int, Record]]]:
+    """Return the indices of those records that are of a message group, and the others."""
+    others: list[tuple[int, Record]] = []
+    behind: list[int] = []
+    for index, record in records:
+        if record.key == group:
+            behind.append(index)
+        else:
+            others.append((index, record))
+    return behind, others
 
 
 def _write_decimal(value: Any) -> float:

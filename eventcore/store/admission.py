@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from eventcore.errors import FencedOut, ProgrammingError
 from eventcore.ports import store as port
 from eventcore.ports.store import BODY_BYTES_MAX, Operation, QueueSettings, StreamSettings
+from eventcore.store.fifo_rules import check_fifo, wrong_type
 
 #: A checkpoint that nobody took yet: epoch and position.
 NEVER_TAKEN = (0, -1)
@@ -122,6 +123,10 @@ class Admission:
             )
         if settings.dead_letter_queue == operation.queue:
             raise ValueError(f"queue {operation.queue} can't be its own dead-letter queue")
+        known = self._queues.get(operation.queue) or self._known.queue_settings(operation.queue)
+        if known is not None and known.fifo_queue is not settings.fifo_queue:
+            kind = "a FIFO queue" if known.fifo_queue else "a standard queue"
+            raise ValueError(f"queue {operation.queue} was made as {kind}, and stays one: take another name")
         self._queues[operation.queue] = settings
 
     def _name_queue(
@@ -134,7 +139,11 @@ class Admission:
         settings, size_bytes_max = self._queue(operation.queue), BODY_BYTES_MAX
         if operation.is_bounded and settings.maximum_message_size < size_bytes_max:
             size_bytes_max = settings.maximum_message_size
+        if settings.fifo_queue:
+            check_fifo(operation.messages, settings)
         for message in operation.messages:
+            if message.deduplication_id and not settings.fifo_queue:
+                raise ValueError(wrong_type("MessageDeduplicationId", message.deduplication_id))
             size_bytes = len(message.body)
             if operation.is_bounded and message.headers:
                 size_bytes += _size_bytes(message.headers)
@@ -145,13 +154,13 @@ class Admission:
             raise ValueError(f"message {message.id} is {size_bytes} bytes long; at most {BODY_BYTES_MAX}")
 
     def _receive(self, operation: port.ReceiveMessages) -> None:
-        target = self._queue(operation.queue).dead_letter_queue
-        if target:
-            self._queue(target)
+        settings = self._queue(operation.queue)
+        if settings.dead_letter_queue:
+            _check_alike(operation.queue, settings, settings.dead_letter_queue, self._queue(settings.dead_letter_queue))
 
     def _move(self, operation: port.MoveMessages) -> None:
-        self._queue(operation.source)
-        self._queue(operation.target)
+        source, target = self._queue(operation.source), self._queue(operation.target)
+        _check_alike(operation.source, source, operation.target, target)
 
     def _define_stream(self, operation: port.DefineStream) -> None:
         name, settings = operation.stream, operation.settings
@@ -197,6 +206,13 @@ class Admission:
     def _seek(self, operation: port.SeekCheckpoint) -> None:
         epoch, _ = self._checkpoint(operation.mapping, operation.shard)
         self._progress[operation.mapping, operation.shard] = (epoch + 1, operation.position)
+
+
+def _check_alike(source: str, settings: QueueSettings, target: str, of_target: QueueSettings) -> None:
+    """Refuse to move messages between queues of two types (Lambda semantics §3.2 "DLQ")."""
+    if settings.fifo_queue is not of_target.fifo_queue:
+        fifo, standard = (source, target) if settings.fifo_queue else (target, source)
+        raise ValueError(f"{fifo} is a FIFO queue, and {standard} is not: messages move between queues of one type")
 
 
 def _size_bytes(headers: tuple[tuple[str, bytes], ...]) -> int:

@@ -34,7 +34,6 @@ from eventcore.clock import Clock, LoopClock
 from eventcore.config.pipeline import Pipeline
 from eventcore.config.reference import parse_reference
 from eventcore.config.structs import PipelineConfig
-from eventcore.embedded.events import event_queue
 from eventcore.embedded.queue import send_messages
 from eventcore.embedded.stream import append_records
 from eventcore.engine.status import EngineStatus, MappingState
@@ -96,7 +95,6 @@ class Harness:
             for mapping in config.mappings.values()
             if mapping.source.startswith("queue:")
         }
-        self._queues |= {event_queue(function) for function in config.functions}
         self._start_s = anyio.current_time()
 
     # -- doing ---------------------------------------------------------------------------------------------------------
@@ -109,6 +107,7 @@ class Harness:
         key: str | None = None,
         headers: Mapping[str, str | bytes] | None = None,
         delay_s: int | None = None,
+        deduplication_id: str = "",
     ) -> list[Any]:
         """Send records to a queue, stream or simulated topic; return message ids, or (shard, position) pairs.
 
@@ -118,6 +117,7 @@ class Harness:
             key: partition key or message group of all of them.
             headers: of all of them.
             delay_s: queues only: seconds before they show.
+            deduplication_id: FIFO queues only: of all of them; empty for that of their content.
         """
         target = parse_reference(reference)
         records = [
@@ -130,7 +130,13 @@ class Harness:
         ]
         if target.kind == "queue":
             sent = await send_messages(
-                self.store, target.name, records, clock=self.clock, ids=self._ids, delay_s=delay_s
+                self.store,
+                target.name,
+                records,
+                clock=self.clock,
+                ids=self._ids,
+                delay_s=delay_s,
+                deduplication_id=deduplication_id,
             )
             return list(sent)
         if target.kind == "stream":
@@ -138,15 +144,6 @@ class Harness:
         if target.kind in self._connectors:
             return list(await self._connectors[target.kind].send(target, None, records))
         raise ProgrammingError(f"the harness sends to queues and streams of the store, not to `{reference}`")
-
-    async def invoke_async(self, function: str, event: Any = None) -> str:
-        """Let an event wait for a function, as `eventcore invoke --async` does; return its request id.
-
-        Args:
-            function: its name.
-            event: bytes and text as they are, anything else as JSON; `{}` for None.
-        """
-        return await self.engine.invoke_async(function, _body({} if event is None else event))
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass."""

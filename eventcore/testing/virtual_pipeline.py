@@ -93,6 +93,7 @@ class VirtualPipeline:
         key: str | None = None,
         headers: Mapping[str, str | bytes] | None = None,
         delay_s: int | None = None,
+        deduplication_id: str = "",
     ) -> list[Any]:
         """Send records; return message ids of a queue, else where each went, as (shard, position).
 
@@ -102,8 +103,12 @@ class VirtualPipeline:
             key: partition key or message group of all of them.
             headers: of all of them.
             delay_s: queues only: seconds before they show.
+            deduplication_id: FIFO queues only: of all of them; empty for that of their content.
         """
-        return self.run(self._harness.send(reference, bodies, key=key, headers=headers, delay_s=delay_s))
+        send = self._harness.send(
+            reference, bodies, key=key, headers=headers, delay_s=delay_s, deduplication_id=deduplication_id
+        )
+        return self.run(send)
 
     def invoke(self, function: str, event: Any) -> Outcome:
         """Run a function once with an event, as `eventcore invoke` does.

@@ -40,6 +40,35 @@ def test_messages_are_printed_with_their_ids(folder: Path) -> None:
     assert message["headers"] == [{"name": "color", "value": "red=ish"}]
 
 
+def test_messages_of_a_fifo_queue_have_a_group_and_a_deduplication_id(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED, STREAM + "\n[queues.orders]\nfifo_queue = true\n")
+    sending = ("send", "queue:orders", "a", "--deduplication-id", "d", "--group")
+    (first,) = ask(*sending, "g", cwd=folder)
+    assert ask(*sending, "h", cwd=folder) == [first]
+    (message,) = ask("queue", "peek", "orders", cwd=folder)
+    assert (message["group"], message["deduplication_id"]) == ("g", "d")
+    refused = run("send", "queue:orders", "a", "--group", "g", cwd=folder)
+    assert (refused.returncode, "MessageDeduplicationId provided explicitly" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("queue:orders", "a", "b", "--deduplication-id", "d"), "for one record"),
+        (("queue:orders", "--file", "-", "--deduplication-id", "d"), "for one record"),
+        (("queue:orders", "a", "--group", "g", "--key", "g"), "give one of them"),
+        (("stream:orders", "a", "--group", "g"), "are for queues"),
+        (("stream:orders", "a", "--deduplication-id", "d"), "are for queues"),
+    ],
+)
+def test_options_of_fifo_queues_that_can_have_no_effect_are_refused(
+    folder: Path, arguments: tuple[str, ...], why: str
+) -> None:
+    refused = run("send", *arguments, cwd=folder)
+    assert refused.returncode == 2
+    assert why in refused.stderr
+
+
 def test_a_running_engine_is_given_the_records(folder: Path) -> None:
     with running("-v", "run", cwd=folder) as engine:
         assert ask("send", "stream:orders", "a", cwd=folder) == [{"shard": "shardId-000000000000", "position": 0}]

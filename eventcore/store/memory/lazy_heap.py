@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 Entry = TypeVar("Entry", int, tuple[int, int])
@@ -43,6 +44,19 @@ class LazyHeap(Generic[Entry]):
                 return self._heap[0]
             heapq.heappop(self._heap)
         return None
+
+    def ascending(self) -> Iterator[Entry]:
+        """Yield the entries, smallest first, at a cost for each that is asked for; none may come or go meanwhile."""
+        reached = [(self._heap[0], 0)] if self._heap else []
+        last: Entry | None = None
+        while reached:
+            entry, place = heapq.heappop(reached)
+            for below in (2 * place + 1, 2 * place + 2):
+                if below < len(self._heap):
+                    heapq.heappush(reached, (self._heap[below], below))
+            if entry in self._live and entry != last:  # one that came back stands there twice
+                last = entry
+                yield entry
 
     def pop(self) -> Entry | None:
         """Take the smallest entry out and return it; None when there is none."""

@@ -13,7 +13,9 @@ from eventcore.ports.store import (
     ReceiveResult,
     StoredMessage,
 )
+from eventcore.store.memory.fifo import FifoQueue
 from eventcore.store.memory.lazy_heap import LazyHeap
+from eventcore.store.memory.messages import Message
 from eventcore.store.memory.tokens import Tokens
 from eventcore.store.rules import (
     DUE_STEP_MAX,
@@ -29,34 +31,6 @@ from eventcore.store.rules import (
 from eventcore.store.watches import queue_topic
 
 
-class _Message:
-    """A message and its last receive."""
-
-    __slots__ = ("first_receive_ms", "key", "new", "receive_count", "sent_ms", "visible_ms")
-
-    def __init__(self, key: int, new: NewMessage, sent_ms: int) -> None:
-        self.key = key
-        self.new = new
-        self.sent_ms = sent_ms
-        self.receive_count = 0
-        self.first_receive_ms = 0
-        self.visible_ms = 0  #: when its last receive or its delay ends; kept after that
-
-    def stored(self, *, visible_ms: int, receipt: str = "") -> StoredMessage:
-        return StoredMessage(
-            number=self.key & SEQUENCE_MASK,
-            id=self.new.id,
-            body=self.new.body,
-            headers=self.new.headers,
-            group=self.new.group,
-            sent_ms=self.sent_ms,
-            receive_count=self.receive_count,
-            first_receive_ms=self.first_receive_ms,
-            visible_ms=visible_ms,
-            receipt=receipt,
-        )
-
-
 class _Queue:
     """One queue. Each message stands in exactly one of `ready` and `hidden`."""
 
@@ -66,36 +40,36 @@ class _Queue:
         self.topic = queue_topic(name)
         self.settings = settings
         self.next_key = first_key(number) + 1
-        self.messages: dict[int, _Message] = {}  #: by key, in the order they were sent
+        self.messages: dict[int, Message] = {}  #: by key, in the order they were sent
         self.ready: LazyHeap[int] = LazyHeap()
         self.hidden: LazyHeap[tuple[int, int]] = LazyHeap()
         self.delayed = 0  #: of the hidden ones
 
-    def add(self, new: NewMessage, sent_ms: int) -> _Message:
+    def add(self, new: NewMessage, sent_ms: int) -> Message:
         """Add a visible message."""
-        message = _Message(self.next_key, new, sent_ms)
+        message = Message(self.next_key, new, sent_ms)
         self.next_key += 1
         self.messages[message.key] = message
         self.ready.push(message.key)
         return message
 
-    def hide(self, message: _Message, visible_ms: int) -> None:
+    def hide(self, message: Message, visible_ms: int) -> None:
         """Hide a message that is visible."""
         self.ready.discard(message.key)
         message.visible_ms = visible_ms
         self.hidden.push((visible_ms, message.key))
         self.delayed += not message.receive_count
 
-    def show(self, message: _Message) -> None:
+    def show(self, message: Message) -> None:
         """Make a message visible that is hidden."""
         self.hidden.discard((message.visible_ms, message.key))
         self.ready.push(message.key)
         self.delayed -= not message.receive_count
 
-    def is_hidden(self, message: _Message) -> bool:
+    def is_hidden(self, message: Message) -> bool:
         return (message.visible_ms, message.key) in self.hidden
 
-    def remove(self, message: _Message) -> None:
+    def remove(self, message: Message) -> None:
         if self.is_hidden(message):
             self.show(message)
         self.ready.discard(message.key)
@@ -109,12 +83,23 @@ class _Queue:
                 return
             self.show(self.messages[first[1]])
 
+    def depth(self) -> QueueDepth:
+        """Return how many messages it holds."""
+        return QueueDepth(
+            queue=self.name,
+            visible=len(self.ready),
+            hidden=len(self.hidden) - self.delayed,
+            delayed=self.delayed,
+            oldest_ms=next((message.sent_ms for message in self.messages.values()), 0),
+            settings=self.settings,
+        )
+
     @property
     def next_visible_ms(self) -> int:
         first = self.hidden.first()
         return first[0] if first else 0
 
-    def owned(self, receipt: str) -> _Message | None:
+    def owned(self, receipt: str) -> Message | None:
         """Return the message that a receipt still owns: nobody has received it since."""
         lease = read_receipt(receipt, self.number)
         message = self.messages.get(lease[0]) if lease else None
@@ -127,7 +112,7 @@ class MemoryQueues:
     """Every queue of a store."""
 
     def __init__(self, tokens: Tokens, wake: Callable[[str], None]) -> None:
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _Queue | FifoQueue] = {}
         self._tokens = tokens
         self._wake = wake
 
@@ -141,14 +126,18 @@ class MemoryQueues:
     def define(self, operation: port.DefineQueue) -> None:
         """Carry out `DefineQueue`."""
         queue = self._queues.get(operation.queue)
-        if queue is None:
-            self._queues[operation.queue] = _Queue(len(self._queues) + 1, operation.queue, operation.settings)
-        else:
+        if queue is not None:
             queue.settings = operation.settings
+            return
+        number, name, settings = len(self._queues) + 1, operation.queue, operation.settings
+        made = FifoQueue(number, name, settings, self._wake) if settings.fifo_queue else _Queue(number, name, settings)
+        self._queues[name] = made
 
     def send(self, operation: port.SendMessages) -> list[str]:
         """Carry out `SendMessages`."""
         queue = self._queues[operation.queue]
+        if isinstance(queue, FifoQueue):
+            return queue.send(operation)
         now_ms = operation.now_ms
         ids = []
         for new in operation.messages:
@@ -166,11 +155,12 @@ class MemoryQueues:
 
     def receive(self, operation: port.ReceiveMessages) -> ReceiveResult:
         """Carry out `ReceiveMessages`."""
-        queue, now_ms, settings = (
-            self._queues[operation.queue],
-            operation.now_ms,
-            self._queues[operation.queue].settings,
-        )
+        queue, now_ms = self._queues[operation.queue], operation.now_ms
+        settings = queue.settings
+        if isinstance(queue, FifoQueue):
+            target = self._queues.get(settings.dead_letter_queue)
+            assert target is None or isinstance(target, FifoQueue), "admission has looked at their types"
+            return queue.receive(operation, target)
         queue.show_due(now_ms)
         timeout_s = settings.visibility_timeout
         if operation.visibility_timeout_s is not None:
@@ -202,8 +192,9 @@ class MemoryQueues:
             self._wake(queue.topic)
         return ReceiveResult(messages, moved, expired, next_visible_ms)
 
-    def _redrive(self, queue: _Queue, message: _Message) -> MovedMessage:
+    def _redrive(self, queue: _Queue, message: Message) -> MovedMessage:
         target = self._queues[queue.settings.dead_letter_queue]
+        assert isinstance(target, _Queue), "admission has looked at their types"
         queue.remove(message)
         # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
         target.add(message.new, message.sent_ms)
@@ -213,6 +204,8 @@ class MemoryQueues:
     def delete(self, operation: port.DeleteMessages) -> list[str]:
         """Carry out `DeleteMessages`."""
         queue = self._queues[operation.queue]
+        if isinstance(queue, FifoQueue):
+            return queue.delete(operation)
         stale = []
         for receipt in dict.fromkeys(operation.receipts):
             message = queue.owned(receipt)
@@ -225,6 +218,8 @@ class MemoryQueues:
     def change_visibility(self, operation: port.ChangeVisibility) -> dict[str, str]:
         """Carry out `ChangeVisibility`."""
         queue = self._queues[operation.queue]
+        if isinstance(queue, FifoQueue):
+            return queue.change_visibility(operation)
         until_ms = operation.now_ms + operation.timeout_s * 1000
         renewed = {}
         for receipt in operation.receipts:
@@ -246,6 +241,8 @@ class MemoryQueues:
     def purge(self, operation: port.PurgeQueue) -> int:
         """Carry out `PurgeQueue`."""
         queue = self._queues[operation.queue]
+        if isinstance(queue, FifoQueue):
+            return queue.purge()
         count = len(queue.messages)
         queue.messages.clear()
         queue.ready.clear()
@@ -256,6 +253,12 @@ class MemoryQueues:
     def move(self, operation: port.MoveMessages) -> int:
         """Carry out `MoveMessages`."""
         source, target = self._queues[operation.source], self._queues[operation.target]
+        if isinstance(source, FifoQueue) or isinstance(target, FifoQueue):
+            assert isinstance(source, FifoQueue), "admission has looked at their types"
+            assert isinstance(target, FifoQueue), "admission has looked at their types"
+            moved = source.take_out(operation.count_max, operation.now_ms)
+            target.take_over(moved, operation.now_ms)
+            return len(moved)
         source.show_due(operation.now_ms)
         count = 0
         # Taken out before any is added: source and target may be the same.
@@ -272,6 +275,8 @@ class MemoryQueues:
     def drop(self, operation: port.DropMessages) -> int:
         """Carry out `DropMessages`."""
         queue = self._queues[operation.queue]
+        if isinstance(queue, FifoQueue):
+            return queue.drop(operation)
         ids = frozenset(operation.ids)
         dropped = [message for message in queue.messages.values() if message.new.id in ids]
         for message in dropped:
@@ -282,23 +287,15 @@ class MemoryQueues:
 
     def depths(self) -> Sequence[QueueDepth]:
         """Return all queues by name."""
-        return [
-            QueueDepth(
-                queue=queue.name,
-                visible=len(queue.ready),
-                hidden=len(queue.hidden) - queue.delayed,
-                delayed=queue.delayed,
-                oldest_ms=next((message.sent_ms for message in queue.messages.values()), 0),
-                settings=queue.settings,
-            )
-            for _, queue in sorted(self._queues.items())
-        ]
+        return [queue.depth() for _, queue in sorted(self._queues.items())]
 
     def peek(self, name: str, *, count_max: int, after_number: int, now_ms: int) -> Sequence[StoredMessage]:
         """Return messages in the order they were sent; see `Store.peek`."""
         queue = self._queues.get(name)
         if queue is None:
             raise KeyError(f"there is no queue {name}")
+        if isinstance(queue, FifoQueue):
+            return queue.peek(count_max=count_max, after_number=after_number, now_ms=now_ms)
         peeked: list[StoredMessage] = []
         for message in queue.messages.values():
             if len(peeked) >= count_max:
@@ -310,9 +307,8 @@ class MemoryQueues:
         return peeked
 
 
-def _lease(queue: _Queue, message: _Message, visible_ms: int, now_ms: int) -> StoredMessage:
+def _lease(queue: _Queue, message: Message, visible_ms: int, now_ms: int) -> StoredMessage:
     """Hide a visible message, and return it with its receipt."""
-    message.receive_count += 1
-    message.first_receive_ms = message.first_receive_ms or now_ms
+    message.count_receive(now_ms)
     queue.hide(message, visible_ms)
-    return message.stored(visible_ms=visible_ms, receipt=write_receipt(message.key, message.receive_count, visible_ms))
+    return message.leased()

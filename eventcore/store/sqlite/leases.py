@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from eventcore.ports import store as port
 from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import read_receipts, write_receipt
+from eventcore.store.sqlite import fifo_receive
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import (
     Mark,
@@ -67,6 +68,8 @@ def _owned(tx: Transaction, queue: QueueRow, receipts: Sequence[str]) -> Iterato
 def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:
     """Carry out `DeleteMessages`."""
     queue = tx.ledger.queues[operation.queue]
+    if queue.settings.fifo_queue:
+        return fifo_receive.delete(tx, queue, operation)
     stale = dict.fromkeys(operation.receipts)
     found = list(_owned(tx, queue, operation.receipts))
     for owned in found:
@@ -83,6 +86,8 @@ def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:
 def change_visibility(tx: Transaction, operation: port.ChangeVisibility) -> dict[str, str]:
     """Carry out `ChangeVisibility`."""
     queue = tx.ledger.queues[operation.queue]
+    if queue.settings.fifo_queue:
+        return fifo_receive.change_visibility(tx, queue, operation)
     until_ms = operation.now_ms + operation.timeout_s * 1000
     renewed = {}
     for owned in _owned(tx, queue, operation.receipts):

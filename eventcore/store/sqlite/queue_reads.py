@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from eventcore.ports.store import QueueDepth, StoredMessage
 from eventcore.store.key_ranges import KeyRange
 from eventcore.store.rules import SEQUENCE_BITS, SEQUENCE_MASK, expired_ms, first_key
+from eventcore.store.sqlite import fifo
 from eventcore.store.sqlite.codec import decode_queue_settings
 from eventcore.store.sqlite.marks import Mark, hidden_within, ready_within
 from eventcore.store.sqlite.segments import Message, read_from
@@ -19,6 +20,7 @@ _STEP = 500
 # The oldest message is the first that is ready, hidden or fresh. In one statement for all queues: each gives the
 # interpreter's lock away, and status is asked for while an engine is at work.
 _OWN = f"first_key >= number << {SEQUENCE_BITS} AND first_key < (number + 1) << {SEQUENCE_BITS}"
+_FIFO_OWN = f"fifo_message.key >= number << {SEQUENCE_BITS} AND fifo_message.key < (number + 1) << {SEQUENCE_BITS}"
 _NONE = f"(number + 1) << {SEQUENCE_BITS}"
 _DEPTHS = f"""
 WITH oldest AS (
@@ -33,7 +35,7 @@ WITH oldest AS (
 SELECT name, settings, visible, hidden, delayed, coalesce((
   SELECT json_extract(CAST(heads AS TEXT), '$[' || (key - first_key) || '][1]') FROM segment
   WHERE first_key <= key AND end_key > key ORDER BY first_key DESC LIMIT 1
-), 0) FROM oldest ORDER BY name
+), (SELECT sent_ms FROM fifo_message WHERE {_FIFO_OWN} ORDER BY key LIMIT 1), 0) FROM oldest ORDER BY name
 """  # noqa: S608
 
 
@@ -60,6 +62,8 @@ def peek(
     if found is None:
         raise KeyError(f"there is no queue {name}")
     number, settings, fresh_key = found[0], decode_queue_settings(found[1]), found[2]
+    if settings.fifo_queue:
+        return fifo.peek(connection, number, settings=settings, count_max=count_max, after=after_number, now_ms=now_ms)
     oldest_ms = expired_ms(settings, now_ms)
     peeked: list[StoredMessage] = []
     for message, mark in _messages(connection, number, fresh_key, after_number=after_number, count=count_max):

@@ -9,6 +9,7 @@ from operator import attrgetter
 from eventcore.ports import store as port
 from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import first_key, is_expired
+from eventcore.store.sqlite import fifo
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import hidden_within, hide, ready_within, take_hidden, take_ready
 from eventcore.store.sqlite.segments import Segment, read_from
@@ -37,7 +38,8 @@ def send_each(tx: Transaction, operations: Sequence[port.SendMessages]) -> list[
     """Carry out many sends, one after another; return the result of each. Rows are left in the buffers."""
     results: list[list[str]] = []
     for name, of_queue in groupby(operations, _queue_of):
-        results += _send_to(tx, tx.ledger.queues[name], of_queue)
+        queue = tx.ledger.queues[name]
+        results += (fifo.send if queue.settings.fifo_queue else _send_to)(tx, queue, of_queue)
     return results
 
 
@@ -80,6 +82,8 @@ def _send_to(tx: Transaction, queue: QueueRow, operations: Iterable[port.SendMes
 def purge(tx: Transaction, operation: port.PurgeQueue) -> int:
     """Carry out `PurgeQueue`."""
     queue = tx.ledger.queues[operation.queue]
+    if queue.settings.fifo_queue:
+        return fifo.purge(tx, queue)
     count = queue.visible + queue.hidden + queue.delayed
     tx.execute("DELETE FROM segment WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
     tx.execute("DELETE FROM ready WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
@@ -93,6 +97,8 @@ def purge(tx: Transaction, operation: port.PurgeQueue) -> int:
 def move(tx: Transaction, operation: port.MoveMessages) -> int:
     """Carry out `MoveMessages`."""
     queue, target = tx.ledger.queues[operation.source], tx.ledger.queues[operation.target]
+    if queue.settings.fifo_queue:
+        return fifo.move(tx, operation)
     show_due(tx, queue, operation.now_ms)
     # What is visible now: source and target may be the same.
     left = min(operation.count_max, queue.visible)
@@ -113,6 +119,8 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
 def drop(tx: Transaction, operation: port.DropMessages) -> int:
     """Carry out `DropMessages`. Reads the whole queue: an index of ids would cost every message a random page."""
     queue, ids = tx.ledger.queues[operation.queue], frozenset(operation.ids)
+    if queue.settings.fifo_queue:
+        return fifo.drop(tx, queue, operation)
     count = 0
     for segments in _steps(tx, queue, queue.low, with_delayed=True):
         count += _drop_marked(tx, queue, _keys(segments, ids))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from eventcore.ports import store as port
 from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
 from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, expired_ms, is_exhausted, write_receipt
+from eventcore.store.sqlite import fifo_receive
+from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import Mark, hide
 from eventcore.store.sqlite.transaction import Transaction
 from eventcore.store.sqlite.visible import (
@@ -24,15 +26,20 @@ from eventcore.store.sqlite.visible import (
 
 def receive(tx: Transaction, operation: port.ReceiveMessages) -> ReceiveResult:
     """Carry out `ReceiveMessages`."""
-    return _Receive(tx, operation).run()
+    queue = tx.ledger.queues[operation.queue]
+    return (fifo_receive.receive if queue.settings.fifo_queue else _receive)(tx, queue, operation)
+
+
+def _receive(tx: Transaction, queue: QueueRow, operation: port.ReceiveMessages) -> ReceiveResult:
+    return _Receive(tx, queue, operation).run()
 
 
 class _Receive:
     """One receive: looks at visible messages, oldest first, until it has enough."""
 
-    def __init__(self, tx: Transaction, operation: port.ReceiveMessages) -> None:
+    def __init__(self, tx: Transaction, queue: QueueRow, operation: port.ReceiveMessages) -> None:
         self._tx = tx
-        self._queue = tx.ledger.queues[operation.queue]
+        self._queue = queue
         self._operation = operation
         self._taken: list[Visible] = []
         self._exhausted: list[Visible] = []

@@ -27,6 +27,7 @@ from eventcore.ports.store import (
     StoreCapabilities,
     StreamSettings,
 )
+from eventcore.testing.conformance.store_fifo import FifoPromises
 from eventcore.testing.conformance.store_kit import (
     HAPPENS_WITHIN_S,
     NOW_MS,
@@ -54,6 +55,7 @@ CAPABILITIES_TESTED = frozenset({"is_durable"})
 class StoreConformance(
     QueuePromises,
     QueueCarePromises,
+    FifoPromises,
     StreamPromises,
     CheckpointPromises,
     OutboxPromises,

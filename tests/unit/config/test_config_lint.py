@@ -75,6 +75,11 @@ INLINE = 'handler = "a.b"\nruntime = "inline"\n'
 SERVERS = 'bootstrap_servers = "h:1"\n'
 KIP848 = SERVERS + 'client = "librdkafka"\ngroup_protocol = "consumer"\n'
 REDRIVE = 'redrive_policy = { dead_letter_queue = "dead" }\n'
+FIFO = {
+    "queues__q": REDRIVE + "fifo_queue = true",
+    "queues__dead": "fifo_queue = true",
+    "mappings__s": STREAM + 'on_failure = "stdout"',
+}
 AWS_WINDOW = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
 
 #: Tables, code, path, a part of the message, a part of the hint.
@@ -191,6 +196,28 @@ CASES = [
         {"mappings__s": STREAM + "filter_criteria = { filters = [" + "{ pattern = { data = { a = [1] } } }, " * 11 + "] }"},
         "EC130", "mappings.s.filter_criteria", "11 filters are too many: 10", "$or",
     ),
+    (
+        {"queues__q": REDRIVE + "fifo_queue = true"},
+        "EC131", "queues.q.redrive_policy.dead_letter_queue", "this is a FIFO queue, and `dead` is no FIFO queue", "fifo_queue = true",
+    ),
+    (
+        {"queues__dead": "fifo_queue = true\nmessage_retention_period = 1_209_600", "mappings__s": STREAM},
+        "EC131", "queues.q.redrive_policy.dead_letter_queue", "this is a standard queue, and `dead` is a FIFO queue", "fifo_queue = false",
+    ),
+    (
+        {"queues__q": 'redrive_policy = { dead_letter_queue = "discards" }\nfifo_queue = true'},
+        "EC131", "queues.q.redrive_policy.dead_letter_queue", "`discards` is no FIFO queue", "another queue",
+    ),
+    ({**FIFO, "mappings__q": QUEUE + "batch_size = 11"}, "EC132", "mappings.q.batch_size", "at most 10", "batch_size = 10"),
+    (
+        {**FIFO, "mappings__q": QUEUE + "maximum_batching_window_in_seconds = 1"},
+        "EC132", "mappings.q.maximum_batching_window_in_seconds", "no batching window", "take it out",
+    ),
+    ({**FIFO, "mappings__s": STREAM + 'on_failure = "queue:q"'}, "EC133", "mappings.s.on_failure", "only standard queues", "a standard queue"),
+    ({**FIFO, "mappings__s": STREAM + 'lanes = 2\nparking = "queue:q"'}, "EC133", "mappings.s.parking", "only standard queues", "a standard queue"),
+    ({**FIFO, "queues__q": "fifo_queue = true"}, "EC158", "queues.q.redrive_policy", "comes back", "[queues.failed-q] fifo_queue = true"),
+    ({"queues__q": REDRIVE + "content_based_deduplication = true"}, "EC118", "queues.q.content_based_deduplication", "no effect", "fifo_queue = true"),
+    ({"queues__q": REDRIVE + 'deduplication_scope = "queue"'}, "EC118", "queues.q.deduplication_scope", "no effect", "fifo_queue = true"),
     ({"mappings__s": STREAM + "lanes = 11"}, "EC128", "mappings.s.lanes", "may have 10 invocations", "[functions.f] concurrency = 11"),
     ({"mappings__q": QUEUE + "tumbling_window_in_seconds = 5"}, "EC104", "mappings.q.tumbling_window_in_seconds", "windows", "take it out"),
     ({"mappings__k": KAFKA + "tumbling_window_in_seconds = 5"}, "EC140", "mappings.k.tumbling_window_in_seconds", "no room for a megabyte", "embedded stream"),

@@ -38,6 +38,27 @@ def statements(tmp_path):
     connection.close()
 
 
+def fifo_operations():
+    """Return operations that reach every statement of FIFO queues: the third queue and the fourth."""
+    settings = port.QueueSettings(fifo_queue=True, visibility_timeout=1, dead_letter_queue="fd", max_receive_count=1)
+    messages = tuple(port.NewMessage(id=name, body=b"x", group="g", deduplication_id=name) for name in "abbc")
+    receipt = f"{(3 << 40) + 1}-1-{NOW_MS + 1000}"
+    later_ms = NOW_MS + 2000
+    return [
+        port.DefineQueue(queue="f", settings=settings),
+        port.DefineQueue(queue="fd", settings=port.QueueSettings(fifo_queue=True)),
+        port.SendMessages(queue="f", messages=messages, now_ms=NOW_MS),
+        port.ReceiveMessages(queue="f", count_max=2, now_ms=NOW_MS),
+        port.ChangeVisibility(queue="f", receipts=(receipt,), timeout_s=1, now_ms=NOW_MS),
+        port.ChangeVisibility(queue="f", receipts=(receipt,), timeout_s=0, now_ms=NOW_MS),
+        port.ReceiveMessages(queue="f", count_max=2, now_ms=later_ms),
+        port.DeleteMessages(queue="f", receipts=(f"{(3 << 40) + 3}-1-{later_ms + 1000}",), now_ms=later_ms),
+        port.MoveMessages(source="fd", target="f", count_max=1, now_ms=later_ms),
+        port.DropMessages(queue="f", ids=("a",)),
+        port.PurgeQueue(queue="f"),
+    ]
+
+
 def operations():
     """Return operations that reach every handler, and every branch of the queues'."""
     receipts = tuple(f"{(1 << 40) + number}-1-{NOW_MS + 1000}" for number in (1, 2))
@@ -81,6 +102,7 @@ def operations():
         port.DropFailures(ids=("b",)),
         port.TrimFailures(before_ms=0, size_bytes_max=10**6),
         port.PutNote(name="n", value=b"1"),
+        *fifo_operations(),
     ]
 
 
@@ -91,6 +113,7 @@ def reads():
         queue_reads.depths,
         lambda connection: queue_reads.peek(connection, "q", count_max=9, after_number=1, now_ms=NOW_MS),
         lambda connection: queue_reads.peek(connection, "dead", count_max=9, after_number=0, now_ms=NOW_MS),
+        lambda connection: queue_reads.peek(connection, "f", count_max=9, after_number=0, now_ms=NOW_MS),
         streams.all_settings,
         lambda connection: streams.extents(connection, "s"),
         lambda connection: streams.read(connection, "s", 0, 0, count_max=9, size_bytes_max=9),

@@ -1,0 +1,175 @@
+"""Receiving from a FIFO queue, and what receipts allow there. Source: Lambda semantics §3.2 "FIFO"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventcore.ports import store as port
+from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
+from eventcore.store.rules import (
+    EXAMINED_MAX,
+    SEQUENCE_MASK,
+    is_exhausted,
+    is_expired,
+    read_receipts,
+    write_receipt,
+)
+from eventcore.store.sqlite.codec import decode_headers, encode_list
+from eventcore.store.sqlite.fifo import take_out, take_over
+from eventcore.store.sqlite.fifo_groups import GroupChanges, Waiting, erase, show_due, waiting
+from eventcore.store.sqlite.ledger import QueueRow
+from eventcore.store.sqlite.transaction import Transaction
+
+#: Messages read ahead where nobody has said how many are wanted.
+_SWEEP_STEP = 100
+
+
+def receive(tx: Transaction, queue: QueueRow, operation: port.ReceiveMessages) -> ReceiveResult:
+    """Carry out `ReceiveMessages`."""
+    return _Receive(tx, queue, operation).run()
+
+
+class _Receive:
+    """One receive: looks at messages that wait, group by group, until it has enough."""
+
+    def __init__(self, tx: Transaction, queue: QueueRow, operation: port.ReceiveMessages) -> None:
+        self._tx = tx
+        self._queue = queue
+        self._operation = operation
+        self._taken: list[Waiting] = []
+        self._exhausted: list[Waiting] = []
+        self._expired: list[Waiting] = []
+
+    def run(self) -> ReceiveResult:
+        queue, now_ms = self._queue, self._operation.now_ms
+        earliest_ms = show_due(self._tx, queue, now_ms)
+        is_cut = self._examine()
+        messages = self._hide()
+        take_out(self._tx, queue, self._expired + self._exhausted)
+        moved = self._redrive() if self._exhausted else []
+        if messages and (not earliest_ms or messages[0].visible_ms < earliest_ms):
+            # Who waits until the next message shows must wait less.
+            earliest_ms = messages[0].visible_ms
+            self._tx.wake(queue.topic)
+        return ReceiveResult(messages, moved, [row[4] for row in self._expired], now_ms if is_cut else earliest_ms)
+
+    def _examine(self) -> bool:
+        """Sort messages into those to take, move and drop; return whether it stopped before it had enough."""
+        settings, now_ms, count_max = self._queue.settings, self._operation.now_ms, self._operation.count_max
+        found = waiting(self._tx.connection, self._queue, count_max or _SWEEP_STEP)
+        for looked_at, row in enumerate(found):
+            if 0 < count_max == len(self._taken):
+                return False
+            if looked_at == count_max + EXAMINED_MAX:
+                return True
+            if is_expired(row[5], settings, now_ms):
+                self._expired.append(row)
+            elif not count_max:
+                return False
+            elif is_exhausted(row[2], settings):
+                self._exhausted.append(row)
+            else:
+                self._taken.append(row)
+        return False
+
+    def _redrive(self) -> list[MovedMessage]:
+        target = self._tx.ledger.queues[self._queue.settings.dead_letter_queue]
+        # Retention counts anew, unlike a standard queue's (Lambda semantics §3.2 "DLQ").
+        take_over(self._tx, target, self._exhausted, self._operation.now_ms)
+        return [MovedMessage(row[4], row[2], target.name) for row in self._exhausted]
+
+    def _hide(self) -> list[StoredMessage]:
+        if not self._taken:
+            return []
+        queue, now_ms = self._queue, self._operation.now_ms
+        timeout_s = self._operation.visibility_timeout_s
+        until_ms = now_ms + (queue.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
+        self._tx.execute(
+            "UPDATE fifo_place SET place = 1, receive_count = receive_count + 1, visible_ms = ?,"
+            " first_receive_ms = iif(first_receive_ms, first_receive_ms, ?)"
+            " WHERE key IN (SELECT value FROM json_each(?))",
+            *(until_ms, now_ms, encode_list([row[0] for row in self._taken])),
+        )
+        changes = GroupChanges(self._tx, queue)
+        for row in self._taken:
+            changes.note(row[1], in_flight=1)
+        changes.write()
+        queue.visible -= len(self._taken)
+        queue.hidden += len(self._taken)
+        return [_lease(row, until_ms, now_ms) for row in self._taken]
+
+
+def _lease(row: Waiting, until_ms: int, now_ms: int) -> StoredMessage:
+    key, _group, count, first_ms, message_id, sent_ms, group, deduplication_id, headers, body = row
+    return StoredMessage(
+        number=key & SEQUENCE_MASK,
+        id=message_id,
+        body=body,
+        headers=decode_headers(headers),
+        group=group,
+        sent_ms=sent_ms,
+        receive_count=count + 1,
+        first_receive_ms=first_ms or now_ms,
+        visible_ms=until_ms,
+        receipt=write_receipt(key, count + 1, until_ms),
+        deduplication_id=deduplication_id,
+    )
+
+
+def _owned(tx: Transaction, queue: QueueRow, receipts: Sequence[str], now_ms: int) -> list[tuple[int, int, str]]:
+    """Return the messages that receipts own, still in flight: key, group's number and receipt."""
+    owned: list[tuple[int, int, str]] = []
+    for (receive_count, visible_ms), by_key in read_receipts(receipts, queue.number).items():
+        if visible_ms <= now_ms:
+            continue
+        found = tx.execute(
+            "SELECT key, group_number FROM fifo_place WHERE key IN (SELECT value FROM json_each(?))"
+            " AND place = 1 AND receive_count = ? AND visible_ms = ?",
+            *(encode_list(list(by_key)), receive_count, visible_ms),
+        )
+        owned += [(key, group, by_key[key]) for key, group in found]
+    return owned
+
+
+def delete(tx: Transaction, queue: QueueRow, operation: port.DeleteMessages) -> list[str]:
+    """Carry out `DeleteMessages`."""
+    stale = dict.fromkeys(operation.receipts)
+    owned = _owned(tx, queue, operation.receipts, operation.now_ms)
+    if not owned:
+        return list(stale)
+    erase(tx, [key for key, _, _ in owned])
+    changes = GroupChanges(tx, queue)
+    for _key, group, receipt in owned:
+        changes.note(group, depth=-1, in_flight=-1)
+        del stale[receipt]
+    queue.hidden -= len(owned)
+    if changes.write():
+        # What stood behind them may be received.
+        tx.wake(queue.topic)
+    return list(stale)
+
+
+def change_visibility(tx: Transaction, queue: QueueRow, operation: port.ChangeVisibility) -> dict[str, str]:
+    """Carry out `ChangeVisibility`."""
+    until_ms = operation.now_ms + operation.timeout_s * 1000
+    owned = _owned(tx, queue, operation.receipts, operation.now_ms)
+    if not owned:
+        return {}
+    tx.execute(
+        "UPDATE fifo_place SET place = ?, visible_ms = ? WHERE key IN (SELECT value FROM json_each(?))",
+        *(int(operation.timeout_s > 0), until_ms, encode_list([key for key, _, _ in owned])),
+    )
+    if not operation.timeout_s:
+        changes = GroupChanges(tx, queue)
+        for _key, group, _receipt in owned:
+            changes.note(group, in_flight=-1)
+        changes.write()
+        queue.visible += len(owned)
+        queue.hidden -= len(owned)
+    renewed = {}
+    for key, _group, receipt in owned:
+        _, receive_count, before_ms = map(int, receipt.split("-"))
+        if until_ms < before_ms or not operation.timeout_s:
+            tx.wake(queue.topic)
+        renewed[receipt] = write_receipt(key, receive_count, until_ms)
+    return renewed
