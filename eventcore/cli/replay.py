@@ -235,6 +235,8 @@ class _Command:
             return
         if mapping.results is not None:
             self._output.note(f"what {self._function} returns is not sent to {mapping.results}")
+        if mapping.parallelization_factor > 1:
+            self._output.note("without the parallelization factor: a shard's batches run one after the other")
         if mapping.lanes > 1:
             self._output.note("without lanes: a partition's records run in its own order, of several keys a batch")
 

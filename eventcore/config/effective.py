@@ -45,6 +45,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     on_failure: Reference
     is_on_failure_default: bool  #: the built-in queue, since the mapping names none
     lanes: int  #: streams only: keys of a shard at a time
+    parallelization_factor: int  #: embedded streams only: batches of a shard at a time
     parking: Reference  #: with lanes
     window_length_s: int  #: of tumbling windows; 0: none; embedded streams only
     results: Reference | None  #: Kafka only: what gets the function's results; None: nothing does
@@ -122,6 +123,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),
         is_on_failure_default=mapping.on_failure is None,
         lanes=mapping.lanes or 1,
+        parallelization_factor=mapping.parallelization_factor or 1,
         window_length_s=mapping.tumbling_window_in_seconds or 0,
         parking=defaults.PARKING if mapping.parking is None else parse_reference(mapping.parking),
         results=None if mapping.results is None else parse_reference(mapping.results),
@@ -181,6 +183,9 @@ def _mapping_defaults(mapping: EffectiveMapping) -> dict[str, Any]:
     is_kafka = mapping.source.kind == "kafka"
     group = {"consumer_group_id": mapping.consumer_group_id, "delivery": delivery} if is_kafka else {}
     lanes: dict[str, Any] = {"lanes": mapping.lanes}
+    if not is_kafka:
+        lanes["parallelization_factor"] = mapping.parallelization_factor
+        lanes["tumbling_window_in_seconds"] = mapping.window_length_s
     if mapping.lanes > 1:
         lanes["parking"] = str(mapping.parking)
     return {**always, **msgspec.structs.asdict(mapping.retry), "on_failure": str(mapping.on_failure), **lanes, **group}

@@ -61,6 +61,7 @@ class MappingKeywords(TypedDict, total=False):
     maximum_record_age_in_seconds: int | None
     bisect_batch_on_function_error: bool | None
     on_failure: str | None
+    parallelization_factor: int | None
     tumbling_window_in_seconds: int | None
     lanes: int | None
     parking: str | None

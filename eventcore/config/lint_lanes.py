@@ -45,6 +45,31 @@ def lint_lanes(subject: Subject, findings: Findings) -> None:
         )
 
 
+def lint_parallelization(subject: Subject, findings: Findings) -> None:
+    """Add what is wrong with a mapping's parallelization factor."""
+    factor = subject.mapping.parallelization_factor or 1
+    path = subject.path("parallelization_factor")
+    if subject.mapping.parallelization_factor is not None and subject.source.kind == "kafka":
+        message = "Kafka mappings have no parallelization factor, in Lambda neither"
+        hint = f"write lanes = {max(factor, 2)}: so many keys of a partition at a time, each in order"
+        findings.add("EC141", path, message, hint, depends_on=(subject.path("source"),))
+        return
+    if factor == 1:
+        return
+    if (subject.mapping.lanes or 1) > 1:
+        message = "both divide a shard's records: lanes by key, the factor into so many parts of several keys each"
+        findings.add("EC141", path, message, "take out this or lanes", depends_on=(subject.path("lanes"),))
+    concurrency = ("functions", subject.mapping.function, "concurrency")
+    if subject.function is not None and factor > subject.function.concurrency:
+        name = subject.mapping.shown("function")
+        message = (
+            f"{factor} batches of a shard at a time, and {name} may have {subject.function.concurrency} "
+            "invocations: the others would only wait"
+        )
+        hint = f"write [functions.{name}] concurrency = {factor}, or a lower factor"
+        findings.add("EC128", path, message, hint, depends_on=(concurrency,))
+
+
 def lint_kafka_lanes(subject: Subject, findings: Findings) -> None:
     """Add what is seldom meant with a Kafka mapping's lanes."""
     place = subject.parking or (PARKING if subject.mapping.parking is None else None)

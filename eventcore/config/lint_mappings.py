@@ -8,7 +8,7 @@ from eventcore.config.convert import Draft
 from eventcore.config.defaults import ON_FAILURE, default_group, has_default_attempts
 from eventcore.config.findings import Findings
 from eventcore.config.lint_filters import lint_filters
-from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes
+from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes, lint_parallelization
 from eventcore.config.lint_references import check_name, read_reference
 from eventcore.config.lint_results import lint_results
 from eventcore.config.lint_subject import Subject
@@ -37,6 +37,7 @@ STREAM_SETTINGS = (
     "maximum_record_age_in_seconds",
     "bisect_batch_on_function_error",
     "on_failure",
+    "parallelization_factor",
     "tumbling_window_in_seconds",
     "lanes",
     "parking",
@@ -145,8 +146,8 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
         return "a queue's function returns nothing to send on: only Kafka mappings have results", "take it out"
     if setting == "tumbling_window_in_seconds":
         return "a queue has no order in which windows could follow one another: only streams have", "take it out"
-    if setting in {"lanes", "parking"}:
-        return "a queue has no order that lanes would keep: maximum_concurrency runs its batches", "take it out"
+    if setting in {"lanes", "parking", "parallelization_factor"}:
+        return "a queue has no order that this would keep: maximum_concurrency runs its batches", "take it out"
     if setting == "maximum_record_age_in_seconds":
         return "a queue's messages end with its retention", f"write [queues.{queue}] message_retention_period"
     # The words of AWS: `sqs/mapping-crud-errors` of the recorded cases.
@@ -220,6 +221,7 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
     _lint_no_fifo(subject, "on_failure", subject.on_failure, findings)
     _lint_no_fifo(subject, "parking", subject.parking, findings)
     lint_lanes(subject, findings)
+    lint_parallelization(subject, findings)
     lint_windows(subject, findings)
     lint_results(subject, findings)
     _lint_limits(subject, findings)

@@ -19,6 +19,11 @@ def lint_windows(subject: Subject, findings: Findings) -> None:
         )
         hint = "take it out, or send the records to an embedded stream"
         findings.add("EC140", path, message, hint, depends_on=(subject.path("source"),))
+    if (mapping.parallelization_factor or 1) > 1:
+        # Lambda refuses it too (recorded: parallelization/window-and-factor-2-rejected-kinesis).
+        message = "a window has one state for its shard, and the factor has several batches of it run at a time"
+        seen = (subject.path("parallelization_factor"),)
+        findings.add("EC140", path, message, "take out this or parallelization_factor", depends_on=seen)
     if (mapping.lanes or 1) > 1:
         message = "a window has one state for its shard, and lanes work on many batches of it at a time"
         findings.add("EC140", path, message, "take out this or lanes", depends_on=(subject.path("lanes"),))

@@ -203,6 +203,13 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ]
         | None
     ) = None
+    parallelization_factor: (
+        Annotated[
+            int,
+            Meta(ge=1, le=10, description="embedded streams: batches of one shard at the same time, in order per key"),
+        ]
+        | None
+    ) = None
     tumbling_window_in_seconds: (
         Annotated[
             int,

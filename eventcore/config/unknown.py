@@ -71,7 +71,6 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "logging_config": _NOT_YET,
         "metrics_config": "metrics are set up by the OTEL_* environment variables",
         "on_success": "a mapping has no on_success destination, in Lambda neither",
-        "parallelization_factor": "eventcore does not do this yet: one batch of a shard at a time",
         "provisioned_poller_config": "a poller costs nothing here and needs no provisioning",
         "schema_registry_config": _NOT_YET,
         "source_access_configurations": "credentials belong to the connection: [kafka.NAME]",

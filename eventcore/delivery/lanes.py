@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -25,6 +26,9 @@ FAILING_LANES_MAX = 16
 PARKED_KEYS_MAX = 24
 #: Bytes of the hash that stands for a key in the state.
 _NAME_BYTES = 8
+
+#: More than the highest parallelization factor, so that no two factors share a lane's number.
+_FACTOR_STEP = 16
 
 #: What a lane keeps in order: the records of one key; those without a key by blocks, whose number stands for them.
 LaneKey = bytes | int
@@ -43,6 +47,16 @@ def failing_max(lanes: int) -> int:
 def lane_key(record: Record, batch_size: int) -> LaneKey:
     """Return what keeps a record in order: its key; without one, nothing does, and blocks make full batches."""
     return record.position // batch_size if record.key is None else record.key
+
+
+def hashed_key(record: Record, factor: int, batch_size: int) -> LaneKey:
+    """Return which of ``factor`` lanes a record belongs to: all of one key to the same, and unlike keys share them.
+
+    That is Lambda's parallelization (§4): order per partition key, batches of several keys. Numbers below zero, and of
+    one factor alone: what is kept under another factor, or of a block of keyless records, is never taken for a lane's.
+    """
+    lane = (record.position // batch_size if record.key is None else zlib.crc32(record.key)) % factor
+    return -(factor * _FACTOR_STEP + lane)
 
 
 def lane_name(key: LaneKey) -> str:

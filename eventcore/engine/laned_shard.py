@@ -1,6 +1,7 @@
 """One shard of a stream, worked through by many lanes side by side: in order per key, one checkpoint for all.
 
 Every key that has records gets a lane (`engine/lane.py`) of its own while there is room, at most `lanes` at a time.
+With a parallelization factor there are so many lanes, and keys are hashed to them.
 What lanes settle moves the shard's checkpoint when nothing in front of it is left. A key that keeps failing is parked
 when it would hold the others up: at the bound of the skew, or when too many fail (`delivery/lanes.py`).
 
@@ -19,7 +20,7 @@ import anyio
 import anyio.abc
 
 from eventcore.delivery.decide import SETTLE, Decision, Run
-from eventcore.delivery.lanes import LaneKey, LaneStates, LaneWindow, failing_max, lane_key, skew_max
+from eventcore.delivery.lanes import LaneKey, LaneStates, LaneWindow, failing_max, hashed_key, lane_key, skew_max
 from eventcore.delivery.ordering import ShardState
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
@@ -56,6 +57,13 @@ class LanedShard:
         self._shard = taken.shard
         self._epoch = taken.epoch
         self._lanes_max = lanes = context.lanes
+        self._is_hashed = context.is_hashed
+        batch_size = context.batching.batch_size
+        self._find_lane: Callable[[Record], LaneKey] = (
+            partial(hashed_key, factor=lanes, batch_size=batch_size)
+            if context.is_hashed
+            else partial(lane_key, batch_size=batch_size)
+        )
         self._skew_max = skew_max(lanes)
         self._failing_max = failing_max(lanes)
         self._size_bytes_max = buffer_bytes_max
@@ -262,13 +270,14 @@ class LanedShard:
 
     def _admit(self, records: Sequence[Record]) -> bool:
         """Hand records to their keys; tell whether some are settled by that."""
-        batch_size = self._context.batching.batch_size
         given_up: list[Record] = []
         for record in records:
-            key = lane_key(record, batch_size)
+            key = self._find_lane(record)
             self._window.add(record.position)
             if self._covered.is_loaded and self._covered.pass_by(record.position):
                 given_up.append(record)
+            elif self._is_hashed and self._is_parked_before(record):
+                self._parking.add(record)
             elif (intake := self._intakes.get(key)) is not None:
                 intake.put(record)
             elif self._states.is_parked(key):
@@ -283,6 +292,14 @@ class LanedShard:
             self._settle_covered(given_up)
         self._schedule()
         return bool(given_up)
+
+    def _is_parked_before(self, record: Record) -> bool:
+        """Tell whether a key was parked when the mapping had lanes, and so has to stay parked to keep its order."""
+        key = lane_key(record, self._context.batching.batch_size)
+        if not self._states.is_parked(key):
+            return False
+        self._states.park(key, record.position)
+        return True
 
     def _settle_covered(self, records: Sequence[Record]) -> None:
         """Settle what was given up before a crash that lost its ack (design §3)."""
@@ -384,7 +401,8 @@ class LanedShard:
 
     def _relieve(self) -> None:
         """Have a failing key parked that holds the others up: at the bound of the skew, or one too many."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._is_hashed:
+            # A lane of several keys blocks, as in Lambda: then the shard does, at the bound of the skew.
             return
         failing = [key for key in self._states.failing() if key in self._lanes and key not in self._leaving]
         leaving = [key for key in failing if self._is_paused and self._intakes[key].first == self._window.checkpoint]

@@ -33,7 +33,8 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     record_bytes_max: int  #: data that one record may have; 0: no limit
     gate: Gate
     results: Results | None  #: where the function's results go; None where they don't
-    lanes: int  #: keys of a shard that are worked on at a time; 1: one batch after the other
+    lanes: int  #: batches of a shard at a time; 1: one after the other
+    is_hashed: bool  #: lanes are shared by keys (the parallelization factor), and none is ever parked
     window_length_s: int  #: of tumbling windows; 0: none
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
     clock: Clock

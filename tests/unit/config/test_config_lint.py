@@ -225,6 +225,20 @@ CASES = [
         {"mappings__s": STREAM + "tumbling_window_in_seconds = 5\nlanes = 2"},
         "EC140", "mappings.s.tumbling_window_in_seconds", "one state for its shard", "this or lanes",
     ),
+    (
+        {"mappings__s": STREAM + "tumbling_window_in_seconds = 5\nparallelization_factor = 2"},
+        "EC140", "mappings.s.tumbling_window_in_seconds", "several batches of it run", "this or parallelization_factor",
+    ),
+    ({"mappings__q": QUEUE + "parallelization_factor = 2"}, "EC104", "mappings.q.parallelization_factor", "no order", "take it out"),
+    ({"mappings__k": KAFKA + "parallelization_factor = 4"}, "EC141", "mappings.k.parallelization_factor", "in Lambda neither", "write lanes = 4"),
+    (
+        {"mappings__s": STREAM + "parallelization_factor = 2\nlanes = 2"},
+        "EC141", "mappings.s.parallelization_factor", "both divide", "this or lanes",
+    ),
+    (
+        {"functions__f": 'handler = "a.b"\nconcurrency = 3', "mappings__s": STREAM + "parallelization_factor = 4"},
+        "EC128", "mappings.s.parallelization_factor", "4 batches of a shard", "[functions.f] concurrency = 4",
+    ),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
     ({"mappings__s": STREAM + 'parking = "queue:dead"'}, "EC118", "mappings.s.parking", "without lanes", "lanes = 10"),

@@ -290,7 +290,7 @@ def test_a_function_that_could_not_be_read_is_there_all_the_same(mistakes):
         ("mappings.m", "batch-size", "eventcore calls it `batch_size`", "write `batch_size`"),
         ("mappings.m", "MaximumRecordAgeInSeconds", "calls it `maximum_record_age_in_seconds`", "write"),
         ("mappings.m", "batch_sise", "there is no `batch_sise`", "did you mean `batch_size`?"),
-        ("mappings.m", "ParallelizationFactor", "does not do this yet", "take it out"),
+        ("mappings.m", "ParallelizationFactor", "calls it `parallelization_factor`", "write"),
         ("mappings.m", "FilterCriteria", "calls it `filter_criteria`", "write `filter_criteria`"),
         ("mappings.m", "TumblingWindowInSeconds", "calls it `tumbling_window_in_seconds`", "write"),
         ("mappings.m", "provisioned_poller_config", "needs no provisioning", "take it out"),
