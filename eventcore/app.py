@@ -22,6 +22,7 @@ from eventcore.clock import Clock, SystemClock
 from eventcore.config.effective import EffectivePipeline, resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.config.pipeline import Pipeline
+from eventcore.embedded.events import accept_event
 from eventcore.engine.assembly import Surroundings, build_mapping
 from eventcore.engine.definitions import (
     define_sources,
@@ -29,6 +30,7 @@ from eventcore.engine.definitions import (
     pipeline_connections,
     stream_settings,
 )
+from eventcore.engine.event_worker import EventWorker, make_event_worker
 from eventcore.engine.gate import Gate, read_pauses
 from eventcore.engine.invoker import invoke_event
 from eventcore.engine.maintenance import Maintenance
@@ -50,8 +52,8 @@ from eventcore.ports.connectors import Connector, ConnectorContext
 from eventcore.ports.destinations import Destination
 from eventcore.ports.runtime import LogSink, Runtime
 from eventcore.ports.store import Store
-from eventcore.registry import Registry
-from eventcore.telemetry.events import EngineEvents
+from eventcore.registry import Function, Registry
+from eventcore.telemetry.events import EngineEvents, EventAccepted
 from eventcore.telemetry.tracing import NULL_TRACING, Tracing
 
 #: An inline handler that holds the loop up for so long is named, seconds: heartbeats and every other function wait.
@@ -80,6 +82,7 @@ class Engine:
         *,
         registry: Registry,
         supervisors: Mapping[str, MappingSupervisor],
+        workers: Mapping[str, EventWorker],
         outbox: Outbox,
         maintenance: Maintenance,
         store: Store,
@@ -94,6 +97,7 @@ class Engine:
         self.events = events
         self.registry = registry
         self._supervisors = supervisors
+        self._workers = workers
         self._outbox = outbox
         self._maintenance = maintenance
         self._drain_timeout_s = drain_timeout_s
@@ -114,6 +118,8 @@ class Engine:
                 async with anyio.create_task_group() as mappings:
                     for name, supervisor in self._supervisors.items():
                         mappings.start_soon(supervisor.run, name=f"mapping {name}")
+                    for name, worker in self._workers.items():
+                        mappings.start_soon(worker.run, name=f"events of {name}")
                     await self._stopping.wait()
                 watch.cancel_scope.cancel()
             with anyio.move_on_after(0 if self._aborting.is_set() else FLUSH_GRACE_S):
@@ -125,6 +131,8 @@ class Engine:
         self._stopping.set()
         for supervisor in self._supervisors.values():
             supervisor.drain()
+        for worker in self._workers.values():
+            worker.drain()
 
     def abort(self) -> None:
         """Kill what runs and hand its records back; what was settled stays settled."""
@@ -132,6 +140,8 @@ class Engine:
         self._stopping.set()
         for supervisor in self._supervisors.values():
             supervisor.abort()
+        for worker in self._workers.values():
+            worker.abort()
 
     @property
     def is_aborted(self) -> bool:
@@ -154,6 +164,7 @@ class Engine:
             is_draining=self._stopping.is_set(),
             mappings=[await supervisor.status() for supervisor in self._supervisors.values()],
             destinations=self._outbox.statistics(),
+            functions=[status for worker in self._workers.values() if (status := worker.status()) is not None],
         )
 
     async def redrive(self, mapping: str, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
@@ -183,10 +194,29 @@ class Engine:
             CommandError: there is no such function.
             Throttled: all of its environments are busy.
         """
-        entry = self.registry.get(function)
-        if entry is None:
-            raise CommandError(f"there is no function `{function}` in this pipeline")
-        return await invoke_event(entry, event, self.ids)
+        return await invoke_event(self._function(function), event, self.ids)
+
+    async def invoke_async(self, function: str, event: bytes) -> str:
+        """Let an event wait for a function, and return its request id once that is durable.
+
+        Args:
+            function: its name.
+            event: JSON, at most 1 MiB.
+
+        Raises:
+            CommandError: there is no such function, or the event is too long, or not JSON.
+            StoreUnavailable: nothing was accepted.
+        """
+        name = self._function(function).spec.name
+        request_id = await accept_event(self.store, name, event, clock=self.clock, ids=self.ids)
+        self.events.emit(EventAccepted(function=name, request_id=request_id))
+        return request_id
+
+    def _function(self, name: str) -> Function:
+        function = self.registry.get(name)
+        if function is None:
+            raise CommandError(f"there is no function `{name}` in this pipeline")
+        return function
 
 
 @asynccontextmanager
@@ -232,9 +262,7 @@ async def open_engine(
     transactional = transactional_destinations(pipeline, clock, ids)
     destinations: dict[str, Destination] = {}
     for reference in outside_references(pipeline, transactional):
-        destinations[str(reference)] = open_destination(
-            reference, connections, found, registry, store, recorder, context
-        )
+        destinations[str(reference)] = open_destination(reference, connections, found, context)
     outbox = Outbox(store, destinations, clock, ids)
     await outbox.load()
     around = Surroundings(
@@ -253,6 +281,10 @@ async def open_engine(
         fifo_queues=frozenset(name for name, queue in pipeline.queues.items() if queue.fifo_queue),
         suspects=anyio.Lock(),
     )
+    workers = {
+        function.spec.name: make_event_worker(function, pipeline.events[function.spec.name], events, around)
+        for function in registry
+    }
     supervisors = {
         name: _supervise(name, pipeline, registry, events, Gate(await read_pauses(store, name)), around)
         for name in pipeline.mappings
@@ -263,6 +295,7 @@ async def open_engine(
         yield Engine(
             registry=registry,
             supervisors=supervisors,
+            workers=workers,
             outbox=outbox,
             maintenance=Maintenance(
                 store,

@@ -221,6 +221,12 @@ class DiscardReason(enum.StrEnum):
     SKIPPED = "Skipped"
     #: A queue's message was received more often than its redrive policy allows.
     RECEIVES_EXHAUSTED = "ReceivesExhausted"
+    # -- events that were accepted for later (Lambda semantics §2.1)
+    RETRIES_EXHAUSTED = "RetriesExhausted"
+    EVENT_AGE_EXCEEDED = "EventAgeExceeded"
+    ZERO_RESERVED_CONCURRENCY = "ZeroReservedConcurrency"
+    #: It went through its function too often in one chain (§2.3); records of mappings, too.
+    RECURSION = "Recursion"
 
 
 class VerdictKind(enum.StrEnum):

@@ -25,6 +25,8 @@ POINTS = frozenset(
         "results.before_commit",
         "results.after_commit",
         "settler.after_ack",
+        "events.before_store",
+        "events.after_store",
         "outbox.before_send",
         "outbox.after_send",
         "outbox.after_mark",

@@ -159,23 +159,26 @@ class FailureRecorder:
         )
         return failure_id, (KeepFailure(failure=failure),)
 
-    def keep_event(self, failed: FailedEvent) -> Sequence[Operation]:
-        """Return the writes that keep an event that a function destination failed for good."""
+    def keep_event(self, failed: FailedEvent) -> tuple[str, Sequence[Operation]]:
+        """Return the id of, and the writes that keep, an event that was given up."""
+        failure_id = _id(failed.function, failed.request_id)
         failure = Failure(
-            id=_id(failed.function, failed.key),
+            id=failure_id,
             mapping="",
             function=failed.function,
             source=f"function:{failed.function}",
             shard="",
-            first=failed.key,
-            last=failed.key,
+            first=failed.request_id,
+            last=failed.request_id,
             count=1,
-            reason=DiscardReason.RETRY_ATTEMPTS_EXHAUSTED.value,
+            reason=failed.reason,
             attempts=failed.attempts,
+            request_id=failed.request_id,
             created_ms=failed.now_ms,
             event=failed.event,
         )
-        return (KeepFailure(failure=self._with_fault(failure, failed.outcome)),)
+        outcome = failed.outcome if failed.outcome is not None and failed.outcome.fault is not None else None
+        return failure_id, (KeepFailure(failure=self._with_fault(failure, outcome)),)
 
     def seal(self, ids: Sequence[str], reason: str) -> Sequence[Operation]:
         """Return the writes that make kept failures final."""

@@ -15,6 +15,11 @@ from eventcore.telemetry.events import (
     BatchRetried,
     BatchSettled,
     EngineEvent,
+    EventAccepted,
+    EventDelivered,
+    EventDiscarded,
+    EventInvoked,
+    EventRetried,
     InvocationFinished,
     MappingControlled,
     MappingStateChanged,
@@ -100,6 +105,18 @@ def _text(event: EngineEvent) -> str:
             return click.style(f"[{event.first}] {_moved(event)}", fg="yellow")
         case RecordsDiscarded() | RecordsLost() | OutboxBlocked():
             return click.style(_given_up(event), fg="red")
+        case EventAccepted() | EventInvoked() | EventDelivered():
+            return _passed(event)
+        case EventRetried():
+            error = show_error(event.error, event.location) or "ended by a stop"
+            when = f"again in {show_span(event.delay_ms)}" if event.delay_ms else "again at once"
+            tried = f", attempt {event.attempt} failed" if event.attempt and not event.is_throttled else ""
+            return click.style(f"{_event(event)} {error}{tried}; {when}", fg="yellow")
+        case EventDiscarded():
+            told = f" to {', '.join(event.destinations)}" if event.destinations else ""
+            error = f" after {show_error(event.error, event.location)}" if event.error else ""
+            kept = f", kept as failure {event.failure_id[:FAILURE_DIGITS]}" if event.failure_id else ""
+            return click.style(f"{_event(event)} discarded{told}: {event.reason.value}{error}{kept}", fg="red")
         case RecordsParked():
             waiting = f"{show_count(event.count, 'record')} parked in {event.destination}"
             return click.style(
@@ -130,6 +147,19 @@ def _text(event: EngineEvent) -> str:
             return f"released: {show_line(event.why)}"
         case _:
             return event.NAME
+
+
+def _event(event: EventAccepted | EventInvoked | EventDelivered | EventRetried | EventDiscarded) -> str:
+    return f"{click.style(event.function, fg='cyan')}  event {event.request_id}"
+
+
+def _passed(event: EventAccepted | EventInvoked | EventDelivered) -> str:
+    if isinstance(event, EventAccepted):
+        return f"{_event(event)} accepted"
+    if isinstance(event, EventInvoked):
+        return f"{_event(event)} invokes" + (f", attempt {event.attempt}" if event.attempt > 1 else "")
+    told = f", told to {event.destination}" if event.destination else ""
+    return click.style(f"{_event(event)} delivered{told}", fg="green")
 
 
 def _retried(event: BatchRetried) -> str:

@@ -13,8 +13,9 @@ from eventcore.cli.log_lines import print_line
 from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import reach
+from eventcore.embedded.events import event_queue
 from eventcore.errors import CommandError
-from eventcore.http.contract import Invoke, Invoked
+from eventcore.http.contract import Invoke, InvokeAsync, Invoked
 from eventcore.http.refusals import ExitCode
 from eventcore.model import PAYLOAD_BYTES_MAX, Batch, OutcomeKind
 
@@ -29,6 +30,7 @@ SAMPLES = ("sqs", "kinesis", "kafka")
 @click.option("-e", "--event", "event_file", metavar="FILE|-", help="a file that holds the event; `-`: standard input")
 @click.option("--sample", type=click.Choice(SAMPLES), help="an event as this source gives it, of one record")
 @click.option("--body", help="the sample's record, instead of an order")
+@click.option("--async", "is_async", is_flag=True, help="let the event wait for the function, and print its request id")
 @pass_options
 def invoke_command(
     options: Options,
@@ -37,15 +39,21 @@ def invoke_command(
     event_file: str | None,
     sample: str | None,
     body: str | None,
+    is_async: bool,
 ) -> int:
     """Run FUNCTION once with EVENT, JSON, and print its response; what it writes goes to standard error.
 
     Without a running engine it runs in an environment of its own. Exits with 1 when the function failed; the error is
     then printed as Lambda's callers see it.
+
+    With --async the event is durable when the command ends: an engine, now or when one runs, invokes the function with
+    it, up to three times, and tells its destinations.
     """
     if event_text == "-" and event_file is None:
         event_text, event_file = None, "-"
     event, batch = _read_event(event_text, event_file, sample, body)
+    if is_async:
+        return _accept(options, function, event)
     with reach(find_place(options), needs_state=False) as asker:
         invoked = asker.ask(Invoke(function=function, event=msgspec.Raw(event), batch=batch))
     for line in invoked.lines:
@@ -58,6 +66,19 @@ def invoke_command(
     else:
         output.data(invoked.response)
     return _exit_code(invoked)
+
+
+def _accept(options: Options, function: str, event: bytes) -> int:
+    with reach(find_place(options)) as asker:
+        accepted = asker.ask(InvokeAsync(function=function, event=msgspec.Raw(event)))
+    output = options.output
+    if not accepted.is_served:
+        output.note(f"it waits in queue:{event_queue(function)} until an engine runs: eventcore run")
+    if output.is_table:
+        output.text(accepted.request_id)
+    else:
+        output.data(accepted)
+    return ExitCode.OK
 
 
 def _exit_code(invoked: Invoked) -> int:

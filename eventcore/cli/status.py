@@ -11,7 +11,7 @@ from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.output import Output, is_interactive, show_count, show_line, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import reach
-from eventcore.engine.status import Blocked, MappingState, MappingStatus, Pause, ShardStatus
+from eventcore.engine.status import Blocked, FunctionStatus, MappingState, MappingStatus, Pause, ShardStatus
 from eventcore.http.contract import GetStatus, StatusReport
 from eventcore.ports.store import QueueDepth
 
@@ -73,7 +73,38 @@ def show_status(output: Output, report: StatusReport, repeat_in: Callable[[str],
     for line in _details(output, report):
         output.text(line)
     output.text("")
+    _show_events(output, report)
     show_queues(output, report)
+
+
+def _show_events(output: Output, report: StatusReport) -> None:
+    """Print what functions did with the events that waited for them; nothing where there never was one."""
+    if not report.functions:
+        return
+    output.table(
+        ("FUNCTION", "RUNNING", "DELIVERED", "RETRIED", "THROTTLED", "DISCARDED"),
+        [
+            (
+                status.function,
+                f"{status.running:,}",
+                f"{status.delivered:,}",
+                f"{status.retried:,}",
+                f"{status.throttled:,}",
+                _discarded(status),
+            )
+            for status in report.functions
+        ],
+    )
+    for status in report.functions:
+        if status.problem:
+            output.text(click.style(f"{status.function}: {show_reason(status.problem)}", fg="red"))
+    output.text("")
+
+
+def _discarded(status: FunctionStatus) -> str:
+    count = sum(status.discarded.values())
+    reasons = ", ".join(f"{reason.value} {number:,}" for reason, number in status.discarded.items())
+    return click.style(f"{count:,} ({reasons})", fg="red") if count else "0"
 
 
 def show_queues(output: Output, report: StatusReport) -> None:

@@ -25,6 +25,7 @@ from eventcore.config.structs import (
     Settings,
     StreamConfig,
 )
+from eventcore.delivery.asynchronous import EventRetry
 from eventcore.delivery.retry import StreamRetry
 
 
@@ -61,6 +62,22 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
         return (*discards, self.parking) if self.lanes > 1 else discards
 
 
+class EffectiveEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for events that wait for a function (Lambda semantics §2)."""
+
+    retry: EventRetry
+    on_success: Reference | None
+    on_failure: Reference | None
+    dead_letter_queue: Reference | None
+    stops_loops: bool  #: what came through the function too often in one chain is given up
+
+    @property
+    def destinations(self) -> tuple[Reference, ...]:
+        """Where the engine hands results over."""
+        named = (self.on_success, self.on_failure, self.dead_letter_queue)
+        return tuple([reference for reference in named if reference is not None])
+
+
 class EffectivePipeline(msgspec.Struct, frozen=True, kw_only=True):
     """A pipeline as the engine runs it."""
 
@@ -68,11 +85,18 @@ class EffectivePipeline(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     settings: Settings
     functions: Mapping[str, FunctionConfig]
+    events: Mapping[str, EffectiveEvents]  #: by function
     mappings: Mapping[str, EffectiveMapping]
     queues: Mapping[str, QueueConfig]  #: the built-in ones too
     streams: Mapping[str, StreamConfig]
     kafka: Mapping[str, KafkaConfig]
     http: Mapping[str, HttpConfig]
+
+    @property
+    def destinations(self) -> tuple[Reference, ...]:
+        """Where the engine itself hands anything over; some more than once."""
+        of_mappings = [reference for mapping in self.mappings.values() for reference in mapping.destinations]
+        return (*of_mappings, *[reference for events in self.events.values() for reference in events.destinations])
 
 
 class Explained(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,11 +115,26 @@ def resolve(loaded: LoadedConfig) -> EffectivePipeline:
         folder=loaded.folder,
         settings=config.settings,
         functions=config.functions,
+        events={name: _resolve_events(function) for name, function in config.functions.items()},
         mappings={name: _resolve_mapping(name, mapping) for name, mapping in config.mappings.items()},
         queues={**BUILT_IN_QUEUES, **config.queues},
         streams=config.streams,
         kafka=config.kafka,
         http=config.http,
+    )
+
+
+def _resolve_events(function: FunctionConfig) -> EffectiveEvents:
+    queue = function.dead_letter_queue
+    return EffectiveEvents(
+        retry=EventRetry(
+            maximum_retry_attempts=function.maximum_retry_attempts,
+            maximum_event_age_in_seconds=function.maximum_event_age_in_seconds,
+        ),
+        on_success=None if function.on_success is None else parse_reference(function.on_success),
+        on_failure=None if function.on_failure is None else parse_reference(function.on_failure),
+        dead_letter_queue=None if queue is None else Reference("queue", queue),
+        stops_loops=function.recursive_loop == "Terminate",
     )
 
 
@@ -169,8 +208,11 @@ def _values(pipeline: EffectivePipeline, path: KeyPath, section: Section) -> dic
                 values[setting] = value
         if defaults.has_default_attempts(mapping.source, section):
             values["maximum_retry_attempts"] = mapping.retry.maximum_retry_attempts
-    if isinstance(section, FunctionConfig) and section.runtime == "inline":
-        values.update(dict.fromkeys(PROCESS_SETTINGS))
+    if isinstance(section, FunctionConfig):
+        if section.runtime == "inline":
+            values.update(dict.fromkeys(PROCESS_SETTINGS))
+        if section.reserved_concurrent_executions is not None:
+            values["concurrency"] = None
     return {setting: value for setting, value in values.items() if value is not None}
 
 

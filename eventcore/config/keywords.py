@@ -30,9 +30,16 @@ class FunctionKeywords(TypedDict, total=False):
     ephemeral_storage: int
     environment: Mapping[str, str]
     concurrency: int
+    reserved_concurrent_executions: int | None
     preload: Sequence[str]
     start: Literal["fork", "spawn"]
     idle_timeout: float
+    maximum_retry_attempts: int
+    maximum_event_age_in_seconds: int
+    on_success: str | None
+    on_failure: str | None
+    dead_letter_queue: str | None
+    recursive_loop: Literal["Terminate", "Allow"]
 
 
 class FilterKeywords(TypedDict):

@@ -30,7 +30,7 @@ CODES: Mapping[str, str] = {
     "EC112": "two mappings in one consumer group",
     "EC113": "two mappings of the same source to the same function",
     "EC114": "a mapping discards or parks into its own source, or both into one place",
-    "EC115": "a mapping discards into its own function",
+    "EC115": "a mapping or a function discards into its own function",
     "EC116": "dead-letter queues that lead in a circle",
     "EC117": "a function of a Kafka mapping with more than 14 minutes",
     "EC118": "a setting that has no effect beside another",

@@ -20,9 +20,9 @@ def lint_lanes(subject: Subject, findings: Findings) -> None:
             depends_on=(subject.path("lanes"),),
         )
     concurrency = ("functions", subject.mapping.function, "concurrency")
-    if subject.function is not None and lanes > subject.function.concurrency:
+    if subject.function is not None and lanes > max(1, subject.function.invocations_max):
         message = (
-            f"{lanes} lanes, and {subject.mapping.shown('function')} may have {subject.function.concurrency} "
+            f"{lanes} lanes, and {subject.mapping.shown('function')} may have {subject.function.invocations_max} "
             f"invocations at the same time: the others would only wait"
         )
         hint = f"write [functions.{subject.mapping.shown('function')}] concurrency = {lanes}, or fewer lanes"

@@ -10,6 +10,7 @@ from typing import Any
 
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
+from eventcore.config.lint_events import lint_events, used_by_events
 from eventcore.config.lint_mappings import RETENTION_MAX_S
 from eventcore.config.lint_references import check_name
 from eventcore.config.lint_security import lint_security
@@ -57,7 +58,7 @@ HEARTBEATS_PER_SESSION = 3
 def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
     """Add what is wrong with everything but mappings."""
     for name, function in draft.config.functions.items():
-        _lint_function(name, function, findings, folder)
+        _lint_function(name, function, draft, findings, folder)
     for name, queue in draft.config.queues.items():
         _lint_queue(name, queue, draft, findings)
     _lint_circles(draft, findings)
@@ -74,7 +75,7 @@ def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
 # -- functions ---------------------------------------------------------------------------------------------------------
 
 
-def _lint_function(name: str, function: FunctionConfig, findings: Findings, folder: Path) -> None:
+def _lint_function(name: str, function: FunctionConfig, draft: Draft, findings: Findings, folder: Path) -> None:
     path: KeyPath = ("functions", name)
     if not _HANDLER.fullmatch(function.handler):
         shown = function.shown("handler")
@@ -87,6 +88,7 @@ def _lint_function(name: str, function: FunctionConfig, findings: Findings, fold
         message = f"there is no folder `{function.shown('code')}` beside the pipeline file"
         findings.add("EC123", (*path, "code"), message, "write a folder, relative to the pipeline file")
     _lint_inert(path, function, findings)
+    lint_events(name, function, draft, findings)
     for variable, value in function.environment.items():
         _lint_variable((*path, "environment", variable), variable, value, findings)
 
@@ -288,6 +290,8 @@ def _used(draft: Draft) -> set[tuple[str, str]]:
                 continue
             if reference is not None and reference.kind in TABLE_OF_KIND:
                 used.add((TABLE_OF_KIND[reference.kind], reference.name))
+    for function in draft.config.functions.values():
+        used |= used_by_events(function)
     for queue in draft.config.queues.values():
         if queue.redrive_policy is not None:
             used.add(("queues", queue.redrive_policy.dead_letter_queue))

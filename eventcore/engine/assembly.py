@@ -33,7 +33,7 @@ from eventcore.engine.router import Router
 from eventcore.engine.settler import Settler, SettlerContext
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.stream_mapping import StreamMapping
-from eventcore.errors import HandlerError
+from eventcore.errors import HandlerError, Throttled
 from eventcore.ids import IdFactory
 from eventcore.model import PAYLOAD_BYTES_MAX
 from eventcore.patterns import FilterCriteria
@@ -76,8 +76,13 @@ async def build_mapping(
 
     Raises:
         InvocationError: the function does not import.
+        Throttled: it may have no invocation at all.
         ConnectorUnavailable: the source's client library is missing.
     """
+    if not function.concurrency:
+        raise Throttled(
+            f"the function {settings.function} may not run: its reserved_concurrent_executions is 0; nothing is taken"
+        )
     form = await function.prepare()
     if settings.source.kind == "queue":
         return _queue_mapping(settings, function, form, reporter, gate, around)

@@ -7,6 +7,7 @@ from typing import Any
 
 from eventcore.config.effective import EffectivePipeline
 from eventcore.config.load import LoadedConfig
+from eventcore.embedded.events import define_event_queue
 from eventcore.errors import ConfigError, Mistake
 from eventcore.ports.runtime import FunctionSpec, Runtime
 from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
@@ -42,7 +43,7 @@ def make_registry(
 ) -> Registry:
     """Return the pipeline's functions, each in its runtime."""
     return Registry(
-        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].concurrency)
+        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].invocations_max)
         for name, spec in function_specs(loaded, targets).items()
     )
 
@@ -70,6 +71,8 @@ async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
             await store.commit([DefineQueue(queue=name, settings=settings)])
         except ValueError as error:
             raise ConfigError([Mistake(path=f"queues.{name}.fifo_queue", message=str(error))]) from error
+    for function in sorted({each.name for each in pipeline.destinations if each.kind == "function"}):
+        await store.commit([define_event_queue(function)])
     for name, stream in stream_settings(pipeline).items():
         try:
             await store.commit([DefineStream(stream=name, settings=stream)])

@@ -9,14 +9,11 @@ from eventcore.clock import Clock
 from eventcore.config.effective import EffectivePipeline
 from eventcore.config.reference import Reference
 from eventcore.embedded.destinations import QueueDestination, StreamDestination
-from eventcore.engine.invoker import FunctionDestination
+from eventcore.embedded.events import event_queue
 from eventcore.errors import ConnectorUnavailable
 from eventcore.ids import IdFactory
 from eventcore.ports.connectors import Connector, ConnectorContext
 from eventcore.ports.destinations import Destination, TransactionalDestination
-from eventcore.ports.recorder import Recorder
-from eventcore.ports.store import Store
-from eventcore.registry import Registry
 
 
 def load_connector(kind: str) -> Connector:
@@ -41,7 +38,7 @@ def find_connectors(pipeline: EffectivePipeline, given: Mapping[str, Connector])
         ConnectorUnavailable: nothing installed provides one of them.
     """
     kinds = {mapping.source.kind for mapping in pipeline.mappings.values()}
-    kinds |= {reference.kind for mapping in pipeline.mappings.values() for reference in mapping.destinations}
+    kinds |= {reference.kind for reference in pipeline.destinations}
     outside = kinds - {"queue", "stream", "function"}
     return {kind: given[kind] if kind in given else load_connector(kind) for kind in sorted(outside)}
 
@@ -57,14 +54,17 @@ def transactional_destinations(
         f"stream:{name}": StreamDestination(name, shards=stream.shards, clock=clock)
         for name, stream in pipeline.streams.items()
     }
-    return queues | streams
+    functions: dict[str, TransactionalDestination] = {
+        f"function:{name}": QueueDestination(event_queue(name), clock=clock, ids=ids) for name in pipeline.functions
+    }
+    return queues | streams | functions
 
 
 def outside_references(
     pipeline: EffectivePipeline, transactional: Mapping[str, TransactionalDestination]
 ) -> list[Reference]:
     """Return the destinations of a pipeline that the outbox serves."""
-    wanted = {str(reference): reference for mapping in pipeline.mappings.values() for reference in mapping.destinations}
+    wanted = {str(reference): reference for reference in pipeline.destinations}
     return [reference for text, reference in sorted(wanted.items()) if text not in transactional]
 
 
@@ -72,15 +72,8 @@ def open_destination(
     reference: Reference,
     connections: Mapping[tuple[str, str], Any],
     connectors: Mapping[str, Connector],
-    registry: Registry,
-    store: Store,
-    recorder: Recorder,
     context: ConnectorContext,
 ) -> Destination:
     """Return a destination outside the store; it connects when it is first needed."""
-    if reference.kind == "function":
-        function = registry.get(reference.name)
-        assert function is not None, "the checks of the pipeline file find missing functions"
-        return FunctionDestination(str(reference), function, store, recorder, context.clock, context.ids)
     connection = connections.get((reference.kind, reference.name))
     return connectors[reference.kind].open_destination(reference, connection, context)

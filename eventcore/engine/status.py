@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from eventcore.model import DiscardReason
 from eventcore.telemetry.counters import CountersSnapshot
 
 
@@ -87,6 +88,20 @@ class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str
 
 
+class FunctionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What one function did with the events that wait for it, since the engine began."""
+
+    function: str
+    running: int  #: events in hand: being invoked, or waiting for room
+    invoked: int = 0
+    delivered: int = 0
+    retried: int = 0  #: put back after the function failed
+    throttled: int = 0  #: tries that found no room
+    discarded: Mapping[DiscardReason, int] = {}
+    untold: int = 0  #: of the discarded ones, those that no destination was told of
+    problem: str = ""  #: why events can't be taken now
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A whole engine."""
 
@@ -96,3 +111,4 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     is_draining: bool
     mappings: Sequence[MappingStatus]
     destinations: Sequence[DestinationStatus] = ()
+    functions: Sequence[FunctionStatus] = ()  #: those that had events

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from eventcore.engine.status import DestinationStatus, MappingStatus, ParkedRedriven
+from eventcore.engine.status import DestinationStatus, FunctionStatus, MappingStatus, ParkedRedriven
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.ranges import Extent, ReadRange
@@ -96,6 +96,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     mappings: Sequence[MappingStatus] = ()
     destinations: Sequence[DestinationStatus] = ()
     queues: Sequence[QueueDepth] = ()
+    functions: Sequence[FunctionStatus] = ()  #: those that had events
 
 
 class GetStatus(Request[StatusReport], frozen=True, kw_only=True):
@@ -155,6 +156,24 @@ class Invoke(Request[Invoked], frozen=True, kw_only=True):
     function: str
     event: msgspec.Raw  #: JSON
     batch: Batch | None = None  #: the same as records, for a handler that takes those; None: one record, the event
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that waits for its function."""
+
+    function: str
+    request_id: str  #: of every try
+    is_served: bool  #: an engine runs, and invokes the function; else the event waits for one
+
+
+class InvokeAsync(Request[Accepted], frozen=True, kw_only=True):
+    """Let an event wait for a function; answered once that is durable, whether an engine runs or not."""
+
+    PATH = "invoke/async"
+    RESULT = Accepted
+
+    function: str
+    event: msgspec.Raw  #: JSON, at most 1 MiB
 
 
 # -- queues ------------------------------------------------------------------------------------------------------------
@@ -497,6 +516,7 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         GetStatus,
         Send,
         Invoke,
+        InvokeAsync,
         ListQueues,
         PeekQueue,
         PlanRedrive,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -12,14 +12,16 @@ import msgspec
 from eventcore.app import open_runtimes
 from eventcore.clock import Clock
 from eventcore.config.load import LoadedConfig
+from eventcore.embedded.events import accept_event
 from eventcore.engine.definitions import make_registry
 from eventcore.engine.invoker import invoke_once
 from eventcore.errors import CommandError
-from eventcore.http.contract import Invoke, Invoked
+from eventcore.http.contract import Invoke, InvokeAsync, Invoked
 from eventcore.http.targets import name_known
 from eventcore.ids import IdFactory
 from eventcore.model import Invocation, Outcome, OutcomeKind
 from eventcore.ports.runtime import LogLine
+from eventcore.ports.store import Store
 from eventcore.registry import Registry
 from eventcore.telemetry.fanout import FanOut
 
@@ -51,8 +53,7 @@ class FunctionRunner:
         """
         found = self._registry.get(function)
         if found is None:
-            hint = name_known(function, [entry.spec.name for entry in self._registry])
-            raise CommandError(f"there is no function `{function}` in this pipeline", hint=hint)
+            raise _unknown(function, [entry.spec.name for entry in self._registry])
         lines: list[LogLine] = []
 
         def keep(line: LogLine) -> None:
@@ -138,6 +139,23 @@ async def invoke(runner: RunFunction, request: Invoke, ids: IdFactory) -> Invoke
     batch = request.batch and msgspec.structs.replace(request.batch, request_id=request_id)
     invocation = Invocation(request_id=request_id, build_event=lambda: event, batch=batch)
     return await runner.run(request.function, invocation)
+
+
+async def accept(request: InvokeAsync, known: Collection[str], store: Store, *, clock: Clock, ids: IdFactory) -> str:
+    """Let an event wait for one of the known functions, and return its request id once that is durable.
+
+    Raises:
+        CommandError: there is no such function, or the event is too long.
+        StoreUnavailable: nothing was accepted.
+    """
+    if request.function not in known:
+        raise _unknown(request.function, known)
+    return await accept_event(store, request.function, bytes(request.event), clock=clock, ids=ids)
+
+
+def _unknown(function: str, known: Collection[str]) -> CommandError:
+    hint = name_known(function, list(known))
+    return CommandError(f"there is no function `{function}` in this pipeline", hint=hint)
 
 
 def _response(outcome: Outcome) -> msgspec.Raw:

@@ -21,12 +21,14 @@ from eventcore.errors import CommandError
 from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
     PARKED_REDRIVE_STEP,
+    Accepted,
     DropFailures,
     FindPositions,
     GetExtents,
     GetMappingLog,
     GetStatus,
     Invoke,
+    InvokeAsync,
     Invoked,
     ListFailures,
     ListQueues,
@@ -49,7 +51,7 @@ from eventcore.http.contract import (
     StatusReport,
 )
 from eventcore.http.failures import FailureOperations
-from eventcore.http.functions import RunFunction, invoke
+from eventcore.http.functions import RunFunction, accept, invoke
 from eventcore.http.mappings import MappingOperations
 from eventcore.http.queues import QueueOperations
 from eventcore.http.ranges import RangeOperations
@@ -57,7 +59,7 @@ from eventcore.http.sending import LoadConnector, send
 from eventcore.http.status import report_running, report_stopped
 from eventcore.ids import IdFactory
 from eventcore.ports.store import QueueDepth, Store
-from eventcore.telemetry.events import RecordsSent
+from eventcore.telemetry.events import EventAccepted, RecordsSent
 
 Perform = Callable[[Any], Awaitable[Any]]
 
@@ -123,11 +125,19 @@ class Operations:
                 return await report_running(self._engine)
             return await report_stopped(resolve(self._loaded), store, self._clock)
 
+        async def invoke_async(request: InvokeAsync) -> Accepted:
+            known = self._loaded.config.functions
+            request_id = await accept(request, known, store, clock=self._clock, ids=self._ids)
+            if self._engine is not None:
+                self._engine.events.emit(EventAccepted(function=request.function, request_id=request_id))
+            return Accepted(function=request.function, request_id=request_id, is_served=self._engine is not None)
+
         async def list_queues(_: ListQueues) -> Sequence[QueueDepth]:
             return await store.queue_depths()
 
         return {
             GetStatus: status,
+            InvokeAsync: invoke_async,
             ListQueues: list_queues,
             GetExtents: ranges.extents,
             FindPositions: ranges.find,

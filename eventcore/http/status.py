@@ -29,6 +29,7 @@ async def report_running(engine: Engine) -> StatusReport:
         mappings=status.mappings,
         destinations=status.destinations,
         queues=await engine.store.queue_depths(),
+        functions=status.functions,
     )
 
 

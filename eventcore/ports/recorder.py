@@ -31,13 +31,14 @@ class FailedBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event, not a batch, that a function failed for good."""
+    """An event that waited for its function, and was given up."""
 
-    key: str  #: what makes it one event, however often it is handed over
+    request_id: str
     function: str
     event: bytes  #: JSON
+    reason: str  #: a `DiscardReason`
     attempts: int
-    outcome: Outcome
+    outcome: Outcome | None  #: of the last try; None when it was given up without one
     now_ms: int
 
 
@@ -58,8 +59,8 @@ class Recorder(Protocol):
         """Return the id of, and the writes that keep, a range of records that its source dropped unread."""
         ...
 
-    def keep_event(self, failed: FailedEvent) -> Sequence[Operation]:
-        """Return the writes that keep an event that a function destination failed for good."""
+    def keep_event(self, failed: FailedEvent) -> tuple[str, Sequence[Operation]]:
+        """Return the id of, and the writes that keep, an event that was given up."""
         ...
 
     def message_failure_id(self, mapping: str, source: str, message_id: str) -> str:

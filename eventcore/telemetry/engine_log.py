@@ -18,6 +18,8 @@ from eventcore.telemetry.events import (
     BatchBisected,
     BatchRetried,
     EngineEvent,
+    EventDiscarded,
+    EventRetried,
     MappingControlled,
     MappingStateChanged,
     OutboxBlocked,
@@ -39,6 +41,8 @@ _LEVELS: dict[type[EngineEvent], int] = {
     BatchBisected: logging.WARNING,
     RecordsDiscarded: logging.ERROR,
     RecordsLost: logging.ERROR,
+    EventRetried: logging.WARNING,
+    EventDiscarded: logging.ERROR,
     OutboxBlocked: logging.WARNING,
     RecordsParked: logging.WARNING,
     WindowRetried: logging.WARNING,
@@ -84,6 +88,6 @@ def facts(event: EngineEvent) -> dict[str, object]:
             # What went wrong first; the traceback before it on lines of its own.
             named[of_field("why")] = last_line(value)
             named[TRACEBACK] = value
-        elif value not in ("", None):
+        elif value not in ("", None, ()):
             named[of_field(field.name)] = value.value if isinstance(value, Enum) else value
     return named

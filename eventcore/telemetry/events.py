@@ -245,6 +245,60 @@ class ShardReleased(EngineEvent, frozen=True, kw_only=True):
     why: str
 
 
+class EventAccepted(EngineEvent, frozen=True, kw_only=True):
+    """An event for a function is durable, and waits for it; told of those that the engine itself has accepted."""
+
+    NAME: ClassVar[str] = "event.accepted"
+    function: str
+    request_id: str
+
+
+class EventInvoked(EngineEvent, frozen=True, kw_only=True):
+    """A function is about to be invoked with an event that waited for it."""
+
+    NAME: ClassVar[str] = "event.invoked"
+    function: str
+    request_id: str
+    attempt: int  #: from 1
+
+
+class EventDelivered(EngineEvent, frozen=True, kw_only=True):
+    """A function has taken an event that waited for it, and that is durable."""
+
+    NAME: ClassVar[str] = "event.delivered"
+    function: str
+    request_id: str
+    attempt: int
+    destination: str = ""  #: reference of what was told; empty without one
+
+
+class EventRetried(EngineEvent, frozen=True, kw_only=True):
+    """An event waits for another try: its function failed, had no room, or was ended by a stop."""
+
+    NAME: ClassVar[str] = "event.retried"
+    function: str
+    request_id: str
+    attempt: int  #: invocations that have failed
+    delay_ms: int
+    error: str  #: see `fault_text`; empty after a stop
+    location: str = ""
+    is_throttled: bool = False  #: the function did not run
+
+
+class EventDiscarded(EngineEvent, frozen=True, kw_only=True):
+    """An event was given up, and that is durable."""
+
+    NAME: ClassVar[str] = "event.discarded"
+    function: str
+    request_id: str
+    reason: DiscardReason
+    attempt: int  #: invocations that have failed
+    failure_id: str
+    destinations: tuple[str, ...] = ()  #: references of what was told; none: it is counted and kept, and told to nobody
+    error: str = ""
+    location: str = ""
+
+
 class OutboxBlocked(EngineEvent, frozen=True, kw_only=True):
     """A destination outside takes nothing: rows wait for it, and at the bound the mapping stops pulling."""
 

@@ -34,6 +34,7 @@ from eventcore.clock import Clock, LoopClock
 from eventcore.config.pipeline import Pipeline
 from eventcore.config.reference import parse_reference
 from eventcore.config.structs import PipelineConfig
+from eventcore.embedded.events import event_queue
 from eventcore.embedded.queue import send_messages
 from eventcore.embedded.stream import append_records
 from eventcore.engine.status import EngineStatus, MappingState
@@ -95,6 +96,7 @@ class Harness:
             for mapping in config.mappings.values()
             if mapping.source.startswith("queue:")
         }
+        self._queues |= {event_queue(function) for function in config.functions}
         self._start_s = anyio.current_time()
 
     # -- doing ---------------------------------------------------------------------------------------------------------
@@ -144,6 +146,15 @@ class Harness:
         if target.kind in self._connectors:
             return list(await self._connectors[target.kind].send(target, None, records))
         raise ProgrammingError(f"the harness sends to queues and streams of the store, not to `{reference}`")
+
+    async def invoke_async(self, function: str, event: Any = None) -> str:
+        """Let an event wait for a function, as `eventcore invoke --async` does; return its request id.
+
+        Args:
+            function: its name.
+            event: bytes and text as they are, anything else as JSON; `{}` for None.
+        """
+        return await self.engine.invoke_async(function, _body({} if event is None else event))
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass."""

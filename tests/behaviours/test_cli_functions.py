@@ -61,6 +61,37 @@ def test_the_response_is_data_and_the_logs_are_not(tmp_path: Path, has_engine: b
     assert "restart it" not in done.stderr
 
 
+def test_an_event_waits_for_an_engine_and_is_visible_meanwhile(tmp_path: Path) -> None:
+    """§2: accepted at once, durable before the answer; the queue is one like any other."""
+    folder = write_pipeline(tmp_path, INVOKED)
+    done = run("invoke", "work", '{"Records": [1]}', "--async", cwd=folder)
+    request_id = done.stdout.strip()
+    assert (done.returncode, len(request_id)) == (0, 36)
+    assert "queue:events.work" in done.stderr
+    (message,) = ask("queue", "peek", "events.work", cwd=folder)
+    assert (message["id"], message["body"], message["state"]) == (request_id, '{"Records": [1]}', "visible")
+    with running("dev", cwd=folder) as engine:
+        engine.wait_line(f"event {request_id} delivered")
+        second = ask("invoke", "work", '{"fail": true}', "--async", cwd=folder)
+        assert second["is_served"]
+        engine.wait_line(f"event {second['request_id']}", "RuntimeError: as asked", "attempt 1 failed; again in 1 min")
+        (status,) = ask("status", cwd=folder)["functions"]
+        assert (status["delivered"], status["retried"]) == (1, 1)
+        (message,) = ask("queue", "peek", "events.work", cwd=folder)
+        assert (message["id"], message["state"]) == (second["request_id"], "delayed")
+        assert "DELIVERED" in run("status", cwd=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("nobody", "{}"), "there is no function `nobody`"), (("work", "{"), "EVENT is not JSON")],
+)
+def test_an_event_that_can_not_wait_is_refused_at_once(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = run("invoke", *arguments, "--async", cwd=write_pipeline(tmp_path, INVOKED))
+    assert done.returncode
+    assert said in done.stderr
+
+
 def test_an_event_can_be_typed(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path, INVOKED)
     assert run("invoke", "work", '{"Records": [1]}', cwd=folder).stdout == '{"records": 1}\n'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -144,52 +143,6 @@ def test_rows_of_a_destination_that_left_the_pipeline_are_shown() -> None:
     run_virtual(run)
 
 
-# -- destinations that are functions -----------------------------------------------------------------------------------
-
-
-def test_a_row_behind_one_that_was_taken_is_tried_again_alone() -> None:
-    """§2: two retries of the event that failed; the one that was handed over with it is not invoked again."""
-    calls: Counter[str] = Counter()
-
-    async def sink(event: dict[str, Any], context: Any) -> None:
-        start = _start(event)
-        calls[start] += 1
-        await anyio.sleep(1)  # the next two rows wait meanwhile, and are handed over together
-        if list(calls).index(start) == 2:
-            raise ValueError("the third")
-
-    async def scenario(harness: Harness) -> None:
-        await harness.advance(3600)
-        assert await _rows(harness) == 0
-        (failure,) = [failure for failure in await harness.failures() if failure.function == "sink"]
-        assert failure.attempts == 3
-
-    stream = ScriptedStream({"orders-0": [record(0), record(1), record(2)]}, is_settle_durable=True)
-    play_scripted(scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1), scenario, stream)
-    assert list(calls.values()) == [1, 1, 3]
-
-
-def test_an_event_that_a_function_fails_does_not_hold_other_lanes() -> None:
-    """Its retries come after one and two minutes (§2); another shard's result is handed over within seconds."""
-    shards: list[tuple[float, str]] = []
-
-    async def sink(event: dict[str, Any], context: Any) -> None:
-        shard = event["KinesisBatchInfo"]["shardId"]
-        shards.append((anyio.current_time(), shard))
-        if shard == shards[0][1]:
-            raise ValueError("the lane that came first")
-
-    async def scenario(harness: Harness) -> None:
-        await harness.advance(600)
-
-    play_scripted(scripted_app(_fail, sink=sink, maximum_retry_attempts=0), scenario, _two_shards())
-    first = shards[0][1]
-    others = [at_s for at_s, shard in shards if shard != first]
-    assert len(others) == 1
-    assert others[0] < 5
-    assert len(shards) == 4
-
-
 # -- a store that is away or slow --------------------------------------------------------------------------------------
 
 
@@ -226,12 +179,11 @@ def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
     taken: list[str] = []
     too_early: list[Settled] = []
 
-    async def sink(event: dict[str, Any], context: Any) -> None:
-        if context.aws_request_id not in tries:
-            tries.append(context.aws_request_id)
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        tries.append(rows[0].key)
         if len(tries) == 1:
-            raise ValueError("away at first")
-        taken.append(_start(event))
+            raise DestinationUnavailable("away at first", retry_after_s=60.0)
+        taken.extend(row.key for row in rows)
 
     async def watch(settled: Settled) -> None:
         if settled.checkpoint > len(set(taken)):
@@ -251,8 +203,7 @@ def test_a_commit_that_answers_too_late_leaves_no_lane_waiting() -> None:
     tries: list[str] = []
     stream = ScriptedStream({"orders-0": [record(0), record(1)]})
     stream.on_settle = watch
-    app = scripted_app(_fail, sink=sink, maximum_retry_attempts=0, batch_size=1)
-    play_scripted(app, scenario, stream, commit=commit)
+    play_scripted(_http_app(), scenario, stream, ScriptedDestination(take), commit=commit)
     assert late
     assert too_early == []
     assert len(taken) == 2

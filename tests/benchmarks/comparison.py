@@ -49,6 +49,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     sends: int = 100_000
     raw_sends: int = 10_000
     messages: int = 50_000
+    traced_messages: int = 200_000  #: with tracing off, and taken out
     waiting: int = 1_000_000  #: messages behind those
     calls: int = 4_000
     many_calls: int = 20_000
@@ -69,6 +70,7 @@ SMOKE = Scale(
     sends=2_000,
     raw_sends=200,
     messages=1_000,
+    traced_messages=4_000,
     waiting=2_000,
     calls=20,
     many_calls=400,

@@ -128,7 +128,16 @@ def peak_mb(*, is_begun_anew: bool = False) -> float:
 class Meter:
     """Wall and processor time from the first record on, and the peak of memory up to each of `MEMORY_MARKS`."""
 
-    def __init__(self) -> None:
+    def __init__(self, slice_count: int = 0) -> None:
+        """Measure nothing yet.
+
+        Args:
+            slice_count: take the processor's time of so many records at a time, too, and give the median of those: what
+                disturbs the machine for a moment is then not in it. 0: don't.
+        """
+        self._slice_count = slice_count
+        self._slices: list[float] = []  #: the processor's microseconds a record, of each
+        self._sliced = 0, 0.0  #: records, and the processor's seconds, where the last ended
         self._count = 0
         self._wall_s = self._cpu_s = 0.0
         self._peaks: Figures = {}
@@ -142,6 +151,9 @@ class Meter:
     @count.setter
     def count(self, count: int) -> None:
         self._count = count
+        if self._slice_count and count >= self._sliced[0] + self._slice_count:
+            before, self._sliced = self._sliced, (count, time.process_time())
+            self._slices.append((self._sliced[1] - before[1]) / (count - before[0]) * 1e6)
         while self._marks and count >= self._marks[0]:
             self._peaks[f"peak_mb_{self._marks.pop(0)}"] = peak_mb()
 
@@ -150,11 +162,14 @@ class Meter:
         if not self._wall_s:
             peak_mb(is_begun_anew=True)
             self._cpu_s, self._wall_s = cpu_s(), time.perf_counter()
+            self._sliced = 0, time.process_time()
 
     def figures(self) -> Figures:
         """Return records a second, the processor's microseconds a record, and what memory peaked at."""
         wall_s, used_s = time.perf_counter() - self._wall_s, cpu_s() - self._cpu_s
         times = {"per_s": self.count / wall_s, "cpu_us": used_s / self.count * 1e6, "count": self.count}
+        if self._slices:
+            times["cpu_us_slice"] = statistics.median(self._slices)
         return times | self._peaks
 
 

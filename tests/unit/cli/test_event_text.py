@@ -72,6 +72,33 @@ LINES: list[tuple[EngineEvent, str]] = [
         told.InvocationFinished(mapping="", function="f", request_id="r", duration_ms=1.0, fault=FAULT),
         "f failed: ValueError: bad",
     ),
+    (told.EventAccepted(function="f", request_id="r"), "f  event r accepted"),
+    (told.EventInvoked(function="f", request_id="r", attempt=1), "f  event r invokes"),
+    (told.EventInvoked(function="f", request_id="r", attempt=2), "f  event r invokes, attempt 2"),
+    (
+        told.EventDelivered(function="f", request_id="r", attempt=1, destination="queue:done"),
+        "f  event r delivered, told to queue:done",
+    ),
+    (
+        told.EventRetried(function="f", request_id="r", attempt=1, delay_ms=60_000, error="E: x", location="a.py:1"),
+        "f  event r E: x (a.py:1), attempt 1 failed; again in 1 min",
+    ),
+    (
+        told.EventRetried(function="f", request_id="r", attempt=0, delay_ms=0, error=""),
+        "ended by a stop; again at once",
+    ),
+    (
+        told.EventDiscarded(
+            function="f",
+            request_id="r",
+            reason=DiscardReason.RETRIES_EXHAUSTED,
+            attempt=3,
+            failure_id="f-1",
+            destinations=("queue:dead", "queue:failed"),
+            error="E: x",
+        ),
+        "f  event r discarded to queue:dead, queue:failed: RetriesExhausted after E: x, kept as failure f-1",
+    ),
     (told.BatchSettled(mapping="m", shard="", first=3, last=3, count=1), "m  [3] settled: 1 record"),
     (
         told.BatchRetried(

@@ -118,14 +118,14 @@ def test_each_template_in_python_gives_equal_structs(write, tmp_path, name):
 
 
 def readme_pairs():
-    """Every example in Python with the one in TOML that stands before it, from every README."""
+    """Every pipeline in Python with the one in TOML that stands before it, from every README; a test is no pipeline."""
     readmes = [ROOT / "README.md", *ROOT.glob("eventcore/**/README.md"), *ROOT.glob("functions/**/README.md")]
     for readme in readmes:
         toml = None
         for kind, text in re.findall(r"^```(toml|python)\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL):
             if kind == "toml":
                 toml = text
-            elif "eventcore.App()" in text and "app.mapping(" in text:
+            elif "\napp = eventcore.App()" in f"\n{text}" and "app.mapping(" in text:
                 yield pytest.param(toml, text, id=str(readme.relative_to(ROOT)))
 
 

@@ -1,0 +1,47 @@
+"""Checks of what becomes of events that wait for a function. Source: Lambda semantics §2."""
+
+from __future__ import annotations
+
+from eventcore.config.convert import Draft
+from eventcore.config.findings import Findings
+from eventcore.config.lint_references import check_name, read_reference
+from eventcore.config.provenance import KeyPath
+from eventcore.config.reference import DESTINATION_KINDS, TABLE_OF_KIND, BadReference, parse_reference
+from eventcore.config.structs import FunctionConfig
+
+#: Settings that hold the reference of a destination.
+DESTINATIONS = ("on_success", "on_failure")
+
+
+def lint_events(name: str, function: FunctionConfig, draft: Draft, findings: Findings) -> None:
+    """Add what is wrong with a function's destinations, and with what limits its invocations."""
+    path: KeyPath = ("functions", name)
+    for setting in DESTINATIONS:
+        if getattr(function, setting) is None:
+            continue
+        reference = read_reference(draft, findings, function, (*path, setting), DESTINATION_KINDS)
+        if reference is not None and reference.kind == "function" and reference.name == name:
+            message = "You can't specify the function as a destination for itself."
+            findings.add("EC115", (*path, setting), message, "write another destination")
+    if function.dead_letter_queue is not None:
+        check_name(draft, findings, function, (*path, "dead_letter_queue"), "queues")
+    reserved: KeyPath = (*path, "reserved_concurrent_executions")
+    if function.reserved_concurrent_executions is not None and findings.provenance.is_written((*path, "concurrency")):
+        message = "both name the same limit: concurrency has no effect beside reserved_concurrent_executions"
+        findings.add("EC118", (*path, "concurrency"), message, "take out one of the two", depends_on=(reserved,))
+
+
+def used_by_events(function: FunctionConfig) -> set[tuple[str, str]]:
+    """Return what a function's destinations use: table and name."""
+    used: set[tuple[str, str]] = set()
+    for setting in DESTINATIONS:
+        text = getattr(function, setting)
+        try:
+            reference = parse_reference(text) if text is not None else None
+        except BadReference:
+            continue
+        if reference is not None and reference.kind in TABLE_OF_KIND:
+            used.add((TABLE_OF_KIND[reference.kind], reference.name))
+    if function.dead_letter_queue is not None:
+        used.add(("queues", function.dead_letter_queue))
+    return used
