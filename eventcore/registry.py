@@ -12,10 +12,12 @@ from eventcore.ports.runtime import FunctionSpec, HandlerForm, Runtime
 class Function:
     """A function ready to be invoked."""
 
-    def __init__(self, spec: FunctionSpec, runtime: Runtime, *, concurrency: int) -> None:
+    def __init__(self, spec: FunctionSpec, runtime: Runtime, *, concurrency: int, stops_loops: bool = True) -> None:
         self.spec = spec
         self.runtime = runtime
         self.concurrency = concurrency
+        #: What came through it too often in one chain is given up (Lambda semantics §2.3).
+        self.stops_loops = stops_loops
         #: One slot an invocation, shared by every mapping of the function (Lambda semantics §7.8).
         self.slots = anyio.Semaphore(concurrency, max_value=concurrency, fast_acquire=True)
         self.form: HandlerForm | None = None

@@ -69,7 +69,6 @@ class EffectiveEvents(msgspec.Struct, frozen=True, kw_only=True):
     on_success: Reference | None
     on_failure: Reference | None
     dead_letter_queue: Reference | None
-    stops_loops: bool  #: what came through the function too often in one chain is given up
 
     @property
     def destinations(self) -> tuple[Reference, ...]:
@@ -134,7 +133,6 @@ def _resolve_events(function: FunctionConfig) -> EffectiveEvents:
         on_success=None if function.on_success is None else parse_reference(function.on_success),
         on_failure=None if function.on_failure is None else parse_reference(function.on_failure),
         dead_letter_queue=None if queue is None else Reference("queue", queue),
-        stops_loops=function.recursive_loop == "Terminate",
     )
 
 

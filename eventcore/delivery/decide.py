@@ -167,6 +167,29 @@ def decide_before_stream(
     return None
 
 
+def decide_recursive(
+    records: Sequence[Record], parts: Sequence[Part], loops: Sequence[int], *, now_ms: int
+) -> Decision:
+    """Return what happens to a stream's batch in which some records came through their function too often (§2.3).
+
+    They are given up where they lead the batch; else the batch is cut before the first of them.
+
+    Args:
+        records: the batch, not empty.
+        parts: the shard's parts; the first one is this batch.
+        loops: indices of those records, rising, not empty.
+        now_ms: wall time.
+    """
+    rest = parts[1:]
+    first = loops[0]
+    if first == 0:
+        leading = next((count for count, index in enumerate(loops) if index != count), len(loops))
+        return _give_up_head(records, leading, DiscardReason.RECURSION, rest, now_ms)
+    before, behind = Part(last=records[first - 1].position), Part(last=records[-1].position)
+    retry = Run(0, len(records), Verdict(VerdictKind.RETRY, at_ms=now_ms))
+    return Decision((retry,), _state(before, behind, *rest))
+
+
 def decide_skip(records: Sequence[Record], parts: Sequence[Part], count: int, *, now_ms: int) -> Decision:
     """Return what happens when a person skips the first records of the batch that holds up its shard.
 

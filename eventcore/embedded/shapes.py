@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from eventcore.clock import iso_ms
+from eventcore.delivery.lineage import LINEAGE
 from eventcore.embedded.sharding import SHARD_DIGITS
 from eventcore.model import Record
 
@@ -74,6 +75,7 @@ class SqsShape:
     - Headers become message attributes. A header's name may end in a data type of SQS, with or without a label:
       `WeeksOn:Number`, `Price:Number.float`, `Photo:Binary`. Without one it is a String where its value is UTF-8,
       else a Binary. Of headers with one name the last counts: SQS has one value an attribute.
+    - The header `eventcore-lineage` is none: AWS carries the same in the trace header, which no function reads.
     - A body is text in SQS. One that is not UTF-8 is delivered in base64 with the message attribute
       `eventcore-body-encoding` = `base64`, as a sender to SQS would have had to do; native handlers get its bytes.
 
@@ -110,7 +112,9 @@ class SqsShape:
             "messageAttributes": {},
         }
         if headers:
-            entry["messageAttributes"], entry["md5OfMessageAttributes"] = _message_attributes(headers)
+            attributes, digest = _message_attributes(headers)
+            if attributes:
+                entry["messageAttributes"], entry["md5OfMessageAttributes"] = attributes, digest
         entry["md5OfBody"] = hashlib.md5(body, usedforsecurity=False).hexdigest()
         entry["eventSource"] = "aws:sqs"
         entry["eventSourceARN"] = self.arn
@@ -235,6 +239,8 @@ def _message_attributes(headers: Iterable[tuple[str, bytes]]) -> tuple[dict[str,
     attributes: dict[str, Any] = {}
     parts: dict[str, tuple[str, bytes, bytes]] = {}
     for header, value in headers:
+        if header == LINEAGE:
+            continue
         name, data_type = _split_type(header)
         text = None if data_type.startswith("Binary") else _text(value)
         if text is None:

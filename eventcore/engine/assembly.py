@@ -204,6 +204,7 @@ def _results(settings: EffectiveMapping, source: StreamSource) -> Results | None
     assert source.capabilities.takes_results, "the checks of the pipeline file allow results for such sources alone"
     return Results(
         cast("ResultSource", source),
+        function=settings.function,
         topic=settings.results.part if settings.results is not None else "",
         discards_topic=settings.on_failure.part if settings.is_exactly_once else "",
     )

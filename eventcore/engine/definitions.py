@@ -43,7 +43,12 @@ def make_registry(
 ) -> Registry:
     """Return the pipeline's functions, each in its runtime."""
     return Registry(
-        Function(spec, runtimes[spec.runtime], concurrency=loaded.config.functions[name].invocations_max)
+        Function(
+            spec,
+            runtimes[spec.runtime],
+            concurrency=(settings := loaded.config.functions[name]).invocations_max,
+            stops_loops=settings.recursive_loop == "Terminate",
+        )
         for name, spec in function_specs(loaded, targets).items()
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventcore import signals
+from eventcore.delivery.lineage import find_recursive
 from eventcore.delivery.partial import SUCCESS, Report, read_report
 from eventcore.engine.event_value import event_value
 from eventcore.model import Batch, Invocation, Outcome, OutcomeKind, Record
@@ -53,6 +54,10 @@ class Dispatcher:
                 span.fail(outcome.fault)
         await signals.reach("dispatcher.after_invoke")
         return outcome
+
+    def find_loops(self, records: Sequence[Record]) -> Sequence[int]:
+        """Return the indices of the records that came through the function too often in one chain (§2.3), rising."""
+        return find_recursive(records, self.function.spec.name) if self.function.stops_loops else ()
 
     def read(self, batch: Batch, outcome: Outcome) -> Report:
         """Return which records of the batch the outcome names failed (Lambda semantics §3.1)."""

@@ -39,9 +39,9 @@ from eventcore.telemetry.events import EngineEvents
 RECEIVE_WAIT_S = 20.0
 #: An event in hand waits this long for room, seconds: short invocations end within it, and the event goes on at once.
 HAND_WAIT_S = 1
-#: An event is hidden for its function's timeout and this, seconds: an environment's start, the wait for room, the
-#: commit. A killed engine's events show again after it.
-LEASE_MARGIN_S = 60
+#: An event is hidden for its function's timeout and this, seconds: an environment's start (10), the wait for room, the
+#: commit (10). A killed engine's events show again after it.
+LEASE_MARGIN_S = 30
 #: The first pause after a failure of the store, and the longest, seconds.
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 60.0
@@ -162,7 +162,7 @@ class EventWorker:
     async def _try(self, event: WaitingEvent) -> tuple[EventDecision, Outcome | None]:
         context = self._context
         retry = context.settings.retry
-        loops = context.settings.stops_loops and is_recursive(event.lineage, context.name)
+        loops = context.function.stops_loops and is_recursive(event.lineage, context.name)
         decision = decide_before(
             event.state,
             retry,

@@ -18,6 +18,7 @@ from eventcore.delivery.decide import (
     Decision,
     Run,
     decide_before_stream,
+    decide_recursive,
     decide_skip,
     decide_stream,
     find_mark,
@@ -269,6 +270,8 @@ class Lane:
                 return Decision(tuple(runs), ShardState(parts=state.parts[1:]))
             runs.append(Run(covered, len(records), Verdict(VerdictKind.RETRY)))
             return Decision(tuple(runs), ShardState(parts=(Part(last=records[-1].position), *state.parts[1:])))
+        if loops := self._context.dispatcher.find_loops(records):
+            return decide_recursive(records, state.parts, loops, now_ms=self._context.clock.now_ms())
         return decide_before_stream(
             records,
             state.parts,
@@ -391,7 +394,7 @@ class Lane:
             # A mark that outlived its batch would blame it for the death that the next one brings.
             is_urgent = gives_up or bool(state.parts) or self._checkpoint.kept.marked
             if results is not None:
-                await results.write(self._shard, self._checkpoint.epoch, outcome, done, discarded)
+                await results.write(self._shard, self._checkpoint.epoch, outcome, batch.records[:done], discarded)
             await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)
         await self._covered.settle(checkpoint)
         return discarded
@@ -412,7 +415,7 @@ class Lane:
         """Tell a range that the source dropped unread, and go on behind it; return what is left to try."""
         entry = await self._context.settler.discard_lost(lost)
         if self._context.results is not None:
-            await self._context.results.write(self._shard, self._checkpoint.epoch, None, 0, [entry])
+            await self._context.results.write(self._shard, self._checkpoint.epoch, None, (), [entry])
         self._context.reporter.lost(self._shard, entry)
         left = ShardState(parts=tuple(part for part in state.parts if part.last > lost.last))
         await self._checkpoint.write(lost.last + 1, left, is_urgent=True)

@@ -6,7 +6,7 @@ given up (Lambda semantics §3.1 "Outcome rules", trap 9, trap 16).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import anyio
 import anyio.abc
@@ -179,8 +179,18 @@ class QueueMapping:
             received = msgspec.structs.replace(received, records=matching)
             self._intake.pass_by(len(others))
             self._settling.pass_by(others, tasks)
+        if loops := context.dispatcher.find_loops(received.records):
+            received = self._end_loops(received, set(loops), tasks)
         if received.records:
             self._intake.put(received)
+
+    def _end_loops(self, received: Received, loops: Collection[int], tasks: anyio.abc.TaskGroup) -> Received:
+        """Have the messages that go round given up; return the others."""
+        ended = [record for index, record in enumerate(received.records) if index in loops]
+        self._intake.pass_by(len(ended))
+        tasks.start_soon(self._settling.give_up, ended, DiscardReason.RECURSION)
+        left = [record for index, record in enumerate(received.records) if index not in loops]
+        return msgspec.structs.replace(received, records=left)
 
     async def _seal(self, messages: Sequence[str], reason: DiscardReason) -> None:
         """Make the failures of messages that left the queue final; most messages have none."""

@@ -14,11 +14,11 @@ import anyio.abc
 import msgspec
 
 from eventcore import signals
-from eventcore.delivery.decide import Decision, decide_queue
+from eventcore.delivery.decide import Decision, Run, decide_queue
 from eventcore.engine.lease_keeper import Lease
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.settler import SETTLE_GRACE_S
-from eventcore.model import Batch, Outcome, OutcomeKind, Record, VerdictKind
+from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 from eventcore.ports.recorder import FailedBatch
 from eventcore.ports.store import Operation
 from eventcore.telemetry.tracing import NULL_TRACING
@@ -127,6 +127,40 @@ class QueueSettling:
             with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
                 if receipts:
                     await context.source.delete(receipts)
+
+    async def give_up(self, records: Sequence[Record], reason: DiscardReason) -> None:
+        """Give messages up without an invocation, each by itself.
+
+        Raises:
+            StoreUnavailable: what it writes could not be written.
+            SourceUnavailable, SourceClosed: the queue failed.
+        """
+        context = self._context
+        verdict = Verdict(VerdictKind.DISCARD, reason=reason)
+        batch = Batch(
+            mapping=context.mapping,
+            source=context.source_reference,
+            shard="",
+            records=records,
+            request_id=context.ids.new_id(),
+        )
+        decision = Decision(tuple([Run(index, index + 1, verdict) for index in range(len(records))]))
+        is_told = False
+        try:
+            entries = await context.settler.discard(
+                batch, decision, None, invocations=0, first_failure_ms=0, traceparent=""
+            )
+            context.reporter.discarded(batch, entries)
+            is_told = True
+            await signals.reach("settler.before_ack")
+            with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
+                await context.source.delete([record.receipt for record in records])
+            await signals.reach("settler.after_ack")
+        finally:
+            if not is_told:
+                # They come back after their visibility timeout.
+                context.reporter.returned("", len(records), "the mapping failed")
+            self._on_done(len(records))
 
     # -- all others ----------------------------------------------------------------------------------------------------
 

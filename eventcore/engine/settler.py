@@ -23,8 +23,10 @@ import msgspec
 
 from eventcore import signals
 from eventcore.clock import Clock
+from eventcore.config.defaults import ON_FAILURE
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
+from eventcore.delivery.lineage import LINEAGE, hand_on_lineage, lineage_of
 from eventcore.engine.covered import Covered, GivenUp, covered_note, forget_given_up, read_moves
 from eventcore.engine.event_value import event_value, window_name
 from eventcore.engine.failure_record import failure_record, lost_record
@@ -184,7 +186,9 @@ class Settler:
         )
         failure_id = context.recorder.failure_id(failed)
         first, last = _name(part, 0), _name(part, -1)
-        carries_payload = context.on_failure.kind == "kafka"
+        target = self._target(reason)
+        carries_payload = target is not None and target.kind == "kafka"
+        lineage = hand_on_lineage(lineage_of(part.records), context.function)
         dispatch = Dispatch(
             key=self._key(place, first, last, reason),
             payload=failure_record(
@@ -199,7 +203,7 @@ class Settler:
             ),
             lane=self.lane(part.shard),
             record_key=part.records[0].key if len(part) == 1 else None,
-            attributes=hand_on({"eventcore-failure-id": failure_id}, traceparent),
+            attributes=hand_on({"eventcore-failure-id": failure_id, LINEAGE: lineage}, traceparent),
             created_ms=now_ms,
         )
         discarded = Discarded(
@@ -208,15 +212,25 @@ class Settler:
             count=len(part),
             reason=reason,
             failure_id=failure_id,
-            destination=self.destination,
+            destination=str(target) if target is not None else "",
             fault=outcome.fault if outcome is not None else None,
-            dispatch=None if context.hands_over else dispatch,
+            dispatch=None if self._hands_over(target) else dispatch,
         )
-        return discarded, [*context.recorder.keep(failed), *self._hand_over(dispatch)]
+        return discarded, [*context.recorder.keep(failed), *self._hand_over(dispatch, target)]
 
-    def _hand_over(self, dispatch: Dispatch) -> Sequence[Operation]:
-        context = self._context
-        return context.router.operations(context.on_failure, dispatch) if context.hands_over else ()
+    def _target(self, reason: DiscardReason) -> Reference | None:
+        """Return where a discard goes; what ends a loop goes where no part of the loop can be (design §5)."""
+        if reason is not DiscardReason.RECURSION:
+            return self._context.on_failure
+        return ON_FAILURE if self._context.source != str(ON_FAILURE) else None
+
+    def _hands_over(self, target: Reference | None) -> bool:
+        return self._context.hands_over or target is not self._context.on_failure
+
+    def _hand_over(self, dispatch: Dispatch, target: Reference | None) -> Sequence[Operation]:
+        if target is None or not self._hands_over(target):
+            return ()
+        return self._context.router.operations(target, dispatch)
 
     def _key(self, place: str, first: int | str, last: int | str, reason: DiscardReason) -> str:
         return dispatch_key(self._context.mapping, place, str(first), str(last), self.destination, reason.value)
@@ -237,7 +251,7 @@ class Settler:
             attributes={"eventcore-failure-id": failure_id},
             created_ms=now_ms,
         )
-        await self._commit([*operations, *self._hand_over(dispatch)])
+        await self._commit([*operations, *self._hand_over(dispatch, context.on_failure)])
         return Discarded(
             first=first,
             last=last,

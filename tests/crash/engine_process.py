@@ -1,6 +1,6 @@
 """A real engine in a child process, on SQLite, that a test kills: reads a scenario from its arguments.
 
-Run as `python engine_process.py STATE KIND`: KIND is `stream` or `queue`. Invocations and what they saw go to
+Run as `python engine_process.py STATE KIND`: KIND is `stream`, `queue` or `events`. Invocations and what they saw go to
 `STATE/invocations.log`, one JSON line each, written and flushed before the handler returns.
 """
 
@@ -17,9 +17,17 @@ import anyio
 
 import eventcore
 from eventcore.app import RunOptions, run_pipeline
+from eventcore.engine import event_worker
 from eventcore.engine.status import MappingState
 
 POISON = 3
+#: What becomes of events that wait for the function.
+EVENTS: dict[str, Any] = {
+    "maximum_retry_attempts": 0,
+    "on_success": "queue:done",
+    "on_failure": "queue:failed",
+    "dead_letter_queue": "failed",
+}
 #: Long enough that what is sent at one moment is nearly always in one window.
 WINDOW_S = 900
 
@@ -30,7 +38,7 @@ def build(kind: str, state: Path) -> eventcore.App:
     async def work(event: dict[str, Any], context: Any) -> None:
         bodies = [
             int(base64.b64decode(record["kinesis"]["data"])) if "kinesis" in record else int(record["body"])
-            for record in event["Records"]
+            for record in ([{"body": event}] if kind == "events" else event["Records"])
         ]
         with (state / "invocations.log").open("a") as log:
             log.write(json.dumps({"bodies": bodies, "pid": os.getpid()}) + "\n")
@@ -51,9 +59,14 @@ def build(kind: str, state: Path) -> eventcore.App:
         return {"state": {"bodies": [*known, *bodies]}}
 
     app = eventcore.App(folder=state)
-    app.function("work", runtime="inline", timeout=1)(add_up if kind == "stream-windows" else work)
+    settings = EVENTS if kind == "events" else {}
+    app.function("work", runtime="inline", timeout=1, **settings)(add_up if kind == "stream-windows" else work)
     app.queue("failed")
-    if kind.startswith("stream"):
+    if kind == "events":
+        app.queue("done")
+        # Else what a killed engine had in hand would show again after half a minute.
+        event_worker.LEASE_MARGIN_S = 1
+    elif kind.startswith("stream"):
         app.stream("orders", shards=4 if kind == "stream-neighbours" else 1)
         app.http("sink", url=os.environ.get("SINK_URL", "http://127.0.0.1:9/"))
         app.mapping(
@@ -90,8 +103,8 @@ async def is_done(engine: Any) -> bool:
     if any(destination.rows for destination in status.destinations):
         return False
     depths = {depth.queue: depth for depth in await engine.store.queue_depths()}
-    orders = depths.get("orders")
-    return orders is None or not (orders.visible or orders.hidden or orders.delayed)
+    waiting = [depths[name] for name in ("orders", "events.work") if name in depths]
+    return not any(depth.visible or depth.hidden or depth.delayed for depth in waiting)
 
 
 async def main(state: Path, kind: str) -> None:

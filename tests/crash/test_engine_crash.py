@@ -21,6 +21,7 @@ import anyio
 import pytest
 
 from eventcore.clock import SystemClock
+from eventcore.embedded.events import accept_event
 from eventcore.embedded.queue import send_messages
 from eventcore.embedded.stream import append_records
 from eventcore.ids import SystemIds
@@ -54,6 +55,9 @@ async def _send(state: Path, kind: str) -> None:
         if kind.startswith("stream"):
             await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=4 if is_spread else 1))])
             await append_records(store, "orders", records, clock=SystemClock(), ids=SystemIds())
+        elif kind == "events":
+            for record in records:
+                await accept_event(store, "work", record.body, clock=SystemClock(), ids=SystemIds())
         else:
             await store.commit([DefineQueue(queue="orders", settings=QueueSettings(visibility_timeout=1))])
             await send_messages(store, "orders", records, clock=SystemClock(), ids=SystemIds())
@@ -74,9 +78,13 @@ def _seen(state: Path) -> Counter[int]:
     return Counter(body for line in lines for body in json.loads(line)["bodies"])
 
 
-async def _failed(state: Path) -> list[dict[str, Any]]:
+async def _messages(state: Path, queue: str) -> list[dict[str, Any]]:
     async with _store(state) as store:
-        return [json.loads(message.body) for message in await store.peek("failed", count_max=100)]
+        return [json.loads(message.body) for message in await store.peek(queue, count_max=100)]
+
+
+async def _failed(state: Path) -> list[dict[str, Any]]:
+    return await _messages(state, "failed")
 
 
 # The k-th pass of each point: early ones hit the first batches, later ones the bisect and the discard.
@@ -221,3 +229,29 @@ async def test_neighbours_of_a_record_that_kills_engines_are_not_given_up_with_i
     assert [record["requestContext"]["condition"] for record in records] == ["EngineCrash"]
     assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
     assert set(_seen(state)) == set(range(1, COUNT + 1))
+
+
+# -- events that wait for a function (the table in `engine/event_settling.py`) -----------------------------------------
+
+EVENT_POINTS = [
+    (point, k)
+    for point in ("dispatcher.before_invoke", "dispatcher.after_invoke", "events.before_store", "events.after_store")
+    for k in (1, 3, 5)
+]
+
+
+@pytest.mark.parametrize(("point", "times"), EVENT_POINTS)
+async def test_an_event_is_lost_nowhere_and_told_once(tmp_path: Path, point: str, times: int) -> None:
+    """It leaves its queue in the commit that writes its records: both are there, or neither."""
+    state = tmp_path / "state"
+    await _send(state, "events")
+    assert _engine(state, "events", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, "events") == 0
+    assert set(_seen(state)) == set(range(1, COUNT + 1))
+    told = await _messages(state, "done")
+    assert sorted(record["requestPayload"] for record in told) == [n for n in range(1, COUNT + 1) if n != POISON]
+    dead, failed = sorted(await _messages(state, "failed"), key=str)
+    assert dead == POISON
+    assert failed["requestPayload"] == POISON
+    assert failed["requestContext"]["condition"] == "RetriesExhausted"
+    assert await _messages(state, "events.work") == []
