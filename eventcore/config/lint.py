@@ -48,7 +48,7 @@ CODES: Mapping[str, str] = {
     "EC130": "a filter whose pattern can't be used",
     "EC131": "a FIFO queue and a standard queue, one the dead-letter queue of the other",
     "EC132": "a mapping of a FIFO queue with a larger batch than 10, or with a batching window",
-    "EC133": "a mapping discards or parks into a FIFO queue",
+    "EC133": "a mapping or a function discards or parks into a FIFO queue",
     "EC140": "tumbling windows where they can't be had",
     "EC141": "a parallelization factor where it can't be had",
     "EC151": "a queue's visibility timeout is short for its function",

@@ -23,12 +23,23 @@ def lint_events(name: str, function: FunctionConfig, draft: Draft, findings: Fin
         if reference is not None and reference.kind == "function" and reference.name == name:
             message = "You can't specify the function as a destination for itself."
             findings.add("EC115", (*path, setting), message, "write another destination")
+        if reference is not None and reference.kind == "queue":
+            _lint_no_fifo(draft, (*path, setting), reference.name, findings)
     if function.dead_letter_queue is not None:
-        check_name(draft, findings, function, (*path, "dead_letter_queue"), "queues")
+        queue = check_name(draft, findings, function, (*path, "dead_letter_queue"), "queues")
+        _lint_no_fifo(draft, (*path, "dead_letter_queue"), queue or "", findings)
     reserved: KeyPath = (*path, "reserved_concurrent_executions")
     if function.reserved_concurrent_executions is not None and findings.provenance.is_written((*path, "concurrency")):
         message = "both name the same limit: concurrency has no effect beside reserved_concurrent_executions"
         findings.add("EC118", (*path, "concurrency"), message, "take out one of the two", depends_on=(reserved,))
+
+
+def _lint_no_fifo(draft: Draft, path: KeyPath, name: str, findings: Findings) -> None:
+    """Refuse FIFO queues, as Lambda does (§2.1, §2.2)."""
+    queue = draft.config.queues.get(name)
+    if queue is not None and queue.fifo_queue:
+        message = f"`{name}` is a FIFO queue: only standard queues take records and dead letters"
+        findings.add("EC133", path, message, "write a standard queue", depends_on=(("queues", name, "fifo_queue"),))
 
 
 def used_by_events(function: FunctionConfig) -> set[tuple[str, str]]:

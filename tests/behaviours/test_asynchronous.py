@@ -430,12 +430,17 @@ def test_an_aborted_invocation_uses_up_no_attempt() -> None:
         ({"on_failure": "queue:nowhere"}, "leads to nothing"),
         ({"dead_letter_queue": "nowhere"}, "leads to nothing"),
         ({"on_failure": "topic:orders"}, "is not a reference"),
+        ({"on_success": "queue:ordered"}, "FIFO"),
+        ({"on_failure": "queue:ordered"}, "FIFO"),
+        ({"dead_letter_queue": "ordered"}, "FIFO"),
         ({"concurrency": 3, "reserved_concurrent_executions": 3}, "no effect"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], said: str) -> None:
+    app = _app(_fail, **settings)
+    app.queue("ordered", fifo_queue=True)
     with pytest.raises(ConfigError, match=said):
-        _app(_fail, **settings).loaded()
+        app.loaded()
 
 
 # -- functions as destinations of mappings -----------------------------------------------------------------------------
