@@ -20,6 +20,7 @@ from eventcore.model import Record, TimestampKind
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.sources import EventShape, QueueCapabilities, Received, Redrive
 from eventcore.ports.store import (
+    DEAD_LETTER_SOURCE,
     ChangeVisibility,
     DeleteMessages,
     NewMessage,
@@ -31,6 +32,7 @@ from eventcore.ports.store import (
     StoredMessage,
     Watch,
 )
+from eventcore.store.rules import Headers, without_source
 
 #: Messages of one receive: about 10 ms of the writer; larger leases would make other commits wait behind them.
 RECEIVE_MAX = 1000
@@ -38,6 +40,8 @@ RECEIVE_MAX = 1000
 FIFO_RECEIVE_MAX = 10
 #: Digits of a FIFO queue's sequence numbers (§3.2).
 _SEQUENCE_DIGITS = 20
+#: What a message of a dead-letter queue has (§3.1 "Event shape").
+_SOURCE_ARN = "DeadLetterQueueSourceArn"
 #: The longest delay of a message, seconds (Lambda semantics §3.2).
 DELAY_MAX_S = 900
 #: A delete waits this long for another commit of its queue to carry it, seconds (design §3).
@@ -72,6 +76,7 @@ class EmbeddedQueue:
         )
         self._store = store
         self._clock = clock
+        self._region = region
         self._account_id = account_id
         self._is_closed = False
         self._pauses: list[anyio.CancelScope] = []
@@ -142,21 +147,30 @@ class EmbeddedQueue:
             # Messages of one moment share theirs: making it takes as long as all the rest.
             if facts != before or message.deduplication_id:
                 attributes = self._attributes(message)
+            headers, own = message.headers, attributes
+            if headers and (source := _dead_letter_source(headers)):
+                headers, own = without_source(headers), {**attributes, _SOURCE_ARN: self._arn(source)}
             records.append(
                 Record(
                     position=message.number,
                     body=message.body,
                     key=key,
                     arrived_ms=message.sent_ms,
-                    headers=message.headers,
-                    size_bytes=SqsShape.size_bytes(message.body, message.headers),
+                    headers=headers,
+                    size_bytes=SqsShape.size_bytes(message.body, headers),
                     timestamp_kind=TimestampKind.LOG_APPEND_TIME,
                     id=message.id,
                     receipt=message.receipt,
-                    attributes=attributes,
+                    attributes=own,
                 )
             )
         return records
+
+    def _arn(self, queue: str) -> str:
+        """Return the ARN of a queue of the same type."""
+        return queue_arn(
+            queue, region=self._region, account_id=self._account_id, is_fifo=self.capabilities.keeps_groups
+        )
 
     def _attributes(self, message: StoredMessage) -> Mapping[str, str]:
         attributes = {
@@ -254,6 +268,11 @@ class EmbeddedQueue:
             raise SourceUnavailable(error.message, source=self.name) from error
         except KeyError as error:
             raise SourceClosed(f"there is no queue {self.name}", source=self.name) from error
+
+
+def _dead_letter_source(headers: Headers) -> str:
+    """Return the queue from which a message came to its dead-letter queue; empty for one that was sent there."""
+    return next((value.decode() for name, value in headers if name == DEAD_LETTER_SOURCE), "")
 
 
 class _Delete:

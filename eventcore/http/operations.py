@@ -111,7 +111,7 @@ class Operations:
             self._performers |= self._on_store(store)
 
     def _on_store(self, store: Store) -> dict[type[Request[Any]], Perform]:
-        queues = QueueOperations(store, self._clock)
+        queues = QueueOperations(store, self._clock, self._ids)
         failures = FailureOperations(
             store, self._ids, resolve(self._loaded).mappings, self._retry_runner, self._started_code
         )

@@ -24,6 +24,7 @@ from eventcore.http.contract import (
     as_text,
 )
 from eventcore.http.targets import name_known
+from eventcore.ids import IdFactory
 from eventcore.ports.store import MoveMessages, QueueDepth, SealFailures, Store, StoredMessage
 from eventcore.ports.store import PurgeQueue as Purge
 
@@ -34,9 +35,10 @@ _READ_STEP = 16
 class QueueOperations:
     """What people may do with the queues of a store."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, ids: IdFactory) -> None:
         self._store = store
         self._clock = clock
+        self._ids = ids
 
     async def peek(self, request: PeekQueue) -> Sequence[Message]:
         """Return messages in the order they were sent, as many as fit into `PEEK_BYTES_MAX`.
@@ -83,11 +85,13 @@ class QueueOperations:
         """
         await self._find(request.queue)
         await self._find(request.target)
+        count_max = min(request.count_max, REDRIVE_STEP)
         move = MoveMessages(
             source=request.queue,
             target=request.target,
-            count_max=min(request.count_max, REDRIVE_STEP),
+            count_max=count_max,
             now_ms=self._clock.now_ms(),
+            ids=tuple([self._ids.new_id() for _ in range(count_max)]),
         )
         (moved,) = await self._store.commit([move])
         return Redriven(queue=request.queue, target=request.target, moved=moved)

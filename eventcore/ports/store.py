@@ -74,6 +74,8 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 #: A destination's row that a redelivered batch writes again is recognised for this long: longer than any retention.
 IDEMPOTENCY_DAYS = 15
+#: The header that names the queue from which a message came to its dead-letter queue.
+DEAD_LETTER_SOURCE = "eventcore-dead-letter-source"
 #: How long a FIFO queue knows a deduplication id, seconds (Lambda semantics §3.2 "FIFO").
 DEDUPLICATION_S = 300
 
@@ -121,8 +123,12 @@ class ReceiveMessages(Operation, frozen=True, kw_only=True):
     dead-letter queue instead, with its id (trap 16); one past its retention is dropped. Delays and visibility
     timeouts that have ended by ``now_ms`` count as ended.
 
+    What goes to the dead-letter queue keeps its receive count and first receive, and has the header
+    `DEAD_LETTER_SOURCE`, which names the queue.
+
     A FIFO queue hands out as many messages of a group as it can before it turns to the next one, groups by their
-    oldest message, and none of a group of which a message is hidden; its dead-letter queue counts retention anew.
+    oldest message, and none of a group of which a message is hidden. Its dead-letter queue counts retention anew, and
+    knows a message's id as its deduplication id.
     """
 
     queue: str
@@ -178,8 +184,9 @@ class PurgeQueue(Operation, frozen=True, kw_only=True):
 class MoveMessages(Operation, frozen=True, kw_only=True):
     """Move up to ``count_max`` visible messages to another queue, oldest first. Returns how many were moved.
 
-    They become new messages: receive count 0, sent now (Lambda semantics §3.2 "StartMessageMoveTask"; §12). Of a FIFO
-    queue none of a group is moved of which a message is hidden.
+    They become new messages: receive count 0, sent now, without `DEAD_LETTER_SOURCE` (Lambda semantics §3.2
+    "StartMessageMoveTask"; §12). Of a FIFO queue none of a group is moved of which a message is hidden; one whose
+    deduplication id the target knows is not moved, and gone.
 
     Raises:
         ValueError: one of the two is a FIFO queue, the other is not.
@@ -189,6 +196,7 @@ class MoveMessages(Operation, frozen=True, kw_only=True):
     target: str
     count_max: int
     now_ms: int
+    ids: tuple[str, ...] = ()  #: new ones, ``count_max`` of them; empty: they keep theirs
 
 
 class DropMessages(Operation, frozen=True, kw_only=True):

@@ -65,6 +65,6 @@ def deduplication_id(message: NewMessage) -> str:
     return message.deduplication_id or hashlib.sha256(message.body).hexdigest()
 
 
-def deduplication_scope(message: NewMessage, settings: QueueSettings) -> str:
+def deduplication_scope(group: str, settings: QueueSettings) -> str:
     """Return within what a message's deduplication id is one: its group, or with an empty text the whole queue."""
-    return message.group if settings.deduplication_scope == "messageGroup" else ""
+    return group if settings.deduplication_scope == "messageGroup" else ""

@@ -11,9 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, takewhile
 from typing import TypeVar
 
-from eventcore.ports.store import IDEMPOTENCY_DAYS, Failure, OutboxRow, QueueSettings, StoredRecord
+from eventcore.ports.store import (
+    DEAD_LETTER_SOURCE,
+    IDEMPOTENCY_DAYS,
+    Failure,
+    OutboxRow,
+    QueueSettings,
+    StoredRecord,
+)
 
 Row = TypeVar("Row")
+Headers = tuple[tuple[str, bytes], ...]
 
 #: Bits for the number within a queue or shard: 10^12 messages; what is left of 63 bits numbers 4 million owners.
 SEQUENCE_BITS = 40
@@ -94,6 +102,16 @@ def is_expired(sent_ms: int, settings: QueueSettings, now_ms: int) -> bool:
 def is_exhausted(receive_count: int, settings: QueueSettings) -> bool:
     """Return whether one more receive would exceed the redrive policy's limit (trap 16)."""
     return bool(settings.dead_letter_queue) and receive_count >= settings.max_receive_count
+
+
+def as_dead_letter(headers: Headers, queue: str) -> Headers:
+    """Return the headers of a message that goes to the dead-letter queue of ``queue``."""
+    return (*without_source(headers), (DEAD_LETTER_SOURCE, queue.encode()))
+
+
+def without_source(headers: Headers) -> Headers:
+    """Return a message's headers without that which names where it was before."""
+    return tuple([header for header in headers if header[0] != DEAD_LETTER_SOURCE]) if headers else headers
 
 
 def trim_plan(

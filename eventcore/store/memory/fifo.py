@@ -6,7 +6,7 @@ A group is *open* while none of its messages is in flight and the first of those
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -24,10 +24,12 @@ from eventcore.store.rules import (
     DUE_STEP_MAX,
     EXAMINED_MAX,
     SEQUENCE_MASK,
+    as_dead_letter,
     first_key,
     is_exhausted,
     is_expired,
     read_receipt,
+    without_source,
     write_receipt,
 )
 from eventcore.store.watches import queue_topic
@@ -80,7 +82,7 @@ class FifoQueue:
 
     def _find_sent(self, new: NewMessage, now_ms: int) -> str:
         """Return the id of the message that this one repeats; empty when it repeats none, and is known from now on."""
-        token = (deduplication_scope(new, self.settings), deduplication_id(new))
+        token = (deduplication_scope(new.group, self.settings), deduplication_id(new))
         found, forget_ms = self._sent.get(token, ("", 0))
         if forget_ms > now_ms:
             return found
@@ -96,11 +98,16 @@ class FifoQueue:
             if self._sent.get(token, ("", 0))[1] == forget_ms:
                 del self._sent[token]
 
-    def add(self, new: NewMessage, sent_ms: int, *, visible_ms: int = 0) -> None:
-        """Add a message that waits, or is delayed until ``visible_ms``."""
+    def add(self, new: NewMessage, sent_ms: int, *, visible_ms: int = 0, before: Message | None = None) -> None:
+        """Add a message that waits, or is delayed until ``visible_ms``.
+
+        ``before``: what it was in the queue whose dead-letter queue this is.
+        """
         message = Message(self._next_key, new, sent_ms)
         self._next_key += 1
         self._messages[message.key] = message
+        if before is not None:
+            message.inherit(before)
         if visible_ms:
             message.visible_ms = visible_ms
             self._hidden.push((visible_ms, message.key))
@@ -130,18 +137,15 @@ class FifoQueue:
     def _is_hidden(self, message: Message) -> bool:
         return (message.visible_ms, message.key) in self._hidden
 
-    def _is_in_flight(self, message: Message) -> bool:
-        return message.receive_count > 0 and self._is_hidden(message)
-
     def _show(self, message: Message) -> None:
         """Make a message wait that is in flight or delayed."""
         self._hidden.discard((message.visible_ms, message.key))
         group = self._group(message)
-        if message.receive_count:
+        if message.key in group.line:
+            self._delayed -= 1
+        else:
             group.in_flight -= 1
             group.line.push(message.key)
-        else:
-            self._delayed -= 1
         self._refresh(group)
 
     def _show_due(self, now_ms: int) -> None:
@@ -192,7 +196,7 @@ class FifoQueue:
             if looked_at == count_max + EXAMINED_MAX:
                 is_cut = True
                 break
-            if is_expired(message.sent_ms, self.settings, now_ms):
+            if is_expired(message.arrived_ms, self.settings, now_ms):
                 expired.append(message)
             elif not count_max:
                 break
@@ -229,15 +233,27 @@ class FifoQueue:
         return message.leased()
 
     def _redrive(self, message: Message, target: FifoQueue, now_ms: int) -> MovedMessage:
-        # Unlike a standard queue's (Lambda semantics §3.2 "DLQ").
-        target.take_over([message.new], now_ms)
+        new = msgspec.structs.replace(
+            message.new,
+            headers=as_dead_letter(message.new.headers, self.name),
+            deduplication_id=message.new.id,
+        )
+        # Retention counts anew, unlike a standard queue's (Lambda semantics §3.2 "DLQ").
+        target.add(new, now_ms, before=message)
+        self._wake(target.topic)
         return MovedMessage(message.new.id, message.receive_count, target.name)
 
-    def take_over(self, messages: Iterable[NewMessage], now_ms: int) -> None:
-        """Add messages of another queue, as new ones: they keep id, group and deduplication id, and repeat none."""
-        for new in messages:
-            self.add(new, now_ms)
-        self._wake(self.topic)
+    def take_over(self, messages: Sequence[NewMessage], ids: Sequence[str], now_ms: int) -> int:
+        """Add messages of another queue, as new ones; return how many were not sent before."""
+        count = 0
+        for new, message_id in zip(messages, ids or [new.id for new in messages], strict=False):
+            named = msgspec.structs.replace(new, id=message_id, headers=without_source(new.headers))
+            if not self._find_sent(named, now_ms):
+                self.add(named, now_ms)
+                count += 1
+        if count:
+            self._wake(self.topic)
+        return count
 
     # -- what receipts allow -------------------------------------------------------------------------------------------
 
@@ -246,7 +262,8 @@ class FifoQueue:
         message = self._messages.get(lease[0]) if lease else None
         if message is None or lease != (message.key, message.receive_count, message.visible_ms):
             return None
-        return message if self._is_in_flight(message) and message.visible_ms > now_ms else None
+        is_in_flight = self._is_hidden(message) and message.key not in self._group(message).line
+        return message if is_in_flight and message.visible_ms > now_ms else None
 
     def delete(self, operation: port.DeleteMessages) -> list[str]:
         """Carry out `DeleteMessages`."""
@@ -300,7 +317,7 @@ class FifoQueue:
         taken = [message for message, _ in zip(self._waiting(), range(count_max), strict=False)]
         for message in taken:
             self._remove(message)
-        return [message.new for message in taken if not is_expired(message.sent_ms, self.settings, now_ms)]
+        return [message.new for message in taken if not is_expired(message.arrived_ms, self.settings, now_ms)]
 
     def drop(self, operation: port.DropMessages) -> int:
         """Carry out `DropMessages`."""
@@ -331,7 +348,7 @@ class FifoQueue:
         for message in self._messages.values():
             if len(peeked) >= count_max:
                 break
-            if message.key & SEQUENCE_MASK <= after_number or is_expired(message.sent_ms, self.settings, now_ms):
+            if message.key & SEQUENCE_MASK <= after_number or is_expired(message.arrived_ms, self.settings, now_ms):
                 continue
             is_hidden = self._is_hidden(message) and message.visible_ms > now_ms
             peeked.append(message.stored(visible_ms=message.visible_ms if is_hidden else 0))

@@ -9,15 +9,22 @@ from eventcore.store.rules import SEQUENCE_MASK, write_receipt
 class Message:
     """A message and its last receive."""
 
-    __slots__ = ("first_receive_ms", "key", "new", "receive_count", "sent_ms", "visible_ms")
+    __slots__ = ("arrived_ms", "first_receive_ms", "key", "new", "receive_count", "sent_ms", "visible_ms")
 
     def __init__(self, key: int, new: NewMessage, sent_ms: int) -> None:
         self.key = key
         self.new = new
         self.sent_ms = sent_ms
+        self.arrived_ms = sent_ms  #: in this queue: a FIFO queue counts retention from there
         self.receive_count = 0
         self.first_receive_ms = 0
         self.visible_ms = 0  #: when its last receive or its delay ends; kept after that
+
+    def inherit(self, other: Message) -> None:
+        """Go on with what another has come to: it is the same message in its dead-letter queue."""
+        self.sent_ms = other.sent_ms
+        self.receive_count = other.receive_count
+        self.first_receive_ms = other.first_receive_ms
 
     def count_receive(self, now_ms: int) -> None:
         """Count a receive."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from eventcore.ports import store as port
 from eventcore.ports.store import (
     MovedMessage,
@@ -22,10 +24,12 @@ from eventcore.store.rules import (
     EXAMINED_MAX,
     SEQUENCE_MASK,
     TOKEN_KEPT_MS,
+    as_dead_letter,
     first_key,
     is_exhausted,
     is_expired,
     read_receipt,
+    without_source,
     write_receipt,
 )
 from eventcore.store.watches import queue_topic
@@ -197,7 +201,8 @@ class MemoryQueues:
         assert isinstance(target, _Queue), "admission has looked at their types"
         queue.remove(message)
         # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
-        target.add(message.new, message.sent_ms)
+        new = msgspec.structs.replace(message.new, headers=as_dead_letter(message.new.headers, queue.name))
+        target.add(new, message.sent_ms).inherit(message)
         self._wake(target.topic)
         return MovedMessage(message.new.id, message.receive_count, target.name)
 
@@ -256,21 +261,23 @@ class MemoryQueues:
         if isinstance(source, FifoQueue) or isinstance(target, FifoQueue):
             assert isinstance(source, FifoQueue), "admission has looked at their types"
             assert isinstance(target, FifoQueue), "admission has looked at their types"
-            moved = source.take_out(operation.count_max, operation.now_ms)
-            target.take_over(moved, operation.now_ms)
-            return len(moved)
+            taken = source.take_out(operation.count_max, operation.now_ms)
+            return target.take_over(taken, operation.ids, operation.now_ms)
         source.show_due(operation.now_ms)
-        count = 0
+        moved: list[NewMessage] = []
         # Taken out before any is added: source and target may be the same.
         keys = [source.ready.pop() for _ in range(min(operation.count_max, len(source.ready)))]
         for key in filter(None, keys):
             message = source.messages.pop(key)
             if not is_expired(message.sent_ms, source.settings, operation.now_ms):
-                target.add(message.new, operation.now_ms)
-                count += 1
-        if count:
+                moved.append(message.new)
+        for new, message_id in zip(moved, operation.ids or [new.id for new in moved], strict=False):
+            target.add(
+                msgspec.structs.replace(new, id=message_id, headers=without_source(new.headers)), operation.now_ms
+            )
+        if moved:
             self._wake(target.topic)
-        return count
+        return len(moved)
 
     def drop(self, operation: port.DropMessages) -> int:
         """Carry out `DropMessages`."""

@@ -8,14 +8,21 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from eventcore.ports import store as port
-from eventcore.ports.store import NewMessage, StoredMessage
+from eventcore.ports.store import StoredMessage
 from eventcore.store.fifo_rules import (
     DEDUPLICATION_MS,
     DEDUPLICATIONS_SWEPT_MAX,
     deduplication_id,
     deduplication_scope,
 )
-from eventcore.store.rules import SEQUENCE_MASK, expired_ms, first_key, is_expired
+from eventcore.store.rules import (
+    SEQUENCE_MASK,
+    as_dead_letter,
+    expired_ms,
+    first_key,
+    is_expired,
+    without_source,
+)
 from eventcore.store.sqlite.codec import decode_headers, encode_headers, encode_list
 from eventcore.store.sqlite.fifo_groups import (
     DELAYED,
@@ -32,7 +39,7 @@ from eventcore.store.sqlite.transaction import Transaction
 
 
 class _Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A message on its way into a queue."""
+    """A message on its way into a queue: a row of `fifo_message`, but for its key."""
 
     id: str
     sent_ms: int
@@ -50,12 +57,12 @@ def send(tx: Transaction, queue: QueueRow, operations: Iterable[port.SendMessage
         now_ms, ids = operation.now_ms, []
         arrivals: list[_Arrival] = []
         for new in operation.messages:
-            before = _find_sent(tx, queue, new, now_ms)
+            name = deduplication_id(new)
+            before = _find_sent(tx, queue, new.group, name, new.id, now_ms)
             if not before:
-                name = deduplication_id(new)
                 arrivals.append(_Arrival(new.id, now_ms, new.group, name, encode_headers(new.headers), new.body))
             ids.append(before or new.id)
-        _add(tx, queue, arrivals, visible_ms=now_ms + delay_s * 1000 if delay_s else 0)
+        _add(tx, queue, arrivals, now_ms, visible_ms=now_ms + delay_s * 1000 if delay_s else 0)
         tx.execute(
             "DELETE FROM fifo_deduplication WHERE (queue, scope, deduplication_id) IN (SELECT queue, scope,"
             " deduplication_id FROM fifo_deduplication WHERE forget_ms <= ? ORDER BY forget_ms LIMIT ?)",
@@ -66,13 +73,13 @@ def send(tx: Transaction, queue: QueueRow, operations: Iterable[port.SendMessage
     return results
 
 
-def _find_sent(tx: Transaction, queue: QueueRow, new: NewMessage, now_ms: int) -> str:
+def _find_sent(tx: Transaction, queue: QueueRow, group: str, name: str, message_id: str, now_ms: int) -> str:
     """Return the id of the message that this one repeats; empty when it repeats none, and is known from now on."""
-    token = (queue.number, deduplication_scope(new, queue.settings), deduplication_id(new))
+    token = (queue.number, deduplication_scope(group, queue.settings), name)
     taken = tx.execute(
         "INSERT INTO fifo_deduplication VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET id = excluded.id,"
         " forget_ms = excluded.forget_ms WHERE forget_ms <= ?",
-        *(*token, new.id, now_ms + DEDUPLICATION_MS, now_ms),
+        *(*token, message_id, now_ms + DEDUPLICATION_MS, now_ms),
     )
     if taken.rowcount == 1:
         return ""
@@ -82,10 +89,22 @@ def _find_sent(tx: Transaction, queue: QueueRow, new: NewMessage, now_ms: int) -
     return found
 
 
-def _add(tx: Transaction, queue: QueueRow, arrivals: Sequence[_Arrival], *, visible_ms: int = 0) -> None:
-    """Add messages that wait, or are delayed until ``visible_ms``."""
+def _add(
+    tx: Transaction,
+    queue: QueueRow,
+    arrivals: Sequence[_Arrival],
+    now_ms: int,
+    *,
+    visible_ms: int = 0,
+    receives: Sequence[tuple[int, int]] = (),
+) -> None:
+    """Add messages that wait, or are delayed until ``visible_ms``.
+
+    ``receives``: of each, how often it was received before, and when first; empty: never.
+    """
     if not arrivals:
         return
+    receives = receives or [(0, 0)] * len(arrivals)
     groups = _number_groups(tx, queue, [arrival.group for arrival in arrivals])
     keyed = list(enumerate(arrivals, queue.next_key))
     tx.connection.executemany(
@@ -94,8 +113,11 @@ def _add(tx: Transaction, queue: QueueRow, arrivals: Sequence[_Arrival], *, visi
     )
     place = DELAYED if visible_ms else WAITING
     tx.connection.executemany(
-        "INSERT INTO fifo_place VALUES (?, ?, ?, ?, ?, 0, 0)",
-        [(key, queue.number, groups[arrival.group], place, visible_ms) for key, arrival in keyed],
+        "INSERT INTO fifo_place VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (key, queue.number, groups[arrival.group], place, now_ms, visible_ms, *received)
+            for (key, arrival), received in zip(keyed, receives, strict=True)
+        ],
     )
     changes = GroupChanges(tx, queue)
     for arrival in arrivals:
@@ -123,13 +145,29 @@ def _number_groups(tx: Transaction, queue: QueueRow, names: Sequence[str]) -> di
     return dict(found.fetchall())
 
 
-def take_over(tx: Transaction, target: QueueRow, rows: Iterable[Waiting], now_ms: int) -> None:
-    """Add messages of another queue, as new ones: they keep id, group and deduplication id, and repeat none."""
-    arrivals = [
-        _Arrival(message_id, now_ms, group, name, headers, body)
-        for _key, _group, _count, _first_ms, message_id, _sent_ms, group, name, headers, body in rows
-    ]
-    _add(tx, target, arrivals)
+def _take_over(tx: Transaction, target: QueueRow, rows: Sequence[Waiting], *, ids: Sequence[str], now_ms: int) -> int:
+    """Add messages of another queue, as new ones; return how many were not sent before."""
+    arrivals = []
+    for row, message_id in zip(rows, ids or [row.id for row in rows], strict=False):
+        if not _find_sent(tx, target, row.group, row.deduplication_id, message_id, now_ms):
+            headers = encode_headers(without_source(decode_headers(row.headers)))
+            arrivals.append(_Arrival(message_id, now_ms, row.group, row.deduplication_id, headers, row.body))
+    _add(tx, target, arrivals, now_ms)
+    if arrivals:
+        tx.wake(target.topic)
+    return len(arrivals)
+
+
+def redrive(tx: Transaction, source: QueueRow, target: QueueRow, rows: Sequence[Waiting], now_ms: int) -> None:
+    """Give messages that were taken out of their queue to its dead-letter queue, as they are, and wake that.
+
+    Retention counts anew there, unlike a standard queue's (Lambda semantics §3.2 "DLQ").
+    """
+    arrivals = []
+    for row in rows:
+        headers = encode_headers(as_dead_letter(decode_headers(row.headers), source.name))
+        arrivals.append(_Arrival(row.id, row.sent_ms, row.group, row.id, headers, row.body))
+    _add(tx, target, arrivals, now_ms, receives=[(row.receive_count, row.first_receive_ms) for row in rows])
     tx.wake(target.topic)
 
 
@@ -137,10 +175,10 @@ def take_out(tx: Transaction, queue: QueueRow, rows: Sequence[Waiting]) -> None:
     """Take messages that wait out of a queue."""
     if not rows:
         return
-    erase(tx, [row[0] for row in rows])
+    erase(tx, [row.key for row in rows])
     changes = GroupChanges(tx, queue)
     for row in rows:
-        changes.note(row[1], depth=-1)
+        changes.note(row.group_number, depth=-1)
     changes.write()
     queue.visible -= len(rows)
 
@@ -164,9 +202,8 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
     found = waiting(tx.connection, queue, max(1, left))
     rows = [row for row, _ in zip(found, range(left), strict=False)]
     take_out(tx, queue, rows)
-    kept = [row for row in rows if not is_expired(row[5], queue.settings, operation.now_ms)]
-    take_over(tx, target, kept, operation.now_ms)
-    return len(kept)
+    kept = [row for row in rows if not is_expired(row.arrived_ms, queue.settings, operation.now_ms)]
+    return _take_over(tx, target, kept, ids=operation.ids, now_ms=operation.now_ms)
 
 
 def drop(tx: Transaction, queue: QueueRow, operation: port.DropMessages) -> int:
@@ -195,7 +232,7 @@ def peek(
     rows = connection.execute(
         "SELECT m.key, id, sent_ms, message_group, deduplication_id, headers, body, place, visible_ms, receive_count,"
         " first_receive_ms FROM fifo_message AS m CROSS JOIN fifo_place AS p ON p.key = m.key"
-        " WHERE m.key > ? AND m.key < ? AND sent_ms > ? ORDER BY m.key LIMIT ?",
+        " WHERE m.key > ? AND m.key < ? AND arrived_ms > ? ORDER BY m.key LIMIT ?",
         (first_key(queue) + after, first_key(queue + 1), expired_ms(settings, now_ms), count_max),
     )
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from eventcore.store.fifo_rules import GROUPS_STEP
 from eventcore.store.rules import DUE_STEP_MAX
@@ -17,9 +18,22 @@ from eventcore.store.sqlite.transaction import Transaction
 
 #: Where a message stands.
 WAITING, IN_FLIGHT, DELAYED = 0, 1, 2
-#: A message that waits: key, group's number, receive count, first receive, id, time sent, group, deduplication id,
-#: headers, body.
-Waiting = tuple[int, int, int, int, str, int, str, str, bytes | None, bytes]
+
+
+class Waiting(NamedTuple):
+    """A message that waits."""
+
+    key: int
+    group_number: int
+    receive_count: int
+    first_receive_ms: int
+    arrived_ms: int
+    id: str
+    sent_ms: int
+    group: str
+    deduplication_id: str
+    headers: bytes | None  #: msgpack
+    body: bytes
 
 
 class GroupChanges:
@@ -120,7 +134,7 @@ def _line(connection: sqlite3.Connection, group: int, key: int, count: int) -> I
     """Yield a group's messages from one on, up to the first that is delayed."""
     while True:
         rows = connection.execute(
-            "SELECT p.key, group_number, receive_count, first_receive_ms, id, sent_ms, message_group,"
+            "SELECT p.key, group_number, receive_count, first_receive_ms, arrived_ms, id, sent_ms, message_group,"
             " deduplication_id, headers, body, place FROM fifo_place AS p CROSS JOIN fifo_message AS m ON m.key = p.key"
             " WHERE group_number = ? AND p.key >= ? ORDER BY p.key LIMIT ?",
             (group, key, count),
@@ -128,7 +142,7 @@ def _line(connection: sqlite3.Connection, group: int, key: int, count: int) -> I
         for *row, place in rows:
             if place != WAITING:
                 return
-            yield tuple(row)
+            yield Waiting(*row)
         if len(rows) < count:
             return
         key = rows[-1][0] + 1

@@ -15,7 +15,7 @@ from eventcore.store.rules import (
     write_receipt,
 )
 from eventcore.store.sqlite.codec import decode_headers, encode_list
-from eventcore.store.sqlite.fifo import take_out, take_over
+from eventcore.store.sqlite.fifo import redrive, take_out
 from eventcore.store.sqlite.fifo_groups import GroupChanges, Waiting, erase, show_due, waiting
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.transaction import Transaction
@@ -51,7 +51,7 @@ class _Receive:
             # Who waits until the next message shows must wait less.
             earliest_ms = messages[0].visible_ms
             self._tx.wake(queue.topic)
-        return ReceiveResult(messages, moved, [row[4] for row in self._expired], now_ms if is_cut else earliest_ms)
+        return ReceiveResult(messages, moved, [row.id for row in self._expired], now_ms if is_cut else earliest_ms)
 
     def _examine(self) -> bool:
         """Sort messages into those to take, move and drop; return whether it stopped before it had enough."""
@@ -62,11 +62,11 @@ class _Receive:
                 return False
             if looked_at == count_max + EXAMINED_MAX:
                 return True
-            if is_expired(row[5], settings, now_ms):
+            if is_expired(row.arrived_ms, settings, now_ms):
                 self._expired.append(row)
             elif not count_max:
                 return False
-            elif is_exhausted(row[2], settings):
+            elif is_exhausted(row.receive_count, settings):
                 self._exhausted.append(row)
             else:
                 self._taken.append(row)
@@ -74,9 +74,8 @@ class _Receive:
 
     def _redrive(self) -> list[MovedMessage]:
         target = self._tx.ledger.queues[self._queue.settings.dead_letter_queue]
-        # Retention counts anew, unlike a standard queue's (Lambda semantics §3.2 "DLQ").
-        take_over(self._tx, target, self._exhausted, self._operation.now_ms)
-        return [MovedMessage(row[4], row[2], target.name) for row in self._exhausted]
+        redrive(self._tx, self._queue, target, self._exhausted, self._operation.now_ms)
+        return [MovedMessage(row.id, row.receive_count, target.name) for row in self._exhausted]
 
     def _hide(self) -> list[StoredMessage]:
         if not self._taken:
@@ -88,11 +87,11 @@ class _Receive:
             "UPDATE fifo_place SET place = 1, receive_count = receive_count + 1, visible_ms = ?,"
             " first_receive_ms = iif(first_receive_ms, first_receive_ms, ?)"
             " WHERE key IN (SELECT value FROM json_each(?))",
-            *(until_ms, now_ms, encode_list([row[0] for row in self._taken])),
+            *(until_ms, now_ms, encode_list([row.key for row in self._taken])),
         )
         changes = GroupChanges(self._tx, queue)
         for row in self._taken:
-            changes.note(row[1], in_flight=1)
+            changes.note(row.group_number, in_flight=1)
         changes.write()
         queue.visible -= len(self._taken)
         queue.hidden += len(self._taken)
@@ -100,19 +99,18 @@ class _Receive:
 
 
 def _lease(row: Waiting, until_ms: int, now_ms: int) -> StoredMessage:
-    key, _group, count, first_ms, message_id, sent_ms, group, deduplication_id, headers, body = row
     return StoredMessage(
-        number=key & SEQUENCE_MASK,
-        id=message_id,
-        body=body,
-        headers=decode_headers(headers),
-        group=group,
-        sent_ms=sent_ms,
-        receive_count=count + 1,
-        first_receive_ms=first_ms or now_ms,
+        number=row.key & SEQUENCE_MASK,
+        id=row.id,
+        body=row.body,
+        headers=decode_headers(row.headers),
+        group=row.group,
+        sent_ms=row.sent_ms,
+        receive_count=row.receive_count + 1,
+        first_receive_ms=row.first_receive_ms or now_ms,
         visible_ms=until_ms,
-        receipt=write_receipt(key, count + 1, until_ms),
-        deduplication_id=deduplication_id,
+        receipt=write_receipt(row.key, row.receive_count + 1, until_ms),
+        deduplication_id=row.deduplication_id,
     )
 
 

@@ -110,7 +110,8 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
         erase(tx, queue, keys_of(rows))
         kept = [row for row in rows if not is_expired(row.message[2], queue.settings, operation.now_ms)]
         if kept:
-            transfer(tx, target, kept, sent_ms=operation.now_ms)
+            ids = operation.ids[moved : moved + len(kept)]
+            transfer(tx, target, kept, ids=ids, sent_ms=operation.now_ms)
         moved += len(kept)
         left -= len(rows)
     return moved

@@ -18,9 +18,9 @@ from eventcore.store.sqlite.visible import (
     key_of,
     keys_of,
     oldest_visible,
+    redrive,
     show_due,
     take_out,
-    transfer,
 )
 
 
@@ -94,8 +94,7 @@ class _Receive:
 
     def _redrive(self) -> list[MovedMessage]:
         target = self._tx.ledger.queues[self._queue.settings.dead_letter_queue]
-        # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
-        transfer(self._tx, target, self._exhausted)
+        redrive(self._tx, self._queue, target, self._exhausted)
         return [MovedMessage(row.message[1], row.receive_count, target.name) for row in self._exhausted]
 
     def _hide(self) -> list[StoredMessage]:

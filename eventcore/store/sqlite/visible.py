@@ -11,7 +11,7 @@ import msgspec
 
 from eventcore.errors import StoreCorrupt
 from eventcore.store.key_ranges import KeyRange, gather
-from eventcore.store.rules import DUE_STEP_MAX
+from eventcore.store.rules import DUE_STEP_MAX, as_dead_letter, without_source
 from eventcore.store.sqlite.codec import RANGE_HIGH, RANGE_LOW, encode_ranges
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.segments import HOLDING, Message, read_from, read_within
@@ -160,17 +160,39 @@ def take_out(tx: Transaction, queue: QueueRow, rows: Sequence[Visible], *, is_al
     tx.ledger.change(queue)
 
 
-def transfer(tx: Transaction, target: QueueRow, rows: Sequence[Visible], *, sent_ms: int | None = None) -> None:
-    """Give messages that were taken out of their queue to another, as new ones with their id, and wake that.
+def transfer(tx: Transaction, target: QueueRow, rows: Sequence[Visible], *, ids: Sequence[str], sent_ms: int) -> None:
+    """Give messages that were taken out of their queue to another, as new ones, and wake that.
 
-    They are left in the buffers, and their old places for `erase`. ``sent_ms`` None keeps the time they were sent.
+    They are left in the buffers, and their old places for `erase`. Without ``ids`` they keep theirs.
     """
     run = tx.buffers.messages.run(target.number, target.next_key)
-    for row in rows:
-        _key, message_id, own_ms, group, headers, body = row.message
-        run.append((message_id, own_ms if sent_ms is None else sent_ms, group, headers, body))
+    for row, message_id in zip(rows, ids or [row.message[1] for row in rows], strict=False):
+        _key, _id, _sent_ms, group, headers, body = row.message
+        run.append((message_id, sent_ms, group, without_source(headers), body))
     target.next_key += len(rows)
     target.visible += len(rows)
+    tx.ledger.change(target)
+    tx.wake(target.topic)
+
+
+def redrive(tx: Transaction, source: QueueRow, target: QueueRow, rows: Sequence[Visible]) -> None:
+    """Give messages that were taken out of their queue to its dead-letter queue, as they are, and wake that.
+
+    They are left in the buffers, and their old places for `erase`. The time they were sent stays, and retention counts
+    from it (Lambda semantics §3.2); so do receive count and first receive: they stand in `ready`.
+    """
+    key = target.next_key
+    run = tx.buffers.messages.run(target.number, key, is_delayed=True)
+    for at, row in enumerate(rows, key):
+        _key, message_id, sent_ms, group, headers, body = row.message
+        run.append((message_id, sent_ms, group, as_dead_letter(headers, source.name), body))
+        tx.buffers.ready.values += (at, at + 1, row.receive_count, row.first_receive_ms, 0)
+    target.next_key += len(rows)
+    if target.fresh_key == key:
+        # Nothing before them waits: so they need not be skipped later.
+        target.fresh_key = target.next_key
+    target.visible += len(rows)
+    target.ready += len(rows)
     tx.ledger.change(target)
     tx.wake(target.topic)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eventcore.ports.store import (
+    DEAD_LETTER_SOURCE,
     DEDUPLICATION_S,
     ChangeVisibility,
     DefineQueue,
@@ -29,7 +30,6 @@ from eventcore.testing.conformance.store_kit import (
     commit_one,
     counts,
     define_queue,
-    depth,
     ids,
     receipts,
     receive,
@@ -311,7 +311,7 @@ class FifoPromises(StoreKit):
         """The rest of the group goes on in the same receive (§3.2 "DLQ")."""
 
         async def scenario(store: Store) -> None:
-            await _define(store, "dead")
+            await _define(store, "dead", message_retention_period=60)
             await _define(store, dead_letter_queue="dead", max_receive_count=1)
             await _send(store, "g", "g1")
             await receive(store)
@@ -320,14 +320,18 @@ class FifoPromises(StoreKit):
             assert ids(received.messages) == ["g2"]
             assert [(moved.id, moved.receive_count, moved.target) for moved in received.moved] == [("g1", 1, "dead")]
             (dead,) = await store.peek("dead", count_max=10, now_ms=at(VISIBILITY_S))
-            assert (dead.id, dead.group, dead.receive_count, dead.deduplication_id) == ("g1", "g", 0, "g1")
-            assert dead.sent_ms == at(VISIBILITY_S)
-            assert (await depth(store, "dead")).oldest_ms == at(VISIBILITY_S)
+            assert (dead.id, dead.group, dead.deduplication_id) == ("g1", "g", "g1")
+            assert (dead.receive_count, dead.first_receive_ms, dead.sent_ms) == (1, NOW_MS, NOW_MS)
+            assert dead.headers == ((DEAD_LETTER_SOURCE, b"orders"),)
+            assert (await receive(store, queue="dead", count_max=0, after_s=60)).expired == []
+            again = await receive(store, queue="dead", after_s=VISIBILITY_S + 59.999)
+            assert [message.receive_count for message in again.messages] == [2]
+            assert (await receive(store, queue="dead", after_s=2 * VISIBILITY_S + 60)).expired == ["g1"]
 
         self.check(scenario)
 
-    def test_moved_messages_keep_the_order_of_their_groups_and_repeat_nothing(self) -> None:
-        """What is in flight holds the rest of its group back; a message that was sent lately is moved all the same."""
+    def test_moved_messages_keep_the_order_of_their_groups(self) -> None:
+        """They are new messages, also in their ids; what is in flight holds the rest of its group back."""
 
         async def scenario(store: Store) -> None:
             await _define(store)
@@ -335,13 +339,29 @@ class FifoPromises(StoreKit):
             await _send(store, "g", "g1", "g2", queue="dead")
             await _send(store, "h", "h1", queue="dead")
             await receive(store, queue="dead", count_max=1)
-            move = MoveMessages(source="dead", target="orders", count_max=10, now_ms=NOW_MS)
+            move = MoveMessages(source="dead", target="orders", count_max=2, now_ms=NOW_MS, ids=("new", "newer"))
             assert await commit_one(store, move) == 1
             later = MoveMessages(source="dead", target="orders", count_max=1, now_ms=at(VISIBILITY_S))
             assert await commit_one(store, later) == 1
             assert await counts(store, "dead") == (1, 0, 0)
             assert await commit_one(store, later) == 1
-            assert await received_ids(store, after_s=VISIBILITY_S) == ["h1", "g1", "g2"]
+            assert await received_ids(store, after_s=VISIBILITY_S) == ["new", "g1", "g2"]
+
+        self.check(scenario)
+
+    def test_a_moved_message_that_the_target_knows_is_gone(self) -> None:
+        """sqs-core/move-task-hits-dedup: a dead letter's deduplication id is the id that it had."""
+
+        async def scenario(store: Store) -> None:
+            await _define(store, "dead")
+            await _define(store, dead_letter_queue="dead", max_receive_count=1)
+            await _send(store, "g", "g1", "g2")
+            await receive(store)
+            await receive(store, after_s=VISIBILITY_S)
+            move = MoveMessages(source="dead", target="orders", count_max=9, now_ms=at(VISIBILITY_S))
+            assert await commit_one(store, move) == 0
+            assert await counts(store, "dead") == (0, 0, 0)
+            assert await counts(store) == (0, 0, 0)
 
         self.check(scenario)
 

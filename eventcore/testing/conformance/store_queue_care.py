@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from eventcore.ports.store import (
+    DEAD_LETTER_SOURCE,
     IDEMPOTENCY_DAYS,
     ChangeVisibility,
     DefineQueue,
@@ -111,8 +112,10 @@ class QueueCarePromises(StoreKit):
             assert [*result.moved] == [MovedMessage("a", 2, "dead")]
             assert await counts(store) == (0, 1, 0)
             (dead,) = (await receive(store, queue="dead", after_s=2 * VISIBILITY_S)).messages
-            assert (dead.id, dead.body, dead.headers, dead.group) == ("a", b"a", (("h", b"1"),), "g")
-            assert (dead.sent_ms, dead.receive_count) == (NOW_MS, 1)
+            headers = (("h", b"1"), (DEAD_LETTER_SOURCE, b"orders"))
+            assert (dead.id, dead.body, dead.headers, dead.group) == ("a", b"a", headers, "g")
+            # It goes on: two receives of the source, and this one.
+            assert (dead.sent_ms, dead.receive_count, dead.first_receive_ms) == (NOW_MS, 3, NOW_MS)
 
         self.check(scenario)
 

@@ -30,6 +30,7 @@ CREATE TABLE fifo_place (
   queue INTEGER NOT NULL,
   group_number INTEGER NOT NULL,
   place INTEGER NOT NULL,               -- 0: it waits, 1: received and not settled, 2: delayed
+  arrived_ms INTEGER NOT NULL,          -- in this queue: retention counts from there
   visible_ms INTEGER NOT NULL,          -- when its last receive or its delay ends
   receive_count INTEGER NOT NULL,
   first_receive_ms INTEGER NOT NULL
