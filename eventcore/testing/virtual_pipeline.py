@@ -118,6 +118,15 @@ class VirtualPipeline:
         """
         return self.run(self._harness.engine.invoke(function, event))
 
+    def invoke_async(self, function: str, event: Any = None) -> str:
+        """Let an event wait for a function, as `eventcore invoke --async` does; return its request id.
+
+        Args:
+            function: its name.
+            event: bytes and text as they are, anything else as JSON; `{}` for None.
+        """
+        return self.run(self._harness.invoke_async(function, event))
+
     def advance(self, seconds: float) -> None:
         """Let virtual time pass, and what is due in it happen."""
         self.run(anyio.sleep(seconds))

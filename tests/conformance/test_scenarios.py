@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.scenarios import dynamodb, fifo, kafka, kinesis, sqs
+from tests.conformance.scenarios import dynamodb, events, fifo, kafka, kinesis, sqs, windows
 from tests.conformance.scenarios.stage import Stage
 from tests.conformance.scenarios.table import CONFORMANCE, SCENARIOS, Line, find_kinds, read_classes, read_lines
 
@@ -30,7 +30,7 @@ FAMILIES = [
     "concurrency",
 ]
 #: Modules that register scenarios.
-PLAYED = (sqs, fifo, kinesis, dynamodb, kafka)
+PLAYED = (sqs, fifo, kinesis, dynamodb, kafka, events, windows)
 LINES = read_lines()
 CLASSES = read_classes()
 
