@@ -132,7 +132,7 @@ def five_records() -> None:
 
 
 @scenario("windows/state-may-come-with-batch-item-failures")
-def with_item_failures() -> None:
+def state_beside_a_report() -> None:
     def work(event: Any, context: Any) -> Any:
         return {"batchItemFailures": [], **_count(event, context)}
 
