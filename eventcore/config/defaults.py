@@ -13,8 +13,6 @@ QUEUE_BATCH_SIZE = 10
 STREAM_BATCH_SIZE = 100
 #: How long Kafka's first record waits for others, seconds (§5.1).
 KAFKA_WINDOW_S = 0.5
-#: Batches of one queue at the same time: what Lambda's pollers start with (§3.1).
-QUEUE_CONCURRENCY = 5
 #: What is given up without a destination of its own (design §5).
 ON_FAILURE = Reference("queue", DISCARDS_QUEUE)
 
@@ -27,7 +25,6 @@ PARKING = Reference("queue", PARKED_QUEUE)
 DIFFERENCES: Mapping[tuple[str, str], str] = {
     ("functions", "concurrency"): "there is one machine, not an account's thousand environments",
     ("functions", "memory_size"): "Lambda's 128 MB are too few for a Python process with a few libraries",
-    ("mappings", "maximum_concurrency"): "Lambda starts with as many and goes on to 1,250",
     ("mappings", "on_failure"): "Lambda forgets what it gives up",
 }
 

@@ -27,6 +27,7 @@ from eventcore.config.structs import (
 )
 from eventcore.delivery.asynchronous import EventRetry
 from eventcore.delivery.retry import StreamRetry
+from eventcore.delivery.scaling import CONCURRENCY_MAX
 
 
 class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +168,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         is_exactly_once=mapping.delivery == "exactly_once",
         starting_position=StartingPosition(mapping.starting_position or "TRIM_HORIZON", round(timestamp_s * 1000)),
         consumer_group_id=mapping.consumer_group_id or defaults.default_group(name),
-        maximum_concurrency=mapping.maximum_concurrency or defaults.QUEUE_CONCURRENCY,
+        maximum_concurrency=mapping.maximum_concurrency or CONCURRENCY_MAX,
     )
 
 

@@ -6,6 +6,7 @@ import msgspec
 
 from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.scaling import QueueScaling
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
@@ -29,7 +30,7 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
     recorder: Recorder
     filter: RecordFilter | None  #: None: every record reaches the function
     batching: BatchPolicy
-    maximum_concurrency: int
+    scaling: QueueScaling
     visibility_timeout_s: int
     gate: Gate
     clock: Clock

@@ -60,6 +60,10 @@ class QueueIntake:
         bytes_left = BUFFER_BYTES_MAX - self._buffer.size_bytes
         return min(count, bytes_left // self._message_bytes, UNSETTLED_MAX - self._unsettled, RECEIVE_MAX)
 
+    def has_waiting(self) -> bool:
+        """Whether a message that was received waits for its invocation."""
+        return bool(self._buffer)
+
     async def wait_change(self) -> None:
         """Wait until there may be more room."""
         self._changed = anyio.Event()

@@ -18,6 +18,7 @@ from eventcore.engine.lease_keeper import LeaseKeeper
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.queue_intake import QueueIntake
 from eventcore.engine.queue_settling import QueueSettling
+from eventcore.engine.queue_slots import QueueSlots
 from eventcore.engine.queue_worker import QueueWorker
 from eventcore.engine.settler import SETTLE_GRACE_S, Discarded
 from eventcore.engine.status import ParkedRedriven, ShardStatus
@@ -46,7 +47,7 @@ class QueueMapping:
             timeout_s=function.spec.timeout_s,
             visibility_timeout_s=context.visibility_timeout_s,
         )
-        self._slots = anyio.Semaphore(context.maximum_concurrency, fast_acquire=True)
+        self._slots = QueueSlots(context.scaling, self._intake.has_waiting)
         self._polling = anyio.CancelScope()
         self._receiving = anyio.CancelScope()
         self._keeping = anyio.CancelScope()
@@ -144,7 +145,7 @@ class QueueMapping:
         while True:
             await gate.wait_open(ALL)
             await self._show_again(self._intake.take_rest(), "the batch was full")
-            room = self._intake.room(self._slots.value)
+            room = self._intake.room(self._slots.free)
             if room <= 0:
                 await self._intake.wait_change()
                 continue
@@ -154,6 +155,8 @@ class QueueMapping:
                 with anyio.CancelScope() as self._receiving:
                     received = await context.source.receive(room, wait_s=RECEIVE_WAIT_S)
                 span.count(len(received.records))
+            if not received.records:
+                self._slots.rest()
             await self._note(received, tasks)
             await signals.reach("poller.received")
 
@@ -214,7 +217,7 @@ class QueueMapping:
                 self._slots.release()
                 await self._wait_resumed()
                 continue
-            worker = QueueWorker(self._context, self._intake, self._keeper, self._settling)
+            worker = QueueWorker(self._context, self._intake, self._keeper, self._settling, self._slots)
             self._workers[worker] = None
             tasks.start_soon(self._work, worker, records, tasks)
 

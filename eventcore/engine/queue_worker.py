@@ -15,6 +15,7 @@ from eventcore.engine.lease_keeper import Lease, LeaseKeeper
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.queue_intake import QueueIntake
 from eventcore.engine.queue_settling import Invoked, QueueSettling, attempt_of
+from eventcore.engine.queue_slots import QueueSlots
 from eventcore.model import Batch, Record
 
 #: Handlers that never wait run one after another for so long before the loop's other tasks have their turn, seconds.
@@ -25,12 +26,18 @@ class QueueWorker:
     """Invokes one batch at a time, as long as one is ready. Not reusable."""
 
     def __init__(
-        self, context: QueueContext, intake: QueueIntake, keeper: LeaseKeeper, settling: QueueSettling
+        self,
+        context: QueueContext,
+        intake: QueueIntake,
+        keeper: LeaseKeeper,
+        settling: QueueSettling,
+        slots: QueueSlots,
     ) -> None:
         self._context = context
         self._intake = intake
         self._keeper = keeper
         self._settling = settling
+        self._slots = slots
         self._function = context.dispatcher.function
         # A handler elsewhere is waited for, and that gives everybody a turn.
         self._shares_loop = not self._function.runtime.capabilities.is_isolated
@@ -75,6 +82,8 @@ class QueueWorker:
             if self._shares_loop and self._now() - began >= TURN_S:
                 await anyio.lowlevel.checkpoint()
                 began = self._now()
+            if self._slots.is_over:
+                return None
             records = self._intake.take_ready()
         return None
 
@@ -122,5 +131,6 @@ class QueueWorker:
         assert lease is not None
         await self._keeper.drop(lease)
         self._context.reporter.finished(batch, outcome)
+        self._slots.note(outcome.kind)
         self._batch = self._lease = None
         return self._settling.decide(batch, lease, outcome)

@@ -213,22 +213,25 @@ def timeout_and_visibility() -> None:
 
 @scenario("sqs/throttled-batch-keeps-its-lease")
 def throttled_batch() -> None:
-    """Another mapping has the function's one slot: until before the messages come back, and until after."""
-    assert _throttle(messages=1) == [("x", "1")]
-    assert _throttle(messages=3) == [("x", "2")]
+    """Other mappings have the function's one slot: until before the messages come back, and until after."""
+    assert _throttle(mappings=1) == [("x", "1")]
+    assert _throttle(mappings=2) == [("x", "2")]
 
 
-def _throttle(messages: int) -> list[tuple[str, str]]:
-    """Hold the slot for 40 s a message; return body and receive count of what then runs of the other queue."""
+def _throttle(mappings: int) -> list[tuple[str, str]]:
+    """Hold the slot for 40 s a mapping; return body and receive count of what then runs of the other queue."""
 
     async def work(event: Any, context: Any) -> None:
         await anyio.sleep(40 if event["Records"][0]["body"] == "hold" else 0)
 
     app = queue_app(queue={"visibility_timeout": 60}, function={"concurrency": 1, "timeout": 60})
-    app.queue("holding", visibility_timeout=3600)
-    app.mapping("holding", source="queue:holding", function="work", batch_size=1)
+    holding = [f"holding-{number}" for number in range(mappings)]
+    for name in holding:
+        app.queue(name, visibility_timeout=3600)
+        app.mapping(name, source=f"queue:{name}", function="work", batch_size=1)
     with open_pipeline(app, functions={"work": work}) as pipeline:
-        pipeline.send("queue:holding", ["hold"] * messages)
+        for name in holding:
+            pipeline.send(f"queue:{name}", ["hold"])
         pipeline.advance(0.5)
         (sent,) = pipeline.send("queue:orders", ["x"])
         pipeline.run_until_idle()

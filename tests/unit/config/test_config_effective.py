@@ -91,7 +91,7 @@ def test_lambdas_defaults_for_a_stream(pipeline):
 def test_lambdas_defaults_for_a_queue(pipeline):
     mapping = pipeline.mappings["queue"]
     assert (mapping.kind, mapping.batch_size, mapping.window_s) == ("queue", 10, 0.0)
-    assert mapping.maximum_concurrency == 5
+    assert mapping.maximum_concurrency == 1250
 
 
 def test_what_is_written_holds(pipeline):
@@ -150,7 +150,6 @@ def test_every_value_has_an_origin(rows):
         ("functions.f.memory_size", 512),
         ("functions.f.concurrency", 10),
         ("mappings.plain.on_failure", "queue:discards"),
-        ("mappings.queue.maximum_concurrency", 5),
     ],
 )
 def test_a_default_that_is_not_lambdas_says_why(rows, path, value):
