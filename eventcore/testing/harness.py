@@ -152,9 +152,12 @@ class Harness:
 
         Args:
             function: its name.
-            event: bytes and text as they are, anything else as JSON; `{}` for None.
+            event: bytes as they are, anything else as JSON; `{}` for None.
         """
-        return await self.engine.invoke_async(function, _body({} if event is None else event))
+        value = {} if event is None else event
+        return await self.engine.invoke_async(
+            function, value if isinstance(value, bytes) else msgspec.json.encode(value)
+        )
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass."""

@@ -15,6 +15,7 @@ from eventcore.telemetry.events import (
     BatchRetried,
     BatchSettled,
     EngineEvent,
+    EventDiscarded,
     RecordsDiscarded,
     RecordsLost,
     fault_text,
@@ -74,16 +75,16 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Discarded(msgspec.Struct, frozen=True, kw_only=True):
-    """Records that were given up: by the engine, or by their source (retention, a redrive policy)."""
+    """Records that were given up: by the engine, or by their source (retention, a redrive policy); or one event."""
 
     at_s: float
-    mapping: str
+    mapping: str  #: empty for an event that waited for its function
     shard: str
-    first: int | str  #: position, or message id
+    first: int | str  #: position, message id, or an event's request id
     last: int | str
     count: int
     reason: str
-    destination: str  #: reference; empty without one
+    destination: str  #: reference, several of them with commas; empty without one
     failure_id: str = ""
     error: str = ""
 
@@ -145,6 +146,21 @@ class Recording:
                 )
             case RecordsDiscarded() | RecordsLost():
                 self.discards.append(_discarded(at_s, event))
+            case EventDiscarded():
+                self.discards.append(
+                    Discarded(
+                        at_s=at_s,
+                        mapping="",
+                        shard="",
+                        first=event.request_id,
+                        last=event.request_id,
+                        count=1,
+                        reason=event.reason,
+                        destination=", ".join(event.destinations),
+                        failure_id=event.failure_id,
+                        error=event.error,
+                    )
+                )
             case _:
                 pass
         self._bound()

@@ -123,7 +123,7 @@ class VirtualPipeline:
 
         Args:
             function: its name.
-            event: bytes and text as they are, anything else as JSON; `{}` for None.
+            event: bytes as they are, anything else as JSON; `{}` for None.
         """
         return self.run(self._harness.invoke_async(function, event))
 
