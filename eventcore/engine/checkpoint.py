@@ -66,8 +66,9 @@ class ShardCheckpoint:
         if self._windows is not None:
             state = msgspec.structs.replace(state, window=self._windows.current)
         # Noted first: a write that fails may have been made all the same, and a mark must then be taken back.
+        # A mark claims nothing: all before its batch is settled, also where nothing ever was.
         if state.marked:
-            self.kept = state
+            self.kept, self.position = state, position
         await signals.reach("settler.before_ack")
         while True:
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eventcore.testing.faults import Fate, Faults
     from eventcore.testing.harness import open_harness
     from eventcore.testing.pytest_plugin import OpenPipeline
     from eventcore.testing.recording import Delivered, Discarded, Invoked, Retried, Settled
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Delivered": "eventcore.testing.recording",
     "Discarded": "eventcore.testing.recording",
+    "Fate": "eventcore.testing.faults",
+    "Faults": "eventcore.testing.faults",
     "Invoked": "eventcore.testing.recording",
     "OpenPipeline": "eventcore.testing.pytest_plugin",
     "Retried": "eventcore.testing.recording",
@@ -33,6 +36,8 @@ _PUBLIC = {
 __all__ = [
     "Delivered",
     "Discarded",
+    "Fate",
+    "Faults",
     "Invoked",
     "OpenPipeline",
     "Retried",

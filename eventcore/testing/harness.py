@@ -277,6 +277,7 @@ async def open_harness(
     ids: SeededIds | None = None,
     recording: Recording | None = None,
     is_cut: Callable[[], bool] = lambda: False,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Harness]:
     """Run a pipeline in the current loop until the block ends; then it is drained.
 
@@ -289,6 +290,7 @@ async def open_harness(
         ids: those of an earlier harness on the same store, so that none comes twice; None for new ones of the seed.
         recording: notes what happens, beside the harness itself.
         is_cut: whether a simulated crash has ended this engine; asked by `VirtualPipeline`.
+        clock: wall time; that of the loop when None.
 
     Raises:
         ConfigError: the pipeline has mistakes.
@@ -302,7 +304,7 @@ async def open_harness(
             stack.enter_context(cast.environment())
             if store is None:
                 store = await stack.enter_async_context(open_memory_store())
-            run = _run(tasks, cast, ids, store, connectors or {}, recording, is_cut)
+            run = _run(tasks, cast, ids, store, connectors or {}, recording, is_cut, clock or LoopClock())
             yield await stack.enter_async_context(run)
     except BaseExceptionGroup as group:
         # A test's own assertion must look like one, not like a group that a task group made of it.
@@ -321,8 +323,9 @@ async def _run(
     connectors: Mapping[str, Connector],
     recording: Recording | None,
     is_cut: Callable[[], bool],
+    clock: Clock,
 ) -> AsyncIterator[Harness]:
-    clock, events = LoopClock(), EngineEvents()
+    events = EngineEvents()
     logs: list[LogLine] = recording.logs if recording is not None else []
     async with AsyncExitStack() as stack:
         inline: Runtime = await stack.enter_async_context(open_inline_runtime(clock, ids, logs.extend))

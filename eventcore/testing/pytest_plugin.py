@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from eventcore.config.pipeline import Pipeline
+    from eventcore.testing.faults import Faults
     from eventcore.testing.virtual_pipeline import VirtualPipeline
 
 _OPENED = pytest.StashKey[list["VirtualPipeline"]]()
@@ -29,6 +30,7 @@ class OpenPipeline(Protocol):
         functions: Mapping[str, Callable[..., Any]] | None = None,
         shards: Mapping[str, int] | None = None,
         seed: int | None = None,
+        faults: Faults | None = None,
     ) -> VirtualPipeline:
         """Start a pipeline, which is drained when the test ends; a path is relative to pytest's root folder."""
         ...
@@ -59,11 +61,12 @@ def eventcore_pipeline(request: pytest.FixtureRequest) -> Iterator[OpenPipeline]
         functions: Mapping[str, Callable[..., Any]] | None = None,
         shards: Mapping[str, int] | None = None,
         seed: int | None = None,
+        faults: Faults | None = None,
     ) -> VirtualPipeline:
         if isinstance(pipeline, str | os.PathLike):
             pipeline = request.config.rootpath / Path(pipeline)
         chosen = request.config.getoption("--eventcore-seed") if seed is None else seed
-        running = VirtualPipeline(pipeline, functions=functions, shards=shards, seed=chosen)
+        running = VirtualPipeline(pipeline, functions=functions, shards=shards, seed=chosen, faults=faults)
         opened.append(running)
         return running
 

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from eventcore.errors import ProgrammingError
-from eventcore.model import Invocation, Outcome, Record
+from eventcore.model import Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogLine, Runtime, RuntimeStatistics
 from eventcore.telemetry.events import (
     BatchRetried,
@@ -25,6 +25,7 @@ from eventcore.telemetry.events import (
 ENTRIES_MAX = 1_000_000
 #: Lines of a timeline that a failed test shows: the last ones.
 TIMELINE_LINES_MAX = 60
+_ENDED_BY_ENGINE = Outcome(kind=OutcomeKind.RELEASED)
 
 
 class Invoked(msgspec.Struct, kw_only=True):
@@ -266,12 +267,17 @@ class RecordingRuntime:
         # What the handler makes of its event must not change what is told of it.
         told = msgspec.json.decode(msgspec.json.encode(event))
         invoked = self._recording.begin(function, invocation, told)
-        outcome = await self._runtime.invoke(function, msgspec.structs.replace(invocation, build_event=lambda: event))
-        if not self._is_cut():
-            invoked.ended_s = anyio.current_time()
-            invoked.kind = str(outcome.kind)
-            invoked.response = read_body(outcome.response)
-            invoked.error = fault_text(outcome.fault)
+        outcome = _ENDED_BY_ENGINE
+        try:
+            outcome = await self._runtime.invoke(
+                function, msgspec.structs.replace(invocation, build_event=lambda: event)
+            )
+        finally:
+            if not self._is_cut():
+                invoked.ended_s = anyio.current_time()
+                invoked.kind = str(outcome.kind)
+                invoked.response = read_body(outcome.response)
+                invoked.error = fault_text(outcome.fault)
         return outcome
 
     async def retire(self, function: str) -> None:

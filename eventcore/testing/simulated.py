@@ -8,7 +8,7 @@ it, as a broker's does.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -34,6 +34,7 @@ from eventcore.ports.sources import (
     TakenShard,
 )
 from eventcore.ports.store import OutboxRow
+from eventcore.testing.faults import Fate, Faults, Fence
 from eventcore.testing.recording import Delivered
 
 #: Records of one shard that one receive returns.
@@ -50,19 +51,22 @@ class Checkpointed(msgspec.Struct, frozen=True):
 
 
 class SimulatedSystem:
-    """Everything of one kind (`kafka`, `http`, …): connections and their topics or endpoints. A `Connector`."""
+    """Everything of one kind (`kafka`, `http`, …): connections and their topics or endpoints."""
 
-    def __init__(self, kind: str, *, shards: Mapping[str, int], context: Callable[[], ConnectorContext]) -> None:
+    def __init__(self, kind: str, *, shards: Mapping[str, int], context: ConnectorContext, faults: Faults) -> None:
         """Begin an empty system.
 
         Args:
             kind: as in references.
             shards: partitions by reference (`kafka:local/orders`); a topic that is not named has one.
-            context: the clock of whoever asks.
+            context: the clock of its records.
+            faults: what a test wants to go wrong.
         """
         self.kind = kind
         self._shards = shards
         self._context = context
+        self.faults = faults
+        self.owners: dict[tuple[str, str], int] = {}  #: by group and shard: the epoch of its owner
         self._real: Connector | None = None
         self.topics: dict[str, dict[str, list[Record]]] = {}  #: by reference: shards, and their records
         self.delivered: dict[str, list[Delivered]] = {}  #: by reference: what endpoints have taken
@@ -70,7 +74,6 @@ class SimulatedSystem:
         self.sources: list[SimulatedSource] = []
         self._outages: dict[str, float] = {}  #: by reference: virtual time at which it ends
         self.epoch = 0
-        self.generation = 0  #: rises with a crash: what was opened before is cut off
 
     # -- what a test does ----------------------------------------------------------------------------------------------
 
@@ -90,7 +93,7 @@ class SimulatedSystem:
                     body=record.body,
                     key=record.key,
                     headers=record.headers,
-                    arrived_ms=self._context().clock.now_ms(),
+                    arrived_ms=self._context.clock.now_ms(),
                     size_bytes=len(record.body) + len(record.key or b""),
                 )
             )
@@ -107,43 +110,10 @@ class SimulatedSystem:
         """Tell whether a test has taken a topic or an endpoint down."""
         return anyio.current_time() < self._outages.get(reference, 0.0)
 
-    def cut(self) -> None:
-        """Cut off everything that was opened so far: its engine has crashed."""
-        self.generation += 1
-        self.sources.clear()
-
     def wake(self) -> None:
         """Let waiting receives look again."""
         for source in self.sources:
             source.wake()
-
-    # -- the connector port --------------------------------------------------------------------------------------------
-
-    def open_stream(self, request: StreamRequest) -> SimulatedSource:
-        """Return a source of a topic, with the real system's shape."""
-        real = self._connector().open_stream(request)
-        return SimulatedSource(self, request, real.shape, takes_results=real.capabilities.takes_results)
-
-    def open_range(self, reference: Reference, connection: Any) -> RangeSource:
-        """Return what reads a topic by positions."""
-        return SimulatedRange(self, reference, self._connector().open_range(reference, connection).shape)
-
-    def open_destination(self, reference: Reference, connection: Any, context: ConnectorContext) -> Destination:
-        """Return a destination that keeps what it is given."""
-        del connection, context
-        return SimulatedDestination(self, str(reference))
-
-    async def send(
-        self, reference: Reference, connection: Any, records: Sequence[OutgoingRecord]
-    ) -> Sequence[tuple[str, int]]:
-        """Append records to a topic."""
-        del connection
-        return self.append(str(reference), records)
-
-    async def check(self, reference: Reference, connection: Any) -> str:
-        """Return one line about the system."""
-        del connection
-        return f"{reference}, simulated"
 
     # -- what sources and destinations ask -----------------------------------------------------------------------------
 
@@ -187,10 +157,48 @@ class SimulatedSystem:
             self.topics[reference] = {f"{part}-{number}": [] for number in range(count)}
         return self.topics[reference]
 
-    def _connector(self) -> Connector:
+    def connector(self) -> Connector:
+        """Return the real system's connector, for its shapes."""
         if self._real is None:
             self._real = load_connector(self.kind)
         return self._real
+
+
+class SimulatedConnector:
+    """A system as one engine has it."""
+
+    def __init__(self, system: SimulatedSystem, fence: Fence) -> None:
+        self.kind = system.kind
+        self._system = system
+        self._fence = fence
+
+    def open_stream(self, request: StreamRequest) -> SimulatedSource:
+        """Return a source of a topic, with the real system's shape."""
+        real = self._system.connector().open_stream(request)
+        takes_results = real.capabilities.takes_results
+        return SimulatedSource(self._system, request, real.shape, self._fence, takes_results=takes_results)
+
+    def open_range(self, reference: Reference, connection: Any) -> RangeSource:
+        """Return what reads a topic by positions."""
+        real = self._system.connector().open_range(reference, connection)
+        return SimulatedRange(self._system, reference, real.shape)
+
+    def open_destination(self, reference: Reference, connection: Any, context: ConnectorContext) -> Destination:
+        """Return a destination that keeps what it is given."""
+        del connection, context
+        return SimulatedDestination(self._system, str(reference), self._fence)
+
+    async def send(
+        self, reference: Reference, connection: Any, records: Sequence[OutgoingRecord]
+    ) -> Sequence[tuple[str, int]]:
+        """Append records to a topic."""
+        del connection
+        return self._system.append(str(reference), records)
+
+    async def check(self, reference: Reference, connection: Any) -> str:
+        """Return one line about the system."""
+        del connection
+        return f"{reference}, simulated"
 
 
 def _outgoing(row: OutboxRow) -> OutgoingRecord:
@@ -202,7 +210,7 @@ class SimulatedSource:
     """One member of a group that reads a topic; it has all of its shards until a test takes them away."""
 
     def __init__(
-        self, system: SimulatedSystem, request: StreamRequest, shape: EventShape, *, takes_results: bool
+        self, system: SimulatedSystem, request: StreamRequest, shape: EventShape, fence: Fence, *, takes_results: bool
     ) -> None:
         self.reference = str(request.reference)
         self.mapping = request.mapping
@@ -213,7 +221,7 @@ class SimulatedSource:
         )
         self._system = system
         self._request = request
-        self._generation = system.generation
+        self._fence = fence
         self._listener: ShardListener | None = None
         self._next: dict[str, int] = {}  #: by owned shard: the position that comes next
         self._epochs: dict[str, int] = {}  #: by owned shard
@@ -226,7 +234,9 @@ class SimulatedSource:
     # -- what a test does ----------------------------------------------------------------------------------------------
 
     async def take(self) -> None:
-        """Become the owner of every shard, at its checkpoint."""
+        """Become the owner of every shard that it has not yet, at its checkpoint."""
+        if self.is_stale:
+            return
         self._system.epoch += 1
         taken = []
         for shard in self._system.logs(self._request.reference):
@@ -234,7 +244,8 @@ class SimulatedSource:
                 continue
             kept = self._system.groups.get((self._request.consumer_group_id, shard))
             self._next[shard] = kept.position if kept is not None else self._start(shard)
-            self._epochs[shard] = self._system.epoch
+            self._epochs[shard] = self._system.owners[self._request.consumer_group_id, shard] = self._system.epoch
+            self._system.faults.on_taken(self.reference, shard, self._system.epoch)
             taken.append(
                 TakenShard(
                     shard=shard,
@@ -260,6 +271,11 @@ class SimulatedSource:
         self._forget()
         assert self._listener is not None, "only an open source has shards"
         await self._listener.on_lost(lost)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether another engine has taken this one's place in the group."""
+        return self._fence.is_stale
 
     def wake(self) -> None:
         """Let a waiting receive look again."""
@@ -316,9 +332,15 @@ class SimulatedSource:
         del is_urgent
         await anyio.lowlevel.checkpoint()
         self._check_owner(shard, epoch)
+        fate = self._system.faults.fate_of_settle(shard)
+        if fate is Fate.REFUSED:
+            raise SourceUnavailable("the test refuses it", source=self.reference)
         self._system.groups[self._request.consumer_group_id, shard] = Checkpointed(checkpoint, state)
+        self._system.faults.on_settled(self.reference, shard, epoch, checkpoint, state)
         for result in self._produced.pop(shard, ()):
             self._append(result)
+        if fate is Fate.LOST:
+            raise SourceUnavailable("the answer got lost", source=self.reference)
 
     async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
         """Begin a shard anew at a position."""
@@ -381,14 +403,14 @@ class SimulatedSource:
         self._produced.clear()
 
     def _check(self) -> None:
-        if self._generation != self._system.generation:
+        if self._fence.is_cut:
             raise SourceUnavailable("the engine has crashed", source=self.reference)
         if self._system.is_down(self.reference):
             raise SourceUnavailable("the test has taken it down", source=self.reference)
 
     def _check_owner(self, shard: str, epoch: int) -> None:
         self._check()
-        if self._epochs.get(shard) != epoch:
+        if self._epochs.get(shard) != epoch or self._system.owners[self._request.consumer_group_id, shard] != epoch:
             raise ShardLost(source=self.reference, shard=shard, epoch=epoch)
 
 
@@ -433,10 +455,10 @@ class SimulatedRange:
 class SimulatedDestination:
     """A destination that keeps what it is given."""
 
-    def __init__(self, system: SimulatedSystem, reference: str) -> None:
+    def __init__(self, system: SimulatedSystem, reference: str, fence: Fence) -> None:
         self.reference = reference
         self._system = system
-        self._generation = system.generation
+        self._fence = fence
 
     async def open(self) -> None:
         """Do nothing: it is there."""
@@ -448,7 +470,7 @@ class SimulatedDestination:
             DestinationUnavailable: a test has taken it down.
         """
         await anyio.lowlevel.checkpoint()
-        if self._generation != self._system.generation:
+        if self._fence.is_cut:
             raise DestinationUnavailable("the engine has crashed", destination=self.reference)
         self._system.take(self.reference, rows)
 

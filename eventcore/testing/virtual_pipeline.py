@@ -33,10 +33,10 @@ from eventcore.ports.connectors import ConnectorContext
 from eventcore.ports.store import Failure
 from eventcore.store.memory import MemoryStore
 from eventcore.testing.cast import read_cast
-from eventcore.testing.fence import FencedStore
+from eventcore.testing.faults import Faults, Fence, FencedStore, SkewedClock
 from eventcore.testing.harness import open_harness
 from eventcore.testing.recording import Delivered, Discarded, Invoked, Recording, Retried, Settled
-from eventcore.testing.simulated import SimulatedSystem
+from eventcore.testing.simulated import SimulatedConnector, SimulatedSystem
 from eventcore.testing.virtual_loop import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -63,21 +63,24 @@ class VirtualPipeline:
         functions: Mapping[str, Callable[..., Any]] | None = None,
         shards: Mapping[str, int] | None = None,
         seed: int = 0,
+        faults: Faults | None = None,
     ) -> None:
         """Start a pipeline; see `open_pipeline`."""
+        self._faults = faults or Faults()
+        self._clock = SkewedClock(self._faults)
         self._cast = read_cast(pipeline, functions or {})
         self.seed = seed  #: of this run: the same gives the same
         self._ids = SeededIds(seed)
         self._store = MemoryStore()
         self._recording = Recording()
         context = ConnectorContext(
-            clock=LoopClock(),
+            clock=self._clock,
             ids=self._ids,
             region=self._cast.loaded.config.settings.region,
             account_id=self._cast.loaded.config.settings.account_id,
         )
         self._systems = {
-            kind: SimulatedSystem(kind, shards=shards or {}, context=lambda: context)
+            kind: SimulatedSystem(kind, shards=shards or {}, context=context, faults=self._faults)
             for kind in ("kafka", "http", "stdout")
         }
         self._is_closed = False
@@ -152,13 +155,16 @@ class VirtualPipeline:
 
     def rebalance(self, mapping: str, *, is_lost: bool = False) -> None:
         """Take a mapping's Kafka partitions away and give them back; ``is_lost``: without letting it finish."""
-        source = next((each for each in self._systems["kafka"].sources if each.mapping == mapping), None)
+        source = next(
+            (each for each in self._systems["kafka"].sources if each.mapping == mapping and not each.is_stale), None
+        )
         if source is None:
             raise ProgrammingError(f"the mapping `{mapping}` reads no simulated topic now")
 
         async def rebalance() -> None:
             await (source.lose() if is_lost else source.revoke())
-            await source.take()
+            if source in self._systems["kafka"].sources:
+                await source.take()
 
         self.run(rebalance())
 
@@ -187,12 +193,24 @@ class VirtualPipeline:
 
         Nothing of what ran reaches the store, a source or a destination any more.
         """
-        self._fence.cut()
-        for system in self._systems.values():
-            system.cut()
+        self._fence.is_cut = True
         at_s = self._loop.time()
         self._end_loop()
         self._start(at_s)
+
+    def take_over(self, *, seconds: float) -> None:
+        """Start another engine on the same state while this one goes on: others took a pause of it for its death.
+
+        Args:
+            seconds: how long the one before goes on, until it is killed.
+        """
+        before, fence = self._host, self._fence
+        fence.is_stale = True
+        self._begin()
+        self.run(anyio.sleep(seconds))
+        fence.is_cut = True
+        before.cancel()
+        self.run(_ended(before))
 
     def close(self) -> None:
         """Drain the engine and stop. Idempotent.
@@ -208,7 +226,7 @@ class VirtualPipeline:
     def abandon(self) -> None:
         """Stop at once, without a drain: for a test that has failed already. Idempotent."""
         self._is_closed = True
-        self._fence.cut()
+        self._fence.is_cut = True
         if not self._loop.is_closed():
             self._end_loop()
 
@@ -334,7 +352,11 @@ class VirtualPipeline:
 
     def _start(self, at_s: float) -> None:
         self._loop = VirtualTimeLoop(self.seed, at_s)
-        self._fence = FencedStore(self._store)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start an engine in the loop, beside any that is there."""
+        self._fence = Fence()
         self._stopping = asyncio.Event()
         started = asyncio.Event()
         # A task of its own, not of a group: between two calls of the test nobody waits for it; `run` and `_stop` do.
@@ -345,11 +367,12 @@ class VirtualPipeline:
         fence = self._fence
         async with open_harness(
             self._cast,
-            store=fence,
-            connectors=self._systems,
+            store=FencedStore(self._store, self._faults, fence),
+            connectors={kind: SimulatedConnector(system, fence) for kind, system in self._systems.items()},
             ids=self._ids,
             recording=self._recording,
             is_cut=lambda: fence.is_cut,
+            clock=self._clock,
         ) as self._harness:
             started.set()
             await self._stopping.wait()
@@ -382,6 +405,12 @@ class VirtualPipeline:
         self._loop.close()
 
 
+async def _ended(host: asyncio.Task[None]) -> None:
+    await asyncio.wait({host})
+    # Asked for, so that nobody is told of an error of an engine that was killed.
+    host.cancelled() or host.exception()
+
+
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
@@ -397,6 +426,7 @@ def open_pipeline(
     functions: Mapping[str, Callable[..., Any]] | None = None,
     shards: Mapping[str, int] | None = None,
     seed: int = 0,
+    faults: Faults | None = None,
 ) -> Iterator[VirtualPipeline]:
     """Run a pipeline in virtual time until the block ends; then it is drained.
 
@@ -406,12 +436,13 @@ def open_pipeline(
             a `Scripted`. All functions run inline, whatever their `runtime`.
         shards: partitions of simulated topics, by reference; one where nothing is said.
         seed: of identifiers, jitter and the order of what happens at the same instant. Equal seeds, equal runs.
+        faults: what goes wrong outside of the engine; nothing when None.
 
     Raises:
         ConfigError: the pipeline has mistakes.
         ProgrammingError: ``functions`` names one that the pipeline does not have.
     """
-    running = VirtualPipeline(pipeline, functions=functions, shards=shards, seed=seed)
+    running = VirtualPipeline(pipeline, functions=functions, shards=shards, seed=seed, faults=faults)
     try:
         yield running
     except BaseException:

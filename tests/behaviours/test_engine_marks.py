@@ -8,6 +8,7 @@ import anyio
 
 from eventcore.delivery.ordering import ShardState
 from eventcore.errors import SourceUnavailable
+from eventcore.testing import Fate, Faults, Scripted, open_pipeline
 from eventcore.testing.harness import Harness
 from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
 
@@ -128,3 +129,23 @@ def test_an_abort_while_the_mark_is_written_invokes_nothing() -> None:
     play_scripted(scripted_app(work, timeout=840), scenario, stream)
     assert calls == []
     assert not stream.kept["orders-0"][1].marked
+
+
+def test_a_mark_whose_answer_got_lost_is_taken_back_where_it_stands() -> None:
+    """Nothing was ever settled: the checkpoint that is written with it is the batch's first position, not "never"."""
+    checkpoints: list[int] = []
+
+    class LostAnswer(Faults):
+        def fate_of_settle(self, shard: str) -> Fate:
+            return Fate.LOST if not checkpoints else Fate.DONE
+
+        def on_settled(self, source: str, shard: str, epoch: int, checkpoint: int, state: ShardState) -> None:
+            checkpoints.append(checkpoint)
+
+    app = scripted_app(Scripted().__call__)
+    with open_pipeline(app, functions={"work": Scripted()}, faults=LostAnswer()) as pipeline:
+        pipeline.send("kafka:local/orders", [1])
+        pipeline.run_until_idle()
+        assert len(pipeline.invocations) == 1
+    assert checkpoints[:2] == [0, 0]
+    assert checkpoints[-1] == 1

@@ -1,0 +1,90 @@
+"""The engine in simulated worlds: crashes, lost answers, rebalances, slow functions, clocks that are off (design §10).
+
+A seed is a world. One that fails is named, and runs alone: `EVENTCORE_SIMULATION_SEEDS=123 pytest tests/simulation`; a
+range is `1000-2000`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation import mutants
+from tests.simulation.checkers import CHECKERS, judge
+from tests.simulation.mutants import Mutant
+from tests.simulation.world import World, make_plan
+
+#: Worlds of every run.
+SEEDS = 200
+#: A mutant is caught within so many worlds.
+MUTANT_SEEDS = 60
+
+
+def _seeds() -> range:
+    first, _, last = os.environ.get("EVENTCORE_SIMULATION_SEEDS", "").partition("-")
+    return range(int(first), int(last or first) + 1) if first else range(SEEDS)
+
+
+def play(seed: int, kind: str | None = None, *, is_simple: bool = False) -> World:
+    world = World(seed, make_plan(seed, kind, is_simple=is_simple), is_simple=is_simple)
+    world.play()
+    return world
+
+
+@pytest.mark.parametrize("seed", _seeds())
+def test_world(seed: int) -> None:
+    world = play(seed)
+    wrong = judge(world)
+    assert not wrong, "\n".join([f"seed {seed}: {world.plan.kind}, {world.plan.troubles}", *wrong])
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_seed_repeats_its_world(seed: int) -> None:
+    first, second = play(seed), play(seed)
+    assert first.pipeline.timeline() == second.pipeline.timeline()
+    assert first.trouble.journal == second.trouble.journal
+
+
+def test_the_worlds_are_troubled_enough() -> None:
+    """What the checkers look at happens: crashes, discards, retries, every trouble and every kind of source."""
+    worlds = [play(seed) for seed in range(60)]
+    assert {world.plan.kind for world in worlds} == {"stream", "kafka", "queue"}
+    troubles = {what for world in worlds for _, what in world.plan.troubles}
+    assert troubles >= {"crash", "point", "restart", "skew", "store", "outage", "settle", "revoke", "lose", "take_over"}
+    assert sum(len(world.crashes) for world in worlds) > 30
+    assert sum(len(world.deliveries) + len(world.dead) for world in worlds) > 60
+    assert sum(world.trouble.disturbed for world in worlds) > 30
+    assert any(call.error.startswith("Sandbox.Timedout") for world in worlds for call in world.invocations)
+
+
+#: What is wrong, where it shows (the source, and whether crashes alone will do), and who finds it.
+MUTANTS: list[tuple[Mutant, str, bool, set[str]]] = [
+    (mutants.ack_before_the_store, "stream", True, {"no_loss", "poison_is_given_up"}),
+    (mutants.outbox_row_after_the_ack, "stream", True, {"no_loss", "poison_is_given_up"}),
+    (mutants.checkpoint_beyond_a_failed_record, "kafka", True, {"no_loss", "poison_is_given_up", "order"}),
+    (mutants.attempts_forgotten, "stream", True, {"attempts"}),
+    (mutants.epoch_not_checked, "kafka", False, {"one_owner"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "kind", "is_simple", "finders"), MUTANTS, ids=[mutant.__name__ for mutant, *_ in MUTANTS]
+)
+def test_a_mutant_is_caught(
+    mutant: Mutant, kind: str, is_simple: bool, finders: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same worlds without the mutant are clean: the checkers find it, and not something else."""
+    mutant(monkeypatch)
+    caught = next((seed for seed in range(MUTANT_SEEDS) if _find(seed, kind, is_simple) & finders), None)
+    assert caught is not None, f"{mutant.__name__} was not caught in {MUTANT_SEEDS} worlds"
+    monkeypatch.undo()
+    assert judge(play(caught, kind, is_simple=is_simple)) == []
+
+
+def _find(seed: int, kind: str, is_simple: bool) -> set[str]:
+    return {wrong.partition(":")[0] for wrong in judge(play(seed, kind, is_simple=is_simple))}
+
+
+def test_every_checker_is_asked() -> None:
+    assert len({checker.__name__ for checker in CHECKERS}) == len(CHECKERS) >= 7
