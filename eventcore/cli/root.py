@@ -18,6 +18,7 @@ _COMMANDS = [
     ("logs", "what functions wrote"),
     ("mapping", "what to do with a mapping while it runs"),
     ("queue", "look into queues, redrive and purge them"),
+    ("stream", "look at the shards of streams, split and merge them"),
     ("replay", "run what a stream or topic still keeps once more"),
     ("failures", "look at what failed and why; run it again"),
     ("up", "start a Kafka broker for development"),

@@ -188,6 +188,9 @@ def _shard_line(shard: ShardStatus, now_ms: int) -> str:
         return click.style(f"{name}  {blocked}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="red")
     if paused:
         return click.style(f"{name}  {paused}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="yellow")
+    if shard.waits_for:
+        parents = " and ".join(show_shard(parent) for parent in shard.waits_for.split())
+        return f"{name}  waits for the end of {parents}, lag {_show_lag(shard.lag)}"
     position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
     buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
     return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}{_parked(shard)}"

@@ -355,7 +355,10 @@ class QueueConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 class StreamConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[streams.NAME]`: an embedded stream."""
 
-    shards: Annotated[int, Meta(ge=1, le=1000, description="ordered shards; fixed when the stream is made")] = 4
+    shards: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="ordered shards of a new stream; they may be split and merged later"),
+    ] = 4
     retention_period: Annotated[int, Meta(ge=60, le=31_536_000, description="seconds that records are kept")] = 86_400
     retention_bytes: Annotated[
         int, Meta(ge=0, description="bytes of records kept, the oldest go first; 0: no limit")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eventcore.clock import Clock
-from eventcore.embedded.sharding import shard_of_key
+from eventcore.delivery.hash_keys import share_of
 from eventcore.ids import IdFactory
 from eventcore.ports.destinations import Dispatch
 from eventcore.ports.store import AppendRecords, NewMessage, NewRecord, Operation, SendMessages
@@ -49,7 +49,7 @@ class StreamDestination:
         key = dispatch.record_key
         record = NewRecord(
             # A lane keeps its order: what it gives up without a key goes to one shard.
-            shard=shard_of_key(dispatch.lane.encode() if key is None else key, self._shards),
+            shard=share_of(dispatch.lane.encode() if key is None else key, self._shards),
             body=dispatch.payload,
             key=key,
             headers=_headers(dispatch.attributes),

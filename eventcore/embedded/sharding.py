@@ -1,12 +1,9 @@
-"""Which shard of an embedded stream a record goes to, and what shards are called.
+"""What the shards of an embedded stream are called; which one a record goes to is `eventcore.delivery.hash_keys`.
 
-Source: Kinesis Data Streams, "PutRecord": the MD5 of the partition key, as a 128-bit number, falls into the hash key
-range of one shard; here the ranges are equal and never split.
+The ranges of a new stream are equal; what becomes of them is `eventcore.store.resharding`.
 """
 
 from __future__ import annotations
-
-import hashlib
 
 #: Kinesis writes a shard's number with twelve digits.
 SHARD_DIGITS = 12
@@ -28,9 +25,3 @@ def shard_index(name: str) -> int:
     if len(digits) + len(_PREFIX) != len(name) or len(digits) != SHARD_DIGITS or not digits.isdecimal():
         raise ValueError(f"`{name}` is not a shard: write {shard_name(0)}")
     return int(digits)
-
-
-def shard_of_key(key: bytes, shards: int) -> int:
-    """Return the number of the shard, below ``shards``, whose hash key range holds the key."""
-    digest = hashlib.md5(key, usedforsecurity=False).digest()
-    return int.from_bytes(digest, "big") * shards >> 128

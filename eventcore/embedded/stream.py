@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import anyio
 import msgspec
 
 from eventcore.clock import Clock
+from eventcore.delivery.hash_keys import share_of
 from eventcore.delivery.ordering import ShardState, decode_window, encode_window
+from eventcore.embedded.family import ShardFamily
 from eventcore.embedded.shapes import KinesisShape, stream_arn
-from eventcore.embedded.sharding import shard_name, shard_of_key
+from eventcore.embedded.sharding import shard_name
 from eventcore.errors import (
     CommandError,
     FencedOut,
@@ -46,12 +49,14 @@ from eventcore.ports.store import (
     SaveCheckpoint,
     SeekCheckpoint,
     ShardExtent,
+    ShardLineage,
     Store,
     StoredRecord,
     StreamSettings,
     TakeShard,
     TrimStream,
 )
+from eventcore.store.resharding import follow
 
 #: Records of one read: it shares the reading connection with the command line.
 READ_RECORDS_MAX = 1000
@@ -122,6 +127,7 @@ class EmbeddedStream:
         self._starting_position = starting_position
         self._has_windows = has_windows
         self._shards: dict[str, _Shard] = {}
+        self._family = ShardFamily(())
         self._turn = 0
         self._listener: ShardListener | None = None
         #: Shards that a settle found in another's hands; the next receive says so and takes them again.
@@ -148,10 +154,13 @@ class EmbeddedStream:
             settings = (await self._store.streams()).get(self.name)
         if settings is None:
             raise SourceUnavailable(f"there is no stream {self.name}: define [streams.{self.name}]", source=self.name)
-        await self._take(listener, [shard_name(index) for index in range(settings.shards)])
+        with self._translated():
+            extents = await self._store.extents(self.name)
+        self._family = ShardFamily(extents)
+        await self._take(listener, [shard_name(extent.shard) for extent in extents])
 
     async def _take(self, listener: ShardListener, names: Sequence[str]) -> None:
-        """Become the owner of shards, and say so."""
+        """Become the owner of shards; say so of those whose parents are drained, and keep the others back."""
         with self._translated():
             checkpoints: list[Checkpoint] = await self._store.commit(
                 [TakeShard(mapping=self._mapping, shard=checkpoint_shard(self.name, name)) for name in names]
@@ -167,9 +176,25 @@ class EmbeddedStream:
             )
             for name, checkpoint in zip(names, checkpoints, strict=True)
         ]
-        self._shards.update({shard.shard: _Shard(shard) for shard in taken})
         self._fenced = [name for name in self._fenced if name not in names]
-        await listener.on_taken(taken)
+        await self._announce(listener, self._family.hold(taken))
+
+    async def _announce(self, listener: ShardListener, taken: Sequence[TakenShard]) -> None:
+        self._shards.update({shard.shard: _Shard(shard) for shard in taken})
+        if taken:
+            await listener.on_taken(taken)
+
+    async def _follow(self, extents: Sequence[ShardExtent]) -> None:
+        """Take shards that were made by a split or merge, let drained parents go, and begin with their children."""
+        assert self._listener is not None, "it is open"
+        family, listener = self._family, self._listener
+        if new := family.learn(extents):
+            await self._take(listener, new)
+        while drained := [name for name, shard in self._shards.items() if family.is_drained(shard.kept)]:
+            await listener.on_revoked(drained)
+            for name in drained:
+                del self._shards[name]
+            await self._announce(listener, family.release(drained))
 
     async def _with_window(self, checkpoint: Checkpoint) -> ShardState:
         """Return a checkpoint's state with the window that is open there."""
@@ -181,10 +206,17 @@ class EmbeddedStream:
     async def _start(self, names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Give the checkpoints that were never settled their starting position, durably."""
         extents = {shard_name(extent.shard): extent for extent in await self._store.extents(self.name)}
+        # What was made by a split or merge while the mapping was there is read from its beginning.
+        is_here = any(checkpoint.position >= 0 for checkpoint in checkpoints) or bool(self._shards)
         started = [
             checkpoint
             if checkpoint.position >= 0
-            else msgspec.structs.replace(checkpoint, position=await self._find_start(extents[name]))
+            else msgspec.structs.replace(
+                checkpoint,
+                position=extents[name].first
+                if is_here and extents[name].parents
+                else await self._find_start(extents[name]),
+            )
             for name, checkpoint in zip(names, checkpoints, strict=True)
         ]
         await self._store.commit(
@@ -227,7 +259,7 @@ class EmbeddedStream:
             reads = await self._find(deadline)
             # Shards move on only here, where nothing waits any more: a receive that was cancelled has lost no records.
             found = [
-                shard.advance(records, extent.first)
+                shard.advance(records, extent)
                 for shard, extent, records in reads
                 if self._shards.get(shard.name) is shard and not shard.is_paused
             ]
@@ -268,7 +300,7 @@ class EmbeddedStream:
                 records = await self._store.read(
                     self.name, extent.shard, shard.next, count_max=records_left, size_bytes_max=bytes_left
                 )
-                if records or extent.first > shard.next:
+                if records or extent.first > shard.next or extent.is_closed:
                     reads.append((shard, extent, records))
                 self._turn = extent.shard + 1
                 records_left -= len(records)
@@ -280,11 +312,15 @@ class EmbeddedStream:
     async def _find_readable(self) -> list[tuple[_Shard, ShardExtent]]:
         """Return some shards that have something to read; who was not served last time comes first."""
         extents = await self._store.extents(self.name)
+        if self._family.is_concerned(extents):
+            await self._follow(extents)
         begin = self._turn % len(extents)
         return [
             (shard, extent)
             for extent in (*extents[begin:], *extents[:begin])
-            if (shard := self._shards.get(shard_name(extent.shard))) and not shard.is_paused and extent.end > shard.next
+            if (shard := self._shards.get(shard_name(extent.shard)))
+            and not shard.is_paused
+            and (extent.end > shard.next or (extent.is_closed and not shard.is_ended))
         ][:READS_MAX]
 
     def pause(self, shard: str) -> None:
@@ -336,6 +372,10 @@ class EmbeddedStream:
             self._fence(owned)
             raise self._lost(shard, epoch) from error
         owned.checkpoint = checkpoint
+        owned.kept = msgspec.structs.replace(owned.kept, checkpoint=checkpoint, state=state)
+        if owned.is_ended:
+            # Its children may be waiting for this.
+            self._wake()
 
     async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
         """Move an owned shard's checkpoint, and begin there anew; see `StreamSource.seek`."""
@@ -379,16 +419,23 @@ class EmbeddedStream:
         """Return how far behind each owned shard is: exactly, for the store is asked."""
         with self._translated():
             extents = await self._store.extents(self.name)
-        return [
-            ShardLag(
-                shard=shard.name,
-                checkpoint=shard.checkpoint,
-                end=extent.end,
-                lag=max(0, extent.end - max(shard.checkpoint, extent.first)),
-            )
-            for extent in extents
-            if (shard := self._shards.get(shard_name(extent.shard)))
-        ]
+        lags = [self._lag_of(extent) for extent in extents]
+        return [lag for lag in lags if lag is not None]
+
+    def _lag_of(self, extent: ShardExtent) -> ShardLag | None:
+        """Return how far behind a shard is: an owned one, or one that waits for its parents."""
+        name = shard_name(extent.shard)
+        owned = self._shards.get(name)
+        if owned is None and (not extent.parents or self._family.has_drained(name)):
+            return None
+        checkpoint = owned.checkpoint if owned is not None else self._family.checkpoint(name, extent.first)
+        return ShardLag(
+            shard=name,
+            checkpoint=checkpoint,
+            end=extent.end,
+            lag=max(0, extent.end - max(checkpoint, extent.first)),
+            waits_for="" if owned is not None else " ".join(map(shard_name, extent.parents)),
+        )
 
     async def aclose(self) -> None:
         """Give up the shards and end a waiting receive with `SourceClosed`. Every checkpoint is durable already."""
@@ -414,20 +461,23 @@ class _Shard:
         self.name = taken.shard
         self.epoch = taken.epoch
         self.checkpoint = taken.checkpoint
+        self.kept = taken  #: as it was settled last
         self.next = taken.checkpoint
         self.is_paused = False
+        self.is_ended = False  #: it is closed, and the engine was told that nothing more comes
 
-    def advance(self, stored: Sequence[StoredRecord], first: int) -> ShardRecords:
+    def advance(self, stored: Sequence[StoredRecord], extent: ShardExtent) -> ShardRecords:
         """Move behind records that were read, or behind what is lost when there are none; return them.
 
         Args:
             stored: from `next` on, or from the oldest that is kept.
-            first: position of the oldest record that was kept when ``stored`` was asked for.
+            extent: of the shard, when ``stored`` was asked for.
         """
-        begin = stored[0].position if stored else max(first, self.next)
+        begin = stored[0].position if stored else max(extent.first, self.next)
         lost = LostRange(shard=self.name, first=self.next, last=begin - 1) if begin > self.next else None
         self.next = stored[-1].position + 1 if stored else begin
-        return ShardRecords(self.name, [read_stored(record) for record in stored], lost)
+        self.is_ended = extent.is_closed and self.next >= extent.end
+        return ShardRecords(self.name, [read_stored(record) for record in stored], lost, self.is_ended)
 
 
 #: What was read of a shard, and where it began and ended just before.
@@ -455,7 +505,7 @@ async def append_records(
 ) -> list[tuple[str, int]]:
     """Append records to an embedded stream, all or none; return each one's shard and position once they are durable.
 
-    A key decides the shard (`shard_of_key`); records without one are dealt out in turn, from a random shard on.
+    A key decides the shard (`share_of`); records without one are dealt out in turn, from a random shard on.
 
     Raises:
         CommandError: there is no such stream; there are more than `APPEND_MAX` records, or one is too long.
@@ -471,21 +521,61 @@ async def append_records(
     if not records:
         return []
     turn = ids.random_bits(32)
-    new = tuple(
-        [
-            NewRecord(
-                shard=(turn + index) % settings.shards
-                if record.key is None
-                else shard_of_key(record.key, settings.shards),
-                body=record.body,
-                key=record.key,
-                headers=record.headers,
+    while True:
+        if settings.is_resharded:
+            shards = await _open_shards(store, stream)
+            new = tuple([_place(record, turn + index, settings.shards, shards) for index, record in enumerate(records)])
+        else:
+            new = tuple(
+                [
+                    NewRecord(
+                        shard=(turn + index) % settings.shards
+                        if record.key is None
+                        else share_of(record.key, settings.shards),
+                        body=record.body,
+                        key=record.key,
+                        headers=record.headers,
+                    )
+                    for index, record in enumerate(records)
+                ]
             )
-            for index, record in enumerate(records)
-        ]
-    )
-    (positions,) = await store.commit([AppendRecords(stream=stream, records=new, now_ms=clock.now_ms())])
-    return [(shard_name(record.shard), position) for record, position in zip(new, positions, strict=True)]
+        append = AppendRecords(stream=stream, records=new, now_ms=clock.now_ms(), is_strict=True)
+        try:
+            (positions,) = await store.commit([append])
+        except FencedOut:
+            # A shard was split or merged a moment ago.
+            settings = msgspec.structs.replace(settings, is_resharded=True)
+            continue
+        return [(shard_name(record.shard), position) for record, position in zip(new, positions, strict=True)]
+
+
+class _OpenShards(NamedTuple):
+    """The shards of a stream that was split or merged."""
+
+    numbers: Sequence[int]  #: of the open ones
+    lineages: Sequence[ShardLineage | None]  #: of all
+
+
+async def _open_shards(store: Store, stream: str) -> _OpenShards:
+    extents = await store.extents(stream)
+    numbers = [extent.shard for extent in extents if not extent.is_closed]
+    return _OpenShards(numbers, [extent.lineage for extent in extents])
+
+
+def _place(record: OutgoingRecord, turn: int, made: int, shards: _OpenShards) -> NewRecord:
+    """Return a record with the open shard that it goes to.
+
+    Args:
+        record: to be sent.
+        turn: of a record without a key.
+        made: shards that the stream was made with.
+        shards: of the stream.
+    """
+    if record.key is None:
+        shard = shards.numbers[turn % len(shards.numbers)]
+    else:
+        shard = follow(share_of(record.key, made), record.key, shards.lineages.__getitem__)
+    return NewRecord(shard=shard, body=record.body, key=record.key, headers=record.headers)
 
 
 async def trim_stream(store: Store, stream: str, settings: StreamSettings, now_ms: int) -> int:

@@ -81,6 +81,9 @@ class ShardIntake:
         """Let every `take` return nothing, now and later."""
         self._buffer.close()
 
+    def end(self) -> None:
+        """Note that nothing more is offered."""
+
     def pass_to(self, end: int) -> None:
         """Note that no record before a position is to be expected but those that were offered."""
         self._is_filtered, self._end = True, end

@@ -134,6 +134,9 @@ class LanedShard:
         self._update_pause()
         return Offered(len(records), len(records) - len(matching))
 
+    def end(self) -> None:
+        """Note that nothing more comes: nothing waits for it, a batching window apart, which passes."""
+
     def limit(self, size_bytes_max: int) -> None:
         """Change how many bytes may wait."""
         self._size_bytes_max = size_bytes_max

@@ -104,6 +104,10 @@ class ShardWorker:
         self._books.open(len(matching))
         return Offered(len(records), len(records) - len(matching))
 
+    def end(self) -> None:
+        """Note that nothing more comes: an open window is closed when all that waits is settled."""
+        self._intake.end()
+
     def limit(self, size_bytes_max: int) -> None:
         """Change how many bytes may wait."""
         self._intake.limit(size_bytes_max)

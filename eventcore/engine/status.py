@@ -49,6 +49,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     buffered: int
     blocked: Blocked | None = None
     pause: Pause | None = None  #: by hand: its own, or the mapping's
+    waits_for: str = ""  #: shards that are read to their ends before this one
     parked: int = 0  #: keys whose records wait elsewhere, with lanes
 
 

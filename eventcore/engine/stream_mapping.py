@@ -97,6 +97,8 @@ class StreamMapping:
                 if worker is None:
                     continue
                 offered = worker.offer(received.records, received.lost)
+                if received.is_end:
+                    worker.end()
                 context.reporter.received(received.shard, offered.count)
                 context.reporter.filtered(received.shard, offered.filtered)
             await signals.reach("poller.received")
@@ -244,11 +246,17 @@ class StreamMapping:
         return sum(worker.running for worker in self._workers.values())
 
     async def shards(self) -> Sequence[ShardStatus]:
-        """Return the owned shards."""
+        """Return the owned shards, and behind them those that wait for others to be read to their ends."""
         lags: dict[str, ShardLag] = {}
         # A source that is away must not hide the others' status.
         with suppress(SourceError):
             lags = {lag.shard: lag for lag in await self._source.lag()}
-        return [
+        owned = [
             worker.status(lags[shard].lag if shard in lags else -1) for shard, worker in sorted(self._workers.items())
         ]
+        waiting = [
+            ShardStatus(shard=lag.shard, checkpoint=lag.checkpoint, lag=lag.lag, buffered=0, waits_for=lag.waits_for)
+            for lag in lags.values()
+            if lag.waits_for and lag.shard not in self._workers
+        ]
+        return [*owned, *waiting]

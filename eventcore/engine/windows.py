@@ -89,6 +89,13 @@ class WindowIntake(ShardIntake):
     def __init__(self, source: StreamSource, shard: str, buffer: RecordBuffer, windows: ShardWindows) -> None:
         super().__init__(source, shard, buffer)
         self._windows = windows
+        self._is_ended = False
+
+    def end(self) -> None:
+        """Note that nothing more is offered: the window is over when all that waits is settled."""
+        self._is_ended = True
+        if not len(self):
+            self._buffer.interrupt()
 
     @property
     def barrier(self) -> LostRange | Window | None:
@@ -98,6 +105,9 @@ class WindowIntake(ShardIntake):
     async def take(self, state: ShardState) -> Sequence[Record] | None:
         """Wait for what is tried next and take it; see `Intake.take`. A window that is over has to be closed first."""
         windows = self._windows
+        if self._is_ended and windows.current is not None and not state.parts and not len(self):
+            windows.end()
+            return ()
         with anyio.move_on_after(None if state.parts else windows.pause_s) as patience:
             records = await super().take(state)
         if patience.cancelled_caught:

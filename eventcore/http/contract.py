@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
+from eventcore.embedded.resharding import StreamShard
 from eventcore.engine.status import DestinationStatus, FunctionStatus, MappingStatus, ParkedRedriven
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
@@ -276,6 +277,48 @@ class PurgeQueue(Request[Purged], frozen=True, kw_only=True):
     queue: str
 
 
+# -- the shards of a stream --------------------------------------------------------------------------------------------
+
+
+class ListShards(Request[Sequence[StreamShard]], frozen=True, kw_only=True):
+    """Ask for the shards of an embedded stream, closed ones too."""
+
+    PATH = "stream/shards"
+    RESULT = tuple[StreamShard, ...]
+
+    stream: str
+
+
+class Resharded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a split or a merge has done; names of shards."""
+
+    stream: str
+    closed: tuple[str, ...]
+    opened: tuple[str, ...]
+
+
+class SplitStreamShard(Request[Resharded], frozen=True, kw_only=True):
+    """Split a shard of an embedded stream in two."""
+
+    PATH = "stream/split"
+    RESULT = Resharded
+
+    stream: str
+    shard: str  #: its name or number
+    at: str = ""  #: first hash key of the upper half, decimal; empty: the middle
+
+
+class MergeStreamShards(Request[Resharded], frozen=True, kw_only=True):
+    """Merge two shards of an embedded stream whose hash keys adjoin."""
+
+    PATH = "stream/merge"
+    RESULT = Resharded
+
+    stream: str
+    shard: str  #: its name or number
+    other: str  #: the same
+
+
 # -- what a stream keeps -----------------------------------------------------------------------------------------------
 
 
@@ -522,6 +565,9 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         PlanRedrive,
         RedriveQueue,
         PurgeQueue,
+        ListShards,
+        SplitStreamShard,
+        MergeStreamShards,
         GetExtents,
         FindPositions,
         ReadRecords,

@@ -32,6 +32,8 @@ from eventcore.http.contract import (
     Invoked,
     ListFailures,
     ListQueues,
+    ListShards,
+    MergeStreamShards,
     PauseMapping,
     PeekQueue,
     Place,
@@ -48,6 +50,7 @@ from eventcore.http.contract import (
     Send,
     ShowFailure,
     SkipRecords,
+    SplitStreamShard,
     StatusReport,
 )
 from eventcore.http.failures import FailureOperations
@@ -57,6 +60,7 @@ from eventcore.http.queues import QueueOperations
 from eventcore.http.ranges import RangeOperations
 from eventcore.http.sending import LoadConnector, send
 from eventcore.http.status import report_running, report_stopped
+from eventcore.http.streams import StreamOperations
 from eventcore.ids import IdFactory
 from eventcore.ports.store import QueueDepth, Store
 from eventcore.telemetry.events import EventAccepted, RecordsSent
@@ -111,7 +115,7 @@ class Operations:
             self._performers |= self._on_store(store)
 
     def _on_store(self, store: Store) -> dict[type[Request[Any]], Perform]:
-        queues = QueueOperations(store, self._clock, self._ids)
+        queues, streams = QueueOperations(store, self._clock, self._ids), StreamOperations(store)
         failures = FailureOperations(
             store, self._ids, resolve(self._loaded).mappings, self._retry_runner, self._started_code
         )
@@ -151,6 +155,9 @@ class Operations:
             PlanRedrive: queues.plan_redrive,
             RedriveQueue: queues.redrive,
             PurgeQueue: queues.purge,
+            ListShards: streams.shards,
+            SplitStreamShard: streams.split,
+            MergeStreamShards: streams.merge,
             ListFailures: failures.ls,
             ShowFailure: failures.show,
             RetryFailure: failures.retry,

@@ -156,6 +156,7 @@ class ShardRecords(msgspec.Struct, frozen=True):
     shard: str
     records: Sequence[Record]
     lost: LostRange | None = None  #: before the first of these records
+    is_end: bool = False  #: the shard was closed, and nothing comes behind them
 
 
 class ShardListener(Protocol):
@@ -184,6 +185,7 @@ class ShardLag(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: int
     end: int  #: the position that the next record would get; -1 unknown
     lag: int  #: records between the checkpoint and the end, as far as known
+    waits_for: str = ""  #: shards that are read to their ends before this one, which has no owner until then
 
 
 class ResultRecord(msgspec.Struct, frozen=True):
@@ -262,7 +264,7 @@ class StreamSource(Protocol):
         ...
 
     async def lag(self) -> Sequence[ShardLag]:
-        """Return how far behind each owned shard is, from what is known without asking the outside."""
+        """Return how far behind each owned shard is, and each that waits, from what is known without asking outside."""
         ...
 
     async def aclose(self) -> None:

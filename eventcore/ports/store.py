@@ -226,6 +226,8 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     shards: int = 4
     retention_period: int = 86_400  #: seconds
     retention_bytes: int = 0  #: of bodies, all shards together; 0: no limit
+    #: Shards were split or merged since it was made; kept by the store, whatever a definition says.
+    is_resharded: bool = False
 
 
 class DefineStream(Operation, frozen=True, kw_only=True):
@@ -252,13 +254,52 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
 class AppendRecords(Operation, frozen=True, kw_only=True):
     """Append records to a stream. Returns their positions in order, rising by one a shard; -1 for a repeated one.
 
+    A record for a shard that was split or merged goes to the open descendant that holds its key.
+
     Raises:
         KeyError: the stream is not defined.
+        FencedOut: `is_strict`, and a shard is closed; the whole commit has no effect.
     """
 
     stream: str
     records: tuple[NewRecord, ...]
     now_ms: int
+    is_strict: bool = False  #: refuse records for a closed shard, for senders who tell where their records are
+
+
+class SplitShard(Operation, frozen=True, kw_only=True):
+    """Close a shard and open two that share its hash keys. Returns their numbers, the lower one first.
+
+    Raises:
+        KeyError: the stream is not defined.
+        ValueError: there is no such shard, it is closed, or the hash key is not inside its range.
+    """
+
+    stream: str
+    shard: int
+    at: str = ""  #: first hash key of the upper one, a decimal number; empty: the middle
+
+
+class MergeShards(Operation, frozen=True, kw_only=True):
+    """Close two shards whose hash keys adjoin and open one that has all of them. Returns its number.
+
+    Raises:
+        KeyError: the stream is not defined.
+        ValueError: there is no such shard, one is closed, or they do not adjoin.
+    """
+
+    stream: str
+    shard: int
+    other: int
+
+
+class ShardLineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Which hash keys a shard has, and what it was made from and into."""
+
+    first_hash_key: str  #: a decimal number of up to 39 digits, inclusive
+    last_hash_key: str  #: the same
+    parents: tuple[int, ...] = ()  #: numbers of the shards that it was split or merged from
+    children: tuple[int, ...] = ()  #: of those that it was split or merged into; it is closed when there are any
 
 
 class StoredRecord(msgspec.Struct, frozen=True, gc=False):
@@ -287,7 +328,19 @@ class ShardExtent(msgspec.Struct, frozen=True, kw_only=True):
 
     shard: int
     first: int  #: position of the oldest record kept; equals `end` when empty
-    end: int  #: position that the next record gets
+    end: int  #: position that the next record gets; of a closed shard it stays
+    #: None for a shard that the stream was made with and that was never split or merged.
+    lineage: ShardLineage | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing comes any more."""
+        return self.lineage is not None and bool(self.lineage.children)
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """Numbers of the shards that it was made from."""
+        return self.lineage.parents if self.lineage is not None else ()
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from eventcore.errors import FencedOut, ProgrammingError
 from eventcore.ports import store as port
 from eventcore.ports.store import BODY_BYTES_MAX, Operation, QueueSettings, StreamSettings
 from eventcore.store.fifo_rules import check_fifo, wrong_type
+from eventcore.store.resharding import Shards, merge_shards, split_shard
 
 #: A checkpoint that nobody took yet: epoch and position.
 NEVER_TAKEN = (0, -1)
@@ -29,6 +32,10 @@ class Known(Protocol):
         """Return a stream's settings; None when it is not defined."""
         ...
 
+    def shards(self, name: str) -> Shards:
+        """Return what a stream's shards are; none when it is not defined."""
+        ...
+
     def progress(self, mapping: str, shard: str) -> tuple[int, int]:
         """Return a checkpoint's epoch and position; `NEVER_TAKEN` without one."""
         ...
@@ -42,6 +49,7 @@ class Admission:
         self._queues: dict[str, QueueSettings] = {}
         self._streams: dict[str, StreamSettings] = {}
         self._progress: dict[tuple[str, str], tuple[int, int]] = {}
+        self._resharded: set[str] = set()
         self._checks: dict[type[Operation], Callable[[Any], object]] = {
             port.DefineQueue: self._define_queue,
             port.SendMessages: self._send,
@@ -54,6 +62,8 @@ class Admission:
             port.DefineStream: self._define_stream,
             port.AppendRecords: self._append,
             port.TrimStream: self._name_stream,
+            port.SplitShard: self._split,
+            port.MergeShards: self._merge,
             port.TakeShard: self._take,
             port.SaveCheckpoint: self._save,
             port.SeekCheckpoint: self._seek,
@@ -88,10 +98,11 @@ class Admission:
                     raise ProgrammingError(f"{type(operation).__name__} is not an operation of the store")
         finally:
             # Usually there is nothing; every send passes here.
-            if self._queues or self._streams or self._progress:
+            if self._queues or self._streams or self._progress or self._resharded:
                 self._queues.clear()
                 self._streams.clear()
                 self._progress.clear()
+                self._resharded.clear()
 
     def refuse_sends(self, operations: Sequence[port.SendMessages]) -> dict[int, Exception]:
         """Return why sends can't be carried out, each a list of its own, by their place; empty when all can."""
@@ -169,18 +180,47 @@ class Admission:
         known = self._streams.get(name) or self._known.stream_settings(name)
         if known is not None and known.shards != settings.shards:
             raise ValueError(f"stream {name} was made with {known.shards} shards; it can't have {settings.shards}")
-        self._streams[name] = settings
+        is_resharded = known is not None and known.is_resharded
+        self._streams[name] = msgspec.structs.replace(settings, is_resharded=is_resharded)
 
     def _name_stream(self, operation: port.TrimStream) -> None:
         self._stream(operation.stream)
 
     def _append(self, operation: port.AppendRecords) -> None:
-        shards = self._stream(operation.stream).shards
+        settings = self._stream(operation.stream)
+        shards = settings.shards
+        if settings.is_resharded:
+            shards = self._check_shards(operation)
         for record in operation.records:
             if not 0 <= record.shard < shards:
                 raise ValueError(f"stream {operation.stream} has no shard {record.shard}, only 0-{shards - 1}")
             if len(record.body) > BODY_BYTES_MAX:
                 raise ValueError(f"a record is {len(record.body)} bytes long; at most {BODY_BYTES_MAX}")
+
+    def _check_shards(self, operation: port.AppendRecords) -> int:
+        """Refuse records for closed shards where that is asked for; return how many shards there are."""
+        known = self._known.shards(operation.stream)
+        if operation.is_strict:
+            for shard in {record.shard for record in operation.records}:
+                if 0 <= shard < len(known.lineages) and known.is_closed(shard):
+                    raise FencedOut(f"shard {shard} of stream {operation.stream} was split or merged", epoch=0)
+        return len(known.lineages)
+
+    def _split(self, operation: port.SplitShard) -> None:
+        self._stream(operation.stream)
+        self._reshard(operation.stream)
+        split_shard(self._known.shards(operation.stream), operation)
+
+    def _merge(self, operation: port.MergeShards) -> None:
+        self._stream(operation.stream)
+        self._reshard(operation.stream)
+        merge_shards(self._known.shards(operation.stream), operation)
+
+    def _reshard(self, stream: str) -> None:
+        """Refuse a second change of a stream's shards in one list: it would have to know of the first."""
+        if stream in self._resharded:
+            raise ValueError(f"stream {stream} is split or merged twice at a time")
+        self._resharded.add(stream)
 
     def _checkpoint(self, mapping: str, shard: str) -> tuple[int, int]:
         return self._progress.get((mapping, shard)) or self._known.progress(mapping, shard)

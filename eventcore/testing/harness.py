@@ -36,6 +36,7 @@ from eventcore.config.reference import parse_reference
 from eventcore.config.structs import PipelineConfig
 from eventcore.embedded.events import event_queue
 from eventcore.embedded.queue import send_messages
+from eventcore.embedded.resharding import merge_shards, split_shard
 from eventcore.embedded.stream import append_records
 from eventcore.engine.status import EngineStatus, MappingState
 from eventcore.errors import ProgrammingError
@@ -158,6 +159,20 @@ class Harness:
         return await self.engine.invoke_async(
             function, value if isinstance(value, bytes) else msgspec.json.encode(value)
         )
+
+    async def split(self, stream: str, shard: str, *, at: int | None = None) -> tuple[str, str]:
+        """Split a shard of an embedded stream; return the names of its children, the lower one first.
+
+        Args:
+            stream: its name.
+            shard: its name.
+            at: first hash key of the upper child; None for the middle.
+        """
+        return await split_shard(self.store, stream, shard, at=at)
+
+    async def merge(self, stream: str, shard: str, other: str) -> str:
+        """Merge two shards of an embedded stream whose hash keys adjoin; return the name of their child."""
+        return await merge_shards(self.store, stream, shard, other)
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass."""

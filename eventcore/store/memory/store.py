@@ -34,6 +34,7 @@ from eventcore.store.memory.outbox import MemoryOutbox
 from eventcore.store.memory.queues import MemoryQueues
 from eventcore.store.memory.streams import MemoryStreams
 from eventcore.store.memory.tokens import Tokens
+from eventcore.store.resharding import Shards
 from eventcore.store.watches import Watches
 
 
@@ -71,6 +72,8 @@ class MemoryStore:
             port.DefineStream: self._streams.define,
             port.AppendRecords: self._streams.append,
             port.TrimStream: self._streams.trim,
+            port.SplitShard: self._streams.split,
+            port.MergeShards: self._streams.merge,
             port.TakeShard: self._checkpoints.take,
             port.SaveCheckpoint: self._checkpoints.save,
             port.SeekCheckpoint: self._checkpoints.seek,
@@ -122,6 +125,10 @@ class MemoryStore:
     def stream_settings(self, stream: str) -> StreamSettings | None:
         """Return a stream's settings; None when it is not defined."""
         return self._streams.settings(stream)
+
+    def shards(self, name: str) -> Shards:
+        """Return what a stream's shards are; none when it is not defined."""
+        return self._streams.shards(name)
 
     def progress(self, mapping: str, shard: str) -> tuple[int, int]:
         """Return a checkpoint's epoch and position."""

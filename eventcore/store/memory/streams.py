@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from eventcore.ports import store as port
-from eventcore.ports.store import NewRecord, ShardExtent, StoredRecord, StreamSettings
+from eventcore.ports.store import NewRecord, ShardExtent, ShardLineage, StoredRecord, StreamSettings
 from eventcore.store.memory.tokens import Tokens
+from eventcore.store.resharding import Changes, Shards, follow, merge_shards, split_shard
 from eventcore.store.rules import TOKEN_KEPT_MS, record_size_bytes, trim_plan
 from eventcore.store.watches import stream_topic
 
@@ -15,7 +18,8 @@ from eventcore.store.watches import stream_topic
 class _Shard:
     """The records of one shard, by position."""
 
-    def __init__(self) -> None:
+    def __init__(self, lineage: ShardLineage | None = None) -> None:
+        self.lineage = lineage
         self.first = 0  #: position of the oldest record kept
         self._records: list[StoredRecord] = []
         self._dropped = 0  #: leading entries that are gone: the list is cut when they are half of it
@@ -50,6 +54,19 @@ class _Stream:
         self.shards = [_Shard() for _ in range(settings.shards)]
         self.size_bytes = 0  #: of bodies
 
+    def find_lineage(self, index: int) -> ShardLineage | None:
+        """Return a shard's lineage."""
+        return self.shards[index].lineage
+
+    def change(self, changes: Changes) -> None:
+        """Take over what shards are from now on, and make those that are not there."""
+        for index, lineage in sorted(changes.items()):
+            if index < len(self.shards):
+                self.shards[index].lineage = lineage
+            else:
+                self.shards.append(_Shard(lineage))
+        self.settings = msgspec.structs.replace(self.settings, is_resharded=True)
+
 
 class MemoryStreams:
     """Every stream of a store."""
@@ -72,7 +89,31 @@ class MemoryStreams:
         if stream is None:
             self._streams[operation.stream] = _Stream(operation.stream, operation.settings)
         else:
-            stream.settings = operation.settings
+            is_resharded = stream.settings.is_resharded
+            stream.settings = msgspec.structs.replace(operation.settings, is_resharded=is_resharded)
+
+    def split(self, operation: port.SplitShard) -> tuple[int, ...]:
+        """Carry out `SplitShard`."""
+        return self._reshard(operation.stream, lambda known: split_shard(known, operation))
+
+    def merge(self, operation: port.MergeShards) -> int:
+        """Carry out `MergeShards`."""
+        return self._reshard(operation.stream, lambda known: merge_shards(known, operation))[0]
+
+    def _reshard(self, name: str, change: Callable[[Shards], Changes]) -> tuple[int, ...]:
+        stream = self._streams[name]
+        known = self.shards(name)
+        changes = change(known)
+        stream.change(changes)
+        self._wake(stream.topic)
+        return tuple([index for index in sorted(changes) if index >= len(known.lineages)])
+
+    def shards(self, name: str) -> Shards:
+        """Return what a stream's shards are; none when it is not defined."""
+        stream = self._streams.get(name)
+        if stream is None:
+            return Shards(0, ())
+        return Shards(stream.settings.shards, tuple([shard.lineage for shard in stream.shards]))
 
     def append(self, operation: port.AppendRecords) -> list[int]:
         """Carry out `AppendRecords`."""
@@ -84,7 +125,10 @@ class MemoryStreams:
             ):
                 positions.append(-1)
                 continue
-            positions.append(stream.shards[new.shard].append(new, now_ms))
+            shard = stream.shards[new.shard]
+            if shard.lineage is not None:
+                shard = stream.shards[follow(new.shard, new.key, stream.find_lineage)]
+            positions.append(shard.append(new, now_ms))
             stream.size_bytes += len(new.body)
         self._wake(stream.topic)
         return positions
@@ -118,7 +162,7 @@ class MemoryStreams:
     def extents(self, name: str) -> Sequence[ShardExtent]:
         """Return where each shard begins and ends."""
         return [
-            ShardExtent(shard=index, first=shard.first, end=shard.end)
+            ShardExtent(shard=index, first=shard.first, end=shard.end, lineage=shard.lineage)
             for index, shard in enumerate(self._named(name).shards)
         ]
 

@@ -35,6 +35,8 @@ HANDLERS: Mapping[type[Operation], Handler] = {
     port.DefineStream: streams.define,
     port.AppendRecords: streams.append,
     port.TrimStream: streams.trim,
+    port.SplitShard: streams.split,
+    port.MergeShards: streams.merge,
     port.TakeShard: checkpoints.take,
     port.SaveCheckpoint: checkpoints.save,
     port.SeekCheckpoint: checkpoints.seek,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from eventcore.ports.store import Failure, QueueSettings, StreamSettings
+from eventcore.ports.store import Failure, QueueSettings, ShardLineage, StreamSettings
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -16,6 +16,7 @@ _headers = msgspec.msgpack.Decoder(Headers)
 _attributes = msgspec.msgpack.Decoder(dict[str, str])
 _queue_settings = msgspec.json.Decoder(QueueSettings)
 _stream_settings = msgspec.json.Decoder(StreamSettings)
+_lineage = msgspec.json.Decoder(ShardLineage)
 _failure = msgspec.json.Decoder(Failure)
 
 
@@ -37,6 +38,16 @@ def encode_attributes(attributes: object) -> bytes:
 def decode_attributes(column: bytes) -> dict[str, str]:
     """Return the attributes that a column holds."""
     return _attributes.decode(column)
+
+
+def encode_lineage(lineage: ShardLineage) -> str:
+    """Return a shard's lineage as a column holds it."""
+    return _json.encode(lineage).decode()
+
+
+def decode_lineage(column: str) -> ShardLineage | None:
+    """Return the lineage that a column holds; None for a shard that was never split or merged."""
+    return _lineage.decode(column) if column else None
 
 
 def encode_list(values: Sequence[int] | Sequence[str]) -> str:

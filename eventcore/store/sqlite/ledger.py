@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from typing import ClassVar, Protocol
 
 from eventcore.delivery.ordering import EMPTY, ShardState, decode_state, encode_state
-from eventcore.ports.store import Checkpoint, QueueSettings, StreamSettings
+from eventcore.ports.store import Checkpoint, QueueSettings, ShardLineage, StreamSettings
 from eventcore.store.admission import NEVER_TAKEN
+from eventcore.store.resharding import Shards
 from eventcore.store.rules import first_key
-from eventcore.store.sqlite.codec import decode_queue_settings, decode_stream_settings, encode_settings
+from eventcore.store.sqlite.codec import (
+    decode_lineage,
+    decode_queue_settings,
+    decode_stream_settings,
+    encode_lineage,
+    encode_settings,
+)
 from eventcore.store.sqlite.segments import Segment
 from eventcore.store.watches import queue_topic, stream_topic
 
@@ -77,23 +84,29 @@ class QueueRow:
 
 
 class ShardRow:
-    """A shard of a stream: where it begins and ends."""
+    """A shard of a stream: where it begins and ends, and what it was split or merged from and into."""
 
     SAVE: ClassVar[str] = (
-        "INSERT INTO shard VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (number) DO UPDATE SET first_key = excluded.first_key, end_key = excluded.end_key"
+        "INSERT INTO shard VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET"
+        " first_key = excluded.first_key, end_key = excluded.end_key, lineage = excluded.lineage"
     )
 
-    def __init__(self, number: int, stream: int, shard: int, first: int, end: int) -> None:
+    def __init__(self, number: int, stream: int, shard: int, first: int, end: int, lineage: str = "") -> None:
         self.number = number
         self.stream = stream
         self.shard = shard
         self.first = first  #: key of the oldest record kept
         self.end = end  #: key of the next record
+        self._lineage = lineage
+        self.lineage = decode_lineage(lineage)
+
+    def change_lineage(self, lineage: ShardLineage) -> None:
+        """Take over what it was split or merged from and into."""
+        self._lineage, self.lineage = encode_lineage(lineage), lineage
 
     def values(self) -> tuple[object, ...]:
         """Return what `SAVE` binds."""
-        return (self.number, self.stream, self.shard, self.first, self.end)
+        return (self.number, self.stream, self.shard, self.first, self.end, self._lineage)
 
 
 class StreamRow:
@@ -111,6 +124,10 @@ class StreamRow:
         self.size_bytes = size_bytes
         self.topic = stream_topic(name)
         self.shards: list[ShardRow] = []
+
+    def find_lineage(self, shard: int) -> ShardLineage | None:
+        """Return a shard's lineage."""
+        return self.shards[shard].lineage
 
     def values(self) -> tuple[object, ...]:
         """Return what `SAVE` binds."""
@@ -211,6 +228,13 @@ class Ledger:
         row = self.streams.get(stream)
         return row.settings if row else None
 
+    def shards(self, name: str) -> Shards:
+        """Return what a stream's shards are; none when it is not defined."""
+        row = self.streams.get(name)
+        if row is None:
+            return Shards(0, ())
+        return Shards(row.settings.shards, tuple([shard.lineage for shard in row.shards]))
+
     def progress(self, mapping: str, shard: str) -> tuple[int, int]:
         """Return a checkpoint's epoch and position; `NEVER_TAKEN` without one."""
         row = self.checkpoints.get((mapping, shard))
@@ -230,7 +254,8 @@ def _read_streams(connection: sqlite3.Connection) -> Iterator[StreamRow]:
     ):
         stream = StreamRow(number, name, decode_stream_settings(settings), size_bytes)
         shards = connection.execute(
-            "SELECT number, stream, shard, first_key, end_key FROM shard WHERE stream = ? ORDER BY shard", (number,)
+            "SELECT number, stream, shard, first_key, end_key, lineage FROM shard WHERE stream = ? ORDER BY shard",
+            (number,),
         )
         stream.shards = [ShardRow(*row) for row in shards]
         yield stream

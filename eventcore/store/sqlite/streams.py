@@ -10,8 +10,9 @@ import msgspec
 
 from eventcore.ports import store as port
 from eventcore.ports.store import ShardExtent, StoredRecord, StreamSettings
+from eventcore.store.resharding import Changes, follow, merge_shards, split_shard
 from eventcore.store.rules import SEQUENCE_MASK, first_key, trim_plan
-from eventcore.store.sqlite.codec import decode_headers, decode_stream_settings, encode_headers
+from eventcore.store.sqlite.codec import decode_headers, decode_lineage, decode_stream_settings, encode_headers
 from eventcore.store.sqlite.ledger import ShardRow, StreamRow
 from eventcore.store.sqlite.transaction import Transaction
 
@@ -33,8 +34,38 @@ def define(tx: Transaction, operation: port.DefineStream) -> None:
             shard = ShardRow(number, stream.number, index, first_key(number), first_key(number))
             stream.shards.append(shard)
             tx.ledger.change(shard)
-    stream.settings = operation.settings
+    is_resharded = stream.settings.is_resharded
+    stream.settings = msgspec.structs.replace(operation.settings, is_resharded=is_resharded)
     tx.ledger.change(stream)
+
+
+def split(tx: Transaction, operation: port.SplitShard) -> tuple[int, ...]:
+    """Carry out `SplitShard`."""
+    return _reshard(tx, operation.stream, split_shard(tx.ledger.shards(operation.stream), operation))
+
+
+def merge(tx: Transaction, operation: port.MergeShards) -> int:
+    """Carry out `MergeShards`."""
+    (child,) = _reshard(tx, operation.stream, merge_shards(tx.ledger.shards(operation.stream), operation))
+    return child
+
+
+def _reshard(tx: Transaction, name: str, changes: Changes) -> tuple[int, ...]:
+    """Take over what shards are from now on, and make those that are not there; return the numbers of these."""
+    stream = tx.ledger.streams[name]
+    made: list[int] = []
+    for index, lineage in sorted(changes.items()):
+        if index == len(stream.shards):
+            tx.ledger.shard_count += 1
+            number = tx.ledger.shard_count
+            stream.shards.append(ShardRow(number, stream.number, index, first_key(number), first_key(number)))
+            made.append(index)
+        stream.shards[index].change_lineage(lineage)
+        tx.ledger.change(stream.shards[index])
+    stream.settings = msgspec.structs.replace(stream.settings, is_resharded=True)
+    tx.ledger.change(stream)
+    tx.wake(stream.topic)
+    return tuple(made)
 
 
 def append(tx: Transaction, operation: port.AppendRecords) -> list[int]:
@@ -47,6 +78,8 @@ def append(tx: Transaction, operation: port.AppendRecords) -> list[int]:
             positions.append(-1)
             continue
         shard = stream.shards[new.shard]
+        if shard.lineage is not None:
+            shard = stream.shards[follow(new.shard, new.key, stream.find_lineage)]
         headers = encode_headers(new.headers) if new.headers else None
         records += (shard.end, now_ms, new.key, headers, new.body)
         positions.append(shard.end & SEQUENCE_MASK)
@@ -111,12 +144,13 @@ def all_settings(connection: sqlite3.Connection) -> Mapping[str, StreamSettings]
 def extents(connection: sqlite3.Connection, name: str) -> Sequence[ShardExtent]:
     """Return where each shard begins and ends."""
     rows = connection.execute(
-        "SELECT shard.shard, first_key, end_key FROM shard JOIN stream ON stream.number = shard.stream"
+        "SELECT shard.shard, first_key, end_key, lineage FROM shard JOIN stream ON stream.number = shard.stream"
         " WHERE name = ? ORDER BY shard.shard",
         (name,),
     )
     found = [
-        ShardExtent(shard=shard, first=first & SEQUENCE_MASK, end=end & SEQUENCE_MASK) for shard, first, end in rows
+        ShardExtent(shard=shard, first=first & SEQUENCE_MASK, end=end & SEQUENCE_MASK, lineage=decode_lineage(lineage))
+        for shard, first, end, lineage in rows
     ]
     if not found:
         raise KeyError(f"there is no stream {name}")

@@ -43,6 +43,7 @@ from eventcore.testing.conformance.store_kit import (
 from eventcore.testing.conformance.store_outbox import FailurePromises, OutboxPromises
 from eventcore.testing.conformance.store_queue_care import QueueCarePromises
 from eventcore.testing.conformance.store_queues import QueuePromises
+from eventcore.testing.conformance.store_resharding import ReshardingPromises
 from eventcore.testing.conformance.store_restarts import RestartPromises
 from eventcore.testing.conformance.store_streams import CheckpointPromises, StreamPromises
 from eventcore.testing.conformance.store_watches import WatchPromises
@@ -57,6 +58,7 @@ class StoreConformance(
     QueueCarePromises,
     FifoPromises,
     StreamPromises,
+    ReshardingPromises,
     CheckpointPromises,
     OutboxPromises,
     FailurePromises,

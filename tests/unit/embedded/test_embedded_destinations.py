@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eventcore.clock import LoopClock
+from eventcore.delivery.hash_keys import share_of
 from eventcore.embedded.destinations import QueueDestination, StreamDestination
-from eventcore.embedded.sharding import shard_of_key
 from eventcore.errors import FencedOut
 from eventcore.ids import SeededIds
 from eventcore.ports.destinations import Dispatch
@@ -82,7 +82,7 @@ def test_a_stream_gets_the_payload_with_its_key_and_attributes() -> None:
         dispatch = Dispatch(key="k", payload=b"{}", lane="orders/0", record_key=b"customer", attributes={"a": "ü"})
         await store.commit(stream().operations(dispatch))
         ((shard, (record,)),) = (await records(store)).items()
-        assert shard == shard_of_key(b"customer", SHARDS)
+        assert shard == share_of(b"customer", SHARDS)
         assert (record.body, record.key, record.headers) == (b"{}", b"customer", (("a", "ü".encode()),))
         assert record.arrived_ms == LoopClock.START_MS
 

@@ -12,8 +12,9 @@ import anyio.lowlevel
 import pytest
 
 from eventcore.clock import LoopClock
+from eventcore.delivery.hash_keys import share_of
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
-from eventcore.embedded.sharding import shard_name, shard_of_key
+from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import (
     APPEND_MAX,
     READ_BYTES_MAX,
@@ -586,7 +587,7 @@ def test_a_key_decides_the_shard() -> None:
     async def scenario(case: Case) -> None:
         records = [OutgoingRecord(body=b"%d" % n, key=b"k%d" % (n % 5), headers=(("h", b"1"),)) for n in range(50)]
         placed = await append_records(case.store, "orders", records, clock=case.clock, ids=case.ids)
-        assert [shard for shard, _ in placed] == [shard_name(shard_of_key(record.key, 4)) for record in records]
+        assert [shard for shard, _ in placed] == [shard_name(share_of(record.key, 4)) for record in records]
         for (shard, position), record in zip(placed, records, strict=True):
             index = int(shard[-12:])
             (stored,) = await case.store.read("orders", index, position, count_max=1, size_bytes_max=1)

@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from eventcore.embedded.sharding import shard_index, shard_name, shard_of_key
+from eventcore.delivery.hash_keys import share_of
+from eventcore.embedded.sharding import shard_index, shard_name
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 1000])
@@ -15,14 +16,14 @@ def test_a_key_falls_into_the_shard_whose_range_holds_its_hash(shards: int) -> N
         key = b"customer-%d" % number
         digest = int(hashlib.md5(key).hexdigest(), 16)
         expected = max(index for index, begin in enumerate(begins) if begin <= digest)
-        assert shard_of_key(key, shards) == expected
+        assert share_of(key, shards) == expected
 
 
 def test_keys_spread_over_all_shards() -> None:
     """A thousand keys leave none of 16 shards without a fair share."""
     counts = [0] * 16
     for number in range(1000):
-        counts[shard_of_key(b"%d" % number, 16)] += 1
+        counts[share_of(b"%d" % number, 16)] += 1
     assert min(counts) > 1000 / 16 / 2
 
 

@@ -91,6 +91,8 @@ def operations():
         port.AppendRecords(stream="s", records=records, now_ms=NOW_MS),
         port.AppendRecords(stream="s", records=records, now_ms=NOW_MS),
         port.TrimStream(stream="s", before_ms=later_ms, count_max=1),
+        port.SplitShard(stream="s", shard=0),
+        port.MergeShards(stream="s", shard=1, other=2),
         port.TakeShard(mapping="m", shard="0"),
         port.SaveCheckpoint(mapping="m", shard="0", epoch=1, position=1),
         port.SeekCheckpoint(mapping="m", shard="0", position=0),

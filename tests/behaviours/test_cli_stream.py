@@ -1,0 +1,52 @@
+"""`eventcore stream`: shards are listed, split and merged, with and without an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.behaviours.commands import POISONED, STREAM, ask, run, write_pipeline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_pipeline(tmp_path, POISONED, STREAM)
+
+
+def test_shards_are_split_and_merged_and_listed(folder: Path) -> None:
+    assert run("send", "stream:orders", "a", "--key", "k", cwd=folder).returncode == 0
+    done = ask("stream", "split", "stream:orders", "0", cwd=folder)
+    assert done == {
+        "stream": "orders",
+        "closed": ["0"],
+        "opened": ["shardId-000000000001", "shardId-000000000002"],
+    }
+    sent = ask("send", "stream:orders", "b", "--key", "k", cwd=folder)
+    assert sent["shard"] if isinstance(sent, dict) else sent[0]["shard"] != "shardId-000000000000"
+    told = run("stream", "merge", "orders", "shardId-000000000002", "1", cwd=folder)
+    assert told.stdout == "shardId-000000000002 and 1 closed, shardId-000000000003 opened\n"
+    shards = ask("stream", "shards", "orders", cwd=folder)
+    assert [shard["children"] for shard in shards] == [
+        ["shardId-000000000001", "shardId-000000000002"],
+        ["shardId-000000000003"],
+        ["shardId-000000000003"],
+        [],
+    ]
+    assert (shards[3]["first_hash_key"], shards[3]["last_hash_key"]) == ("0", str(2**128 - 1))
+    assert "shardId-000000000003" in run("stream", "shards", "orders", cwd=folder).stdout
+
+
+def test_what_can_not_be_done_is_said(folder: Path) -> None:
+    for arguments, words in (
+        (("split", "orders", "7"), "there is no shard 7"),
+        (("split", "orders", "x"), "is not a shard"),
+        (("split", "orders", "0", "--at", "x"), "decimal number"),
+        (("split", "nothing", "0"), "there is no stream nothing"),
+        (("merge", "orders", "0", "0"), "do not adjoin"),
+    ):
+        done = run("stream", *arguments, cwd=folder)
+        assert done.returncode != 0
+        assert words in done.stderr
