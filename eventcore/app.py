@@ -35,6 +35,7 @@ from eventcore.engine.gate import Gate, read_pauses
 from eventcore.engine.invoker import invoke_event
 from eventcore.engine.maintenance import Maintenance
 from eventcore.engine.mapping import MappingSupervisor
+from eventcore.engine.moving import MoveTasks
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.outside import (
     find_connectors,
@@ -100,6 +101,7 @@ class Engine:
         self._workers = workers
         self._outbox = outbox
         self._maintenance = maintenance
+        self.moves = MoveTasks(store, clock, ids)
         self._drain_timeout_s = drain_timeout_s
         self._started_ms = clock.now_ms()
         self._stopping = anyio.Event()
@@ -113,6 +115,7 @@ class Engine:
         async with anyio.create_task_group() as services:
             services.start_soon(self._outbox.run)
             services.start_soon(self._maintenance.run)
+            services.start_soon(self.moves.run)
             async with anyio.create_task_group() as watch:
                 watch.start_soon(self._enforce_drain)
                 async with anyio.create_task_group() as mappings:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 import click
 
 from eventcore.cli.complete import complete_names
@@ -9,19 +12,24 @@ from eventcore.cli.options import LazyGroup, Options, pass_options
 from eventcore.cli.output import confirm, show_count, show_progress, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import Asker, reach
+from eventcore.engine.move_task import RATE_MAX, MoveState, MoveTask
+from eventcore.errors import CommandError
 from eventcore.http.contract import (
     PEEK_MESSAGES_MAX,
-    REDRIVE_STEP,
+    CancelMove,
+    FollowMove,
     GetStatus,
+    ListMoves,
     ListQueues,
     Message,
     PeekQueue,
     PlanRedrive,
     PurgeQueue,
-    Redriven,
-    RedrivePlan,
-    RedriveQueue,
+    StartMove,
 )
+
+#: Pause between two looks at a task that somebody else carries out, seconds.
+LOOK_S = 0.1
 
 queue_command = LazyGroup("queue", help="Look into queues, move their messages back, empty them.")
 
@@ -107,13 +115,14 @@ def peek_command(options: Options, queue: str, count: int) -> None:
     default="",
     help="target, instead of the queue it is dead-letter queue of",
 )
+@click.option("--rate", type=click.IntRange(1, RATE_MAX), metavar="N", help="messages a second at most; else no limit")
 @click.option("--dry-run", is_flag=True, help="say what would be moved, and move nothing")
 @pass_options
-def redrive_command(options: Options, queue: str, target: str, dry_run: bool) -> None:
+def redrive_command(options: Options, queue: str, target: str, rate: int | None, dry_run: bool) -> None:
     """Move the messages of a dead-letter queue back to where they came from, as new messages.
 
-    Moves what was visible when it began, oldest first, so that what fails again meanwhile does not go round and round.
-    Interrupted, what was moved stays moved, and nothing is lost.
+    Moves what was there when it began, oldest first, so that what fails again meanwhile does not go round and round.
+    Interrupted, it ends: what was moved stays moved, and nothing is lost.
     """
     output = options.output
     with reach(find_place(options)) as asker:
@@ -124,27 +133,72 @@ def redrive_command(options: Options, queue: str, target: str, dry_run: bool) ->
             else:
                 output.data(plan)
             return
-        moved = _redrive(asker, plan)
+        task = _follow(asker, asker.ask(StartMove(queue=plan.queue, target=plan.target, rate=rate or 0)))
     if output.is_table:
-        output.text(f"moved {show_count(moved, 'message')} from {plan.queue} to {plan.target}")
+        output.text(f"moved {show_count(task.moved, 'message')} from {task.queue} to {task.target}")
     else:
-        output.data(Redriven(queue=plan.queue, target=plan.target, moved=moved))
+        output.data(task)
     if plan.hidden:
         output.note(f"{show_count(plan.hidden, 'message')} hidden or delayed: left there")
+    if task.state is not MoveState.COMPLETED:
+        raise CommandError(f"the move has ended before it was done: {task.why_failed or task.state.lower()}")
 
 
-def _redrive(asker: Asker, plan: RedrivePlan) -> int:
-    """Move what the plan says in bounded steps, and return how many messages that were."""
-    moved = 0
-    with show_progress(plan.visible, f"moving to {plan.target}") as advance:
-        while moved < plan.visible:
-            step = RedriveQueue(queue=plan.queue, target=plan.target, count_max=min(REDRIVE_STEP, plan.visible - moved))
-            done = asker.ask(step).moved
-            if not done:
-                break
-            moved += done
-            advance(done)
-    return moved
+def _follow(asker: Asker, task: MoveTask) -> MoveTask:
+    """Return a task when it is over; one that nobody waits for any more is cancelled."""
+    try:
+        with show_progress(task.expected, f"moving to {task.target}") as advance:
+            while not task.is_over:
+                before = task.taken
+                task = asker.ask(FollowMove(id=task.id))
+                advance(task.taken - before)
+                if not task.is_over:
+                    time.sleep(max(task.pause_s, LOOK_S if task.taken == before else 0.0))
+    except KeyboardInterrupt:
+        with suppress(CommandError):  # it has ended by itself
+            asker.ask(CancelMove(queue=task.queue))
+        raise
+    return task
+
+
+@queue_command.command("moves")
+@pass_options
+def moves_command(options: Options) -> None:
+    """List what `redrive` has moved lately, and what it moves now."""
+    output = options.output
+    with reach(find_place(options)) as asker:
+        tasks = asker.ask(ListMoves())
+    if not output.is_table:
+        output.data(tasks)
+        return
+    output.table(
+        ("QUEUE", "TARGET", "STATE", "MOVED", "OF", "RATE", "STARTED"),
+        [
+            (
+                task.queue,
+                task.target,
+                task.state.lower(),
+                f"{task.moved:,}",
+                f"{task.expected:,}",
+                f"{task.rate}/s" if task.rate else "",
+                show_time(task.started_ms),
+            )
+            for task in tasks
+        ],
+    )
+
+
+@queue_command.command("cancel-move")
+@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
+@pass_options
+def cancel_move_command(options: Options, queue: str) -> None:
+    """End the move of a queue's messages that runs; what was moved stays moved."""
+    with reach(find_place(options)) as asker:
+        task = asker.ask(CancelMove(queue=queue))
+    if options.output.is_table:
+        options.output.text(f"{task.state.lower()}: {show_count(task.moved, 'message')} moved so far")
+    else:
+        options.output.data(task)
 
 
 @queue_command.command("purge")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from eventcore.embedded.resharding import StreamShard
+from eventcore.engine.move_task import MoveTask
 from eventcore.engine.status import DestinationStatus, FunctionStatus, MappingStatus, ParkedRedriven
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
@@ -28,8 +29,6 @@ SEND_BYTES_MAX = 4 * 1024 * 1024
 #: Messages and bytes of bodies that one `PeekQueue` returns.
 PEEK_MESSAGES_MAX = 1000
 PEEK_BYTES_MAX = 4 * 1024 * 1024
-#: Messages that one `RedriveQueue` moves: a short turn of the store's writer.
-REDRIVE_STEP = 500
 #: Parked records that one `RedriveParked` gives back: a few batches of each key.
 PARKED_REDRIVE_STEP = 500
 #: The reason of a failure whose message was deleted with the rest of its queue.
@@ -242,23 +241,40 @@ class PlanRedrive(Request[RedrivePlan], frozen=True, kw_only=True):
     target: str = ""  #: empty: the queue whose dead-letter queue this is
 
 
-class Redriven(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step of a redrive, or the whole of it, has done."""
+class StartMove(Request[MoveTask], frozen=True, kw_only=True):
+    """Begin to move the visible messages of a queue to another one, as new messages."""
+
+    PATH = "queue/moves/start"
+    RESULT = MoveTask
 
     queue: str
-    target: str
-    moved: int
+    target: str = ""  #: empty: the queue whose dead-letter queue this is
+    rate: int = 0  #: messages a second at most; 0: as fast as the store writes
 
 
-class RedriveQueue(Request[Redriven], frozen=True, kw_only=True):
-    """Move the oldest visible messages of a queue to another one, as new messages; one bounded step."""
+class FollowMove(Request[MoveTask], frozen=True, kw_only=True):
+    """Ask how a move task stands. Where no engine runs, this carries out its next step."""
 
-    PATH = "queue/redrive"
-    RESULT = Redriven
+    PATH = "queue/moves/follow"
+    RESULT = MoveTask
+
+    id: str
+
+
+class CancelMove(Request[MoveTask], frozen=True, kw_only=True):
+    """Have a queue's move task end before its next step; what was moved stays moved."""
+
+    PATH = "queue/moves/cancel"
+    RESULT = MoveTask
 
     queue: str
-    target: str
-    count_max: int = REDRIVE_STEP
+
+
+class ListMoves(Request[Sequence[MoveTask]], frozen=True, kw_only=True):
+    """Ask for the move tasks that are known, newest first."""
+
+    PATH = "queue/moves"
+    RESULT = tuple[MoveTask, ...]
 
 
 class Purged(msgspec.Struct, frozen=True, kw_only=True):
@@ -563,7 +579,10 @@ REQUESTS: dict[str, type[Request[Any]]] = {
         ListQueues,
         PeekQueue,
         PlanRedrive,
-        RedriveQueue,
+        StartMove,
+        FollowMove,
+        CancelMove,
+        ListMoves,
         PurgeQueue,
         ListShards,
         SplitStreamShard,

@@ -15,6 +15,7 @@ from eventcore.clock import Clock
 from eventcore.config.effective import resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.engine.definitions import pipeline_connections
+from eventcore.engine.moving import MoveTasks
 from eventcore.engine.outside import load_connector
 from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError
@@ -22,8 +23,10 @@ from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
     PARKED_REDRIVE_STEP,
     Accepted,
+    CancelMove,
     DropFailures,
     FindPositions,
+    FollowMove,
     GetExtents,
     GetMappingLog,
     GetStatus,
@@ -31,6 +34,7 @@ from eventcore.http.contract import (
     InvokeAsync,
     Invoked,
     ListFailures,
+    ListMoves,
     ListQueues,
     ListShards,
     MergeStreamShards,
@@ -41,7 +45,6 @@ from eventcore.http.contract import (
     PurgeQueue,
     ReadRecords,
     RedriveParked,
-    RedriveQueue,
     Request,
     Result,
     ResumeMapping,
@@ -51,6 +54,7 @@ from eventcore.http.contract import (
     ShowFailure,
     SkipRecords,
     SplitStreamShard,
+    StartMove,
     StatusReport,
 )
 from eventcore.http.failures import FailureOperations
@@ -115,7 +119,9 @@ class Operations:
             self._performers |= self._on_store(store)
 
     def _on_store(self, store: Store) -> dict[type[Request[Any]], Perform]:
-        queues, streams = QueueOperations(store, self._clock, self._ids), StreamOperations(store)
+        streams = StreamOperations(store)
+        moves = self._engine.moves if self._engine is not None else MoveTasks(store, self._clock, self._ids)
+        queues = QueueOperations(store, self._clock, moves, is_engine_running=self._engine is not None)
         failures = FailureOperations(
             store, self._ids, resolve(self._loaded).mappings, self._retry_runner, self._started_code
         )
@@ -153,7 +159,10 @@ class Operations:
             GetMappingLog: mappings.log,
             PeekQueue: queues.peek,
             PlanRedrive: queues.plan_redrive,
-            RedriveQueue: queues.redrive,
+            StartMove: queues.start_move,
+            FollowMove: queues.follow_move,
+            CancelMove: queues.cancel_move,
+            ListMoves: queues.list_moves,
             PurgeQueue: queues.purge,
             ListShards: streams.shards,
             SplitStreamShard: streams.split,

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventcore.clock import Clock
+from eventcore.engine.move_task import MoveTask
+from eventcore.engine.moving import MoveTasks
 from eventcore.errors import CommandError
 from eventcore.http.contract import (
     FAILURES_MAX,
     PEEK_BYTES_MAX,
     PEEK_MESSAGES_MAX,
     PURGED,
-    REDRIVE_STEP,
+    CancelMove,
+    FollowMove,
     Header,
+    ListMoves,
     Message,
     PeekQueue,
     PlanRedrive,
     Purged,
     PurgeQueue,
-    Redriven,
     RedrivePlan,
-    RedriveQueue,
+    StartMove,
     as_text,
 )
 from eventcore.http.targets import name_known
-from eventcore.ids import IdFactory
-from eventcore.ports.store import MoveMessages, QueueDepth, SealFailures, Store, StoredMessage
 from eventcore.ports.store import PurgeQueue as Purge
+from eventcore.ports.store import QueueDepth, SealFailures, Store, StoredMessage
 
 #: Messages read at once while looking into a queue: with the largest bodies, some 16 MiB.
 _READ_STEP = 16
@@ -35,10 +37,12 @@ _READ_STEP = 16
 class QueueOperations:
     """What people may do with the queues of a store."""
 
-    def __init__(self, store: Store, clock: Clock, ids: IdFactory) -> None:
+    def __init__(self, store: Store, clock: Clock, moves: MoveTasks, *, is_engine_running: bool) -> None:
+        """Work on a store; ``moves`` are the engine's where one runs: it carries them out."""
         self._store = store
         self._clock = clock
-        self._ids = ids
+        self._moves = moves
+        self._is_engine_running = is_engine_running
 
     async def peek(self, request: PeekQueue) -> Sequence[Message]:
         """Return messages in the order they were sent, as many as fit into `PEEK_BYTES_MAX`.
@@ -76,25 +80,40 @@ class QueueOperations:
             queue=request.queue, target=target, visible=depth.visible, hidden=depth.hidden + depth.delayed
         )
 
-    async def redrive(self, request: RedriveQueue) -> Redriven:
-        """Move the oldest visible messages to another queue, as new messages, `REDRIVE_STEP` at most.
+    async def start_move(self, request: StartMove) -> MoveTask:
+        """Begin to move the visible messages of a queue.
 
         Raises:
-            CommandError: there is no such queue.
+            CommandError: there is no such queue, it is not known where its messages came from, or they can't go there.
+            StoreUnavailable: nothing was begun.
+        """
+        source = await self._find(request.queue)
+        target = await self._find(request.target or await self._find_source(request.queue))
+        return await self._moves.start(source, target, rate=request.rate)
+
+    async def follow_move(self, request: FollowMove) -> MoveTask:
+        """Return how a move task stands; without an engine, carry out its next step.
+
+        Raises:
+            CommandError: it is not known, or not any more.
             StoreUnavailable: nothing was moved.
         """
-        await self._find(request.queue)
-        await self._find(request.target)
-        count_max = min(request.count_max, REDRIVE_STEP)
-        move = MoveMessages(
-            source=request.queue,
-            target=request.target,
-            count_max=count_max,
-            now_ms=self._clock.now_ms(),
-            ids=tuple([self._ids.new_id() for _ in range(count_max)]),
-        )
-        (moved,) = await self._store.commit([move])
-        return Redriven(queue=request.queue, target=request.target, moved=moved)
+        task = await self._moves.find(request.id)
+        return task if task.is_over or self._is_engine_running else await self._moves.step(task.queue)
+
+    async def cancel_move(self, request: CancelMove) -> MoveTask:
+        """Have a queue's move task end before its next step: at once where no engine runs.
+
+        Raises:
+            CommandError: none runs.
+            StoreUnavailable: it goes on.
+        """
+        task = await self._moves.cancel(request.queue)
+        return task if self._is_engine_running else await self._moves.step(task.queue)
+
+    async def list_moves(self, _: ListMoves) -> Sequence[MoveTask]:
+        """Return the move tasks that are known, newest first."""
+        return await self._moves.all()
 
     async def purge(self, request: PurgeQueue) -> Purged:
         """Delete every message, hidden ones too.

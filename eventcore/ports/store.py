@@ -181,8 +181,15 @@ class PurgeQueue(Operation, frozen=True, kw_only=True):
     queue: str
 
 
+class MovedCount(msgspec.Struct, frozen=True):
+    """What a move has done."""
+
+    taken: int = 0  #: messages that have left the source
+    moved: int = 0  #: of them, those that are in the target: the others were past their retention, or known there
+
+
 class MoveMessages(Operation, frozen=True, kw_only=True):
-    """Move up to ``count_max`` visible messages to another queue, oldest first. Returns how many were moved.
+    """Move up to ``count_max`` visible messages to another queue, oldest first. Returns a `MovedCount`.
 
     They become new messages: receive count 0, sent now, without `DEAD_LETTER_SOURCE` (Lambda semantics §3.2
     "StartMessageMoveTask"; §12). Of a FIFO queue none of a group is moved of which a message is hidden; one whose
@@ -197,6 +204,7 @@ class MoveMessages(Operation, frozen=True, kw_only=True):
     count_max: int
     now_ms: int
     ids: tuple[str, ...] = ()  #: new ones, ``count_max`` of them; empty: they keep theirs
+    through_number: int = 0  #: none that was sent after this one; 0: whichever
 
 
 class DropMessages(Operation, frozen=True, kw_only=True):
@@ -214,6 +222,7 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     hidden: int  #: received and not settled
     delayed: int  #: not yet received, and not yet due
     oldest_ms: int = 0  #: sent time of the oldest; 0 when empty
+    last_number: int = 0  #: of the message that was sent last; 0 before the first
     settings: QueueSettings = QueueSettings()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviours.commands import POISONED, ask, run, write_pipeline
+from tests.behaviours.commands import POISONED, ask, run, running, write_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +56,31 @@ def test_redrive_moves_everything_back_in_order(folder: Path) -> None:
     would = run("queue", "redrive", "dead", "--dry-run", cwd=folder)
     assert would.stdout == "would move 1,200 messages from dead to orders\n"
     assert len(bodies(folder, "dead")) == 1200
-    assert ask("queue", "redrive", "dead", cwd=folder) == {"queue": "dead", "target": "orders", "moved": 1200}
+    task = ask("queue", "redrive", "dead", cwd=folder)
+    assert (task["target"], task["state"], task["expected"], task["moved"]) == ("orders", "COMPLETED", 1200, 1200)
     assert bodies(folder, "orders") == [f"m{number}" for number in range(1, 1201)]
     assert bodies(folder, "dead") == []
+
+
+def test_a_redrive_at_a_rate_is_remembered(folder: Path) -> None:
+    fill(folder, "dead", 30)
+    assert (
+        run("queue", "redrive", "dead", "--rate", "20", cwd=folder).stdout == "moved 30 messages from dead to orders\n"
+    )
+    (task,) = ask("queue", "moves", cwd=folder)
+    assert (task["queue"], task["state"], task["rate"], task["moved"]) == ("dead", "COMPLETED", 20, 30)
+    assert "completed" in run("queue", "moves", cwd=folder).stdout
+    refused = run("queue", "cancel-move", "dead", cwd=folder)
+    assert (refused.returncode, "no messages of `dead` are being moved" in refused.stderr) == (1, True)
+    assert run("queue", "redrive", "dead", "--rate", "501", cwd=folder).returncode == 2
+
+
+def test_a_running_engine_moves_and_is_asked_how_it_stands(folder: Path) -> None:
+    fill(folder, "dead", 700)
+    with running("run", cwd=folder):
+        task = ask("queue", "redrive", "dead", cwd=folder)
+        assert (task["state"], task["moved"]) == ("COMPLETED", 700)
+    assert len(bodies(folder, "orders")) == 700
 
 
 def test_redrive_needs_a_target_where_none_is_known(folder: Path) -> None:

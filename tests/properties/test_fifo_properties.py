@@ -38,7 +38,7 @@ steps = st.one_of(
     st.tuples(st.just("delete"), queues, receipts),
     st.tuples(st.just("change"), queues, receipts, st.sampled_from([0, 1, 5])),
     st.tuples(st.just("purge"), queues),
-    st.tuples(st.just("move"), queues, queues, st.integers(0, 4)),
+    st.tuples(st.just("move"), queues, queues, st.integers(0, 4), st.sampled_from([0, 0, 3, 8])),
     st.tuples(st.just("drop"), queues, st.lists(st.sampled_from("abcdefgh"), max_size=2)),
     st.tuples(st.just("delay"), st.sampled_from([0, 1, 3])),
 )

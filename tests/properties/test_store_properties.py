@@ -70,7 +70,7 @@ steps = st.one_of(
     st.tuples(st.just("delete"), queues, receipts),
     st.tuples(st.just("change"), queues, receipts, delays),
     st.tuples(st.just("purge"), queues),
-    st.tuples(st.just("move"), queues, queues, small),
+    st.tuples(st.just("move"), queues, queues, small, st.sampled_from([0, 0, 3, 8])),
     st.tuples(st.just("drop"), queues, st.lists(st.sampled_from("abcdefgh"), max_size=2)),
     st.tuples(st.just("append"), st.sampled_from(STREAMS), records),
     st.tuples(st.just("trim"), st.sampled_from(STREAMS), st.sampled_from([0, 1000, 5000]), st.integers(1, 3)),
@@ -100,8 +100,11 @@ def operation(step: tuple, now_ms: int, known: list[str]) -> port.Operation:
             return port.ChangeVisibility(queue=queue, receipts=pick(known, picks), timeout_s=timeout_s, now_ms=now_ms)
         case ("purge", queue):
             return port.PurgeQueue(queue=queue)
-        case ("move", source, target, count_max):
-            return port.MoveMessages(source=source, target=target, count_max=count_max, now_ms=now_ms)
+        case ("move", source, target, count_max, through):
+            ids = tuple(f"moved {number}" for number in range(count_max)) if through else ()
+            return port.MoveMessages(
+                source=source, target=target, count_max=count_max, now_ms=now_ms, ids=ids, through_number=through
+            )
         case ("drop", queue, ids):
             return port.DropMessages(queue=queue, ids=tuple(ids))
         case ("append", stream, new):

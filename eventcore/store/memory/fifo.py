@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -311,13 +312,15 @@ class FifoQueue:
         self._delayed = 0
         return count
 
-    def take_out(self, count_max: int, now_ms: int) -> list[NewMessage]:
-        """Take out up to ``count_max`` messages that wait; return those that are not past their retention."""
+    def take_out(self, operation: port.MoveMessages) -> list[tuple[NewMessage, bool]]:
+        """Take out the messages that `MoveMessages` moves; return each, and whether it is within its retention."""
+        now_ms, end_key = operation.now_ms, first_key(self.number) + (operation.through_number or SEQUENCE_MASK)
         self._show_due(now_ms)
-        taken = [message for message, _ in zip(self._waiting(), range(count_max), strict=False)]
+        wanted = (message for message in self._waiting() if message.key <= end_key)
+        taken = list(islice(wanted, operation.count_max))
         for message in taken:
             self._remove(message)
-        return [message.new for message in taken if not is_expired(message.arrived_ms, self.settings, now_ms)]
+        return [(message.new, not is_expired(message.arrived_ms, self.settings, now_ms)) for message in taken]
 
     def drop(self, operation: port.DropMessages) -> int:
         """Carry out `DropMessages`."""
@@ -339,6 +342,7 @@ class FifoQueue:
             hidden=hidden - self._delayed,
             delayed=self._delayed,
             oldest_ms=next((message.sent_ms for message in self._messages.values()), 0),
+            last_number=(self._next_key - 1) & SEQUENCE_MASK,
             settings=self.settings,
         )
 

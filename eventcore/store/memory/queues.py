@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 
 import msgspec
 
 from eventcore.ports import store as port
 from eventcore.ports.store import (
+    MovedCount,
     MovedMessage,
     NewMessage,
     QueueDepth,
@@ -95,6 +97,7 @@ class _Queue:
             hidden=len(self.hidden) - self.delayed,
             delayed=self.delayed,
             oldest_ms=next((message.sent_ms for message in self.messages.values()), 0),
+            last_number=(self.next_key - 1) & SEQUENCE_MASK,
             settings=self.settings,
         )
 
@@ -255,20 +258,25 @@ class MemoryQueues:
         queue.delayed = 0
         return count
 
-    def move(self, operation: port.MoveMessages) -> int:
+    def move(self, operation: port.MoveMessages) -> MovedCount:
         """Carry out `MoveMessages`."""
         source, target = self._queues[operation.source], self._queues[operation.target]
         if isinstance(source, FifoQueue) or isinstance(target, FifoQueue):
             assert isinstance(source, FifoQueue), "admission has looked at their types"
             assert isinstance(target, FifoQueue), "admission has looked at their types"
-            taken = source.take_out(operation.count_max, operation.now_ms)
-            return target.take_over(taken, operation.ids, operation.now_ms)
+            taken = source.take_out(operation)
+            kept = [new for new, is_kept in taken if is_kept]
+            return MovedCount(len(taken), target.take_over(kept, operation.ids, operation.now_ms))
         source.show_due(operation.now_ms)
         moved: list[NewMessage] = []
+        count = 0
         # Taken out before any is added: source and target may be the same.
-        keys = [source.ready.pop() for _ in range(min(operation.count_max, len(source.ready)))]
-        for key in filter(None, keys):
+        end_key = first_key(source.number) + (operation.through_number or SEQUENCE_MASK)
+        visible = takewhile(lambda key: key <= end_key, source.ready.ascending())
+        for key in list(islice(visible, operation.count_max)):
+            source.ready.discard(key)
             message = source.messages.pop(key)
+            count += 1
             if not is_expired(message.sent_ms, source.settings, operation.now_ms):
                 moved.append(message.new)
         for new, message_id in zip(moved, operation.ids or [new.id for new in moved], strict=False):
@@ -277,7 +285,7 @@ class MemoryQueues:
             )
         if moved:
             self._wake(target.topic)
-        return len(moved)
+        return MovedCount(count, len(moved))
 
     def drop(self, operation: port.DropMessages) -> int:
         """Carry out `DropMessages`."""

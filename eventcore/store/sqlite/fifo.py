@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
 from eventcore.ports import store as port
-from eventcore.ports.store import StoredMessage
+from eventcore.ports.store import MovedCount, StoredMessage
 from eventcore.store.fifo_rules import (
     DEDUPLICATION_MS,
     DEDUPLICATIONS_SWEPT_MAX,
@@ -194,16 +195,17 @@ def purge(tx: Transaction, queue: QueueRow) -> int:
     return count
 
 
-def move(tx: Transaction, operation: port.MoveMessages) -> int:
+def move(tx: Transaction, operation: port.MoveMessages) -> MovedCount:
     """Carry out `MoveMessages`."""
     queue, target = tx.ledger.queues[operation.source], tx.ledger.queues[operation.target]
     show_due(tx, queue, operation.now_ms)
-    left = operation.count_max
-    found = waiting(tx.connection, queue, max(1, left))
-    rows = [row for row, _ in zip(found, range(left), strict=False)]
+    end_key = queue.low + (operation.through_number or SEQUENCE_MASK)
+    found = waiting(tx.connection, queue, max(1, operation.count_max))
+    rows = list(islice((row for row in found if row.key <= end_key), operation.count_max))
     take_out(tx, queue, rows)
     kept = [row for row in rows if not is_expired(row.arrived_ms, queue.settings, operation.now_ms)]
-    return _take_over(tx, target, kept, ids=operation.ids, now_ms=operation.now_ms)
+    moved = _take_over(tx, target, kept, ids=operation.ids, now_ms=operation.now_ms)
+    return MovedCount(len(rows), moved)
 
 
 def drop(tx: Transaction, queue: QueueRow, operation: port.DropMessages) -> int:

@@ -32,7 +32,7 @@ WITH oldest AS (
       AND {_OWN} AND end_key > fresh_key AND NOT is_delayed ORDER BY first_key LIMIT 1), {_NONE})
   ) AS key FROM queue
 )
-SELECT name, settings, visible, hidden, delayed, coalesce((
+SELECT name, settings, visible, hidden, delayed, next_key - 1, coalesce((
   SELECT json_extract(CAST(heads AS TEXT), '$[' || (key - first_key) || '][1]') FROM segment
   WHERE first_key <= key AND end_key > key ORDER BY first_key DESC LIMIT 1
 ), (SELECT sent_ms FROM fifo_message WHERE {_FIFO_OWN} ORDER BY key LIMIT 1), 0) FROM oldest ORDER BY name
@@ -48,9 +48,10 @@ def depths(connection: sqlite3.Connection) -> Sequence[QueueDepth]:
             hidden=hidden,
             delayed=delayed,
             oldest_ms=oldest_ms,
+            last_number=last_key & SEQUENCE_MASK,
             settings=decode_queue_settings(settings),
         )
-        for name, settings, visible, hidden, delayed, oldest_ms in connection.execute(_DEPTHS).fetchall()
+        for name, settings, visible, hidden, delayed, last_key, oldest_ms in connection.execute(_DEPTHS).fetchall()
     ]
 
 

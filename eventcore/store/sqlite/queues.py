@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from eventcore.ports import store as port
 from eventcore.store.key_ranges import KeyRange, gather
-from eventcore.store.rules import first_key, is_expired
+from eventcore.store.rules import SEQUENCE_MASK, first_key, is_expired
 from eventcore.store.sqlite import fifo
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import hidden_within, hide, ready_within, take_hidden, take_ready
@@ -94,7 +94,7 @@ def purge(tx: Transaction, operation: port.PurgeQueue) -> int:
     return count
 
 
-def move(tx: Transaction, operation: port.MoveMessages) -> int:
+def move(tx: Transaction, operation: port.MoveMessages) -> port.MovedCount:
     """Carry out `MoveMessages`."""
     queue, target = tx.ledger.queues[operation.source], tx.ledger.queues[operation.target]
     if queue.settings.fifo_queue:
@@ -102,10 +102,16 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
     show_due(tx, queue, operation.now_ms)
     # What is visible now: source and target may be the same.
     left = min(operation.count_max, queue.visible)
-    moved = 0
+    end_key = queue.low + (operation.through_number or SEQUENCE_MASK)
+    taken = moved = 0
     while left:
         limit = min(left, FETCHED_MAX)
-        rows = oldest_visible(tx, queue, limit)
+        found = oldest_visible(tx, queue, limit)
+        rows = [row for row in found if row.message[0] <= end_key]
+        if not rows:
+            break
+        if len(rows) < len(found):
+            left = len(rows)
         take_out(tx, queue, rows, is_all=len(rows) == queue.visible)
         erase(tx, queue, keys_of(rows))
         kept = [row for row in rows if not is_expired(row.message[2], queue.settings, operation.now_ms)]
@@ -113,8 +119,9 @@ def move(tx: Transaction, operation: port.MoveMessages) -> int:
             ids = operation.ids[moved : moved + len(kept)]
             transfer(tx, target, kept, ids=ids, sent_ms=operation.now_ms)
         moved += len(kept)
+        taken += len(rows)
         left -= len(rows)
-    return moved
+    return port.MovedCount(taken, moved)
 
 
 def drop(tx: Transaction, operation: port.DropMessages) -> int:

@@ -14,6 +14,7 @@ from eventcore.ports.store import (
     DefineQueue,
     DeleteMessages,
     DropMessages,
+    MovedCount,
     MoveMessages,
     NewMessage,
     PurgeQueue,
@@ -340,11 +341,11 @@ class FifoPromises(StoreKit):
             await _send(store, "h", "h1", queue="dead")
             await receive(store, queue="dead", count_max=1)
             move = MoveMessages(source="dead", target="orders", count_max=2, now_ms=NOW_MS, ids=("new", "newer"))
-            assert await commit_one(store, move) == 1
+            assert await commit_one(store, move) == MovedCount(1, 1)
             later = MoveMessages(source="dead", target="orders", count_max=1, now_ms=at(VISIBILITY_S))
-            assert await commit_one(store, later) == 1
+            assert await commit_one(store, later) == MovedCount(1, 1)
             assert await counts(store, "dead") == (1, 0, 0)
-            assert await commit_one(store, later) == 1
+            assert await commit_one(store, later) == MovedCount(1, 1)
             assert await received_ids(store, after_s=VISIBILITY_S) == ["new", "g1", "g2"]
 
         self.check(scenario)
@@ -359,7 +360,7 @@ class FifoPromises(StoreKit):
             await receive(store)
             await receive(store, after_s=VISIBILITY_S)
             move = MoveMessages(source="dead", target="orders", count_max=9, now_ms=at(VISIBILITY_S))
-            assert await commit_one(store, move) == 0
+            assert await commit_one(store, move) == MovedCount(2, 0)
             assert await counts(store, "dead") == (0, 0, 0)
             assert await counts(store) == (0, 0, 0)
 

@@ -14,6 +14,7 @@ from eventcore.ports.store import (
     DefineQueue,
     DeleteMessages,
     DropMessages,
+    MovedCount,
     MovedMessage,
     MoveMessages,
     PurgeQueue,
@@ -230,7 +231,7 @@ class QueueCarePromises(StoreKit):
             await receive(store, queue="dead", after_s=10, count_max=1, timeout_s=0)
             assert await received_ids(store, queue="dead", after_s=10, count_max=2) == ["old", "hidden"]
             move = MoveMessages(source="dead", target="orders", count_max=2, now_ms=at(20))
-            assert await commit_one(store, move) == 2
+            assert await commit_one(store, move) == MovedCount(2, 2)
             assert await counts(store, "dead") == (1, 2, 1)
             messages = (await receive(store, after_s=20)).messages
             assert [(message.id, message.sent_ms, message.receive_count) for message in messages] == [
@@ -251,7 +252,7 @@ class QueueCarePromises(StoreKit):
             await send(store, "returned", queue="dead", after_s=30)
             await receive(store, queue="dead", after_s=30, timeout_s=5)
             move = MoveMessages(source="dead", target="orders", count_max=10, now_ms=at(60))
-            assert await commit_one(store, move) == 2
+            assert await commit_one(store, move) == MovedCount(3, 2)
             assert await counts(store, "dead") == (0, 0, 0)
             assert await received_ids(store, after_s=60) == ["due", "returned"]
 

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 import eventcore
+from eventcore.engine.move_task import MoveState, MoveTask
 from eventcore.errors import ConfigError
 from eventcore.testing import Scripted, VirtualPipeline, open_pipeline
+from eventcore.testing.harness import Harness
+from tests.behaviours.orders import play as play_behaviour
 from tests.conformance.scenarios.stage import REPORTS, batches, message_ids, receive_counts, redrive
 from tests.conformance.scenarios.table import scenario
 
@@ -154,3 +157,88 @@ def fifo_failure_destination() -> None:
     )
     with pytest.raises(ConfigError, match="only standard queues"):
         app.loaded()
+
+
+# -- message-move tasks ------------------------------------------------------------------------------------------------
+
+
+def _redriven_app(work: Any, *, is_fifo: bool = True) -> eventcore.App:
+    """A mapping from `orders`, whose dead-letter queue nobody reads."""
+    app = eventcore.App()
+    app.queue("dead", fifo_queue=is_fifo)
+    app.queue("orders", fifo_queue=is_fifo, visibility_timeout=3, redrive_policy=redrive(1))
+    app.function("work", runtime="inline")(work)
+    app.mapping("orders", source="queue:orders", function="work")
+    return app
+
+
+async def _redrive(harness: Harness, *, rate: int = 0) -> MoveTask:
+    depths = {depth.queue: depth for depth in await harness.store.queue_depths()}
+    return await harness.engine.moves.start(depths["dead"], depths["orders"], rate=rate)
+
+
+@scenario("sqs-core/redrive-makes-new-message")
+def redrive_makes_new_message() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def work(event: Any, context: Any) -> None:
+        seen.extend(event["Records"])
+        if len(seen) == 1:
+            raise ValueError("first time")
+
+    async def play(harness: Harness) -> None:
+        await harness.send("queue:orders", ["hello"], key="g", deduplication_id="d")
+        await harness.advance(60)
+        await _redrive(harness)
+        await harness.advance(10)
+
+    play_behaviour(_redriven_app(work), play)
+    first, second = seen
+    assert first["body"] == second["body"] == "hello"
+    assert first["messageId"] != second["messageId"]
+    before, after = first["attributes"], second["attributes"]
+    assert int(after["SentTimestamp"]) - int(before["SentTimestamp"]) >= 60_000
+    assert after["ApproximateReceiveCount"] == "1"
+    assert "DeadLetterQueueSourceArn" not in after
+
+
+@scenario("sqs-core/move-task-hits-dedup")
+def move_task_hits_dedup() -> None:
+    async def work(event: Any, context: Any) -> None:
+        if event["Records"][0]["body"] == "poison":
+            raise ValueError("always")
+
+    async def play(harness: Harness) -> None:
+        (sent,) = await harness.send("queue:orders", ["poison"], key="g", deduplication_id="d")
+        await harness.advance(10)
+        await harness.send("queue:orders", ["good"], key="g", deduplication_id=sent)
+        await harness.advance(1)
+        assert await harness.messages("orders") == []
+        task = await _redrive(harness)
+        await harness.advance(1)
+        ended = await harness.engine.moves.find(task.id)
+        assert (ended.state, ended.moved) == (MoveState.COMPLETED, 0)
+        assert await harness.messages("dead") == await harness.messages("orders") == []
+
+    play_behaviour(_redriven_app(work), play)
+
+
+@scenario("sqs-core/move-task-cancel-settles-later")
+def move_task_cancel_settles_later() -> None:
+    """How many more messages go after the request is a matter of its moment: here none, as a step is one message."""
+
+    async def work(event: Any, context: Any) -> None:
+        return None
+
+    async def play(harness: Harness) -> None:
+        await harness.send("queue:dead", list(range(30)))
+        task = await _redrive(harness, rate=2)
+        await harness.advance(5)
+        cancelling = await harness.engine.moves.cancel("dead")
+        assert cancelling.state is MoveState.CANCELLING
+        await harness.advance(1)
+        ended = await harness.engine.moves.find(task.id)
+        assert ended.state is MoveState.CANCELLED
+        assert ended.moved + len(await harness.messages("dead")) == 30
+
+    play_behaviour(_redriven_app(work, is_fifo=False), play)

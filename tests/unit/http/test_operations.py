@@ -13,17 +13,19 @@ from eventcore.http.contract import (
     SEND_RECORDS_MAX,
     Base64,
     DropFailures,
+    FollowMove,
     GetStatus,
     Invoke,
     ListFailures,
+    ListMoves,
     ListQueues,
     PeekQueue,
     PlanRedrive,
     PurgeQueue,
-    RedriveQueue,
     RetryFailure,
     Send,
     ShowFailure,
+    StartMove,
 )
 from eventcore.http.functions import OneTimeRunner
 from eventcore.http.operations import Operations
@@ -151,9 +153,14 @@ async def test_a_dead_letter_queue_is_redriven_to_its_source() -> None:
         await operations.perform(Send(reference="queue:dead", records=records(b"later"), delay_s=60))
         plan = await operations.perform(PlanRedrive(queue="dead"))
         assert (plan.target, plan.visible, plan.hidden) == ("orders", 700, 1)
-        first = await operations.perform(RedriveQueue(queue="dead", target="orders", count_max=10_000))
-        assert first.moved == 500
-        assert (await operations.perform(RedriveQueue(queue="dead", target="orders"))).moved == 200
+        task = await operations.perform(StartMove(queue="dead"))
+        assert (task.state, task.target, task.expected, task.moved) == ("RUNNING", "orders", 700, 0)
+        moved = []
+        while not task.is_over:
+            task = await operations.perform(FollowMove(id=task.id))
+            moved.append(task.moved)
+        assert (task.state, moved) == ("COMPLETED", [500, 700, 700])
+        assert await operations.perform(ListMoves()) == [task]
         assert (await operations.perform(PurgeQueue(queue="dead"))).deleted == 1
         depths = {depth.queue: depth.visible for depth in await operations.perform(ListQueues())}
         assert depths == {"dead": 0, "discards": 0, "orders": 700, "parked": 0}
