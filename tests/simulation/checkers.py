@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 
-from tests.simulation.world import RECEIVES_MAX, World
+from eventcore.testing import Invoked
+from tests.simulation.world import QUEUES, RECEIVES_MAX, World
 
 Checker = Callable[[World], Iterator[str]]
 
@@ -14,15 +15,14 @@ Checker = Callable[[World], Iterator[str]]
 def no_loss(world: World) -> Iterator[str]:
     """Every record that was sent succeeded in a function, or was given up to where it can be looked at."""
     for place, record in world.sent.items():
-        if world.succeeded[record["n"]] or _was_given_up(world, place, record["n"]):
-            continue
-        yield f"record {record} at {place} was neither processed nor given up"
+        if not world.succeeded[record["n"]] and not _was_given_up(world, place, record["n"]):
+            yield f"record {record} at {place} was neither processed nor given up"
 
 
 def _was_given_up(world: World, place: tuple[str, int] | str, number: int) -> bool:
-    if isinstance(place, str):
+    if world.plan.kind in QUEUES:
         return number in world.dead
-    shard, position = place
+    shard, position = (place, 0) if isinstance(place, str) else place
     return any(each == shard and first <= position <= last for each, first, last, _ in world.deliveries)
 
 
@@ -34,30 +34,35 @@ def poison_is_given_up(world: World) -> Iterator[str]:
 
 
 def order(world: World) -> Iterator[str]:
-    """No record of a shard is invoked before all earlier ones of it have succeeded or were given up."""
-    done: dict[str, set[int]] = defaultdict(set)
-    for shard, first, last, _ in world.deliveries:
-        done[shard].update(range(first, last + 1))
-    calls = [call for call in world.invocations if call.shard]
-    finished = sorted((call for call in calls if call.kind == "success"), key=lambda call: call.ended_s or 0)
-    for call in calls:
+    """No record is invoked before all earlier ones of its shard, key or group have succeeded or were given up."""
+    given_up = {record["n"] for place, record in world.sent.items() if _was_given_up(world, place, record["n"])}
+    done = set(given_up)
+    finished = sorted(
+        (call for call in world.invocations if call.kind == "success"), key=lambda call: call.ended_s or 0
+    )
+    for call in world.invocations if world.chains else ():
         while finished and (finished[0].ended_s or 0) <= call.at_s:
-            ended = finished.pop(0)
-            done[ended.shard].update(record.position for record in ended.records if _is_done(world, record.body))
-        missing = set(range(call.records[0].position)) - done[call.shard]
-        if missing:
-            yield f"{call.shard} at {call.at_s:g} s: {call.records[0].position} was invoked before {sorted(missing)}"
+            done.update(number for _, number in _chained(world, finished.pop(0)) if world.succeeded[number])
+        first: dict[object, int] = {}
+        for chain, number in _chained(world, call):
+            first.setdefault(chain, number)
+        for chain, number in first.items():
+            earlier = world.chains[chain]
+            missing = [each for each in earlier[: earlier.index(number)] if each not in done]
+            if missing:
+                yield f"{chain} at {call.at_s:g} s: {number} was invoked before {missing}"
 
 
-def _is_done(world: World, body: bytes | None) -> bool:
-    assert body is not None
-    return bool(world.succeeded[json.loads(body)["n"]])
+def _chained(world: World, call: Invoked) -> list[tuple[object, int]]:
+    """Return what each record of an invocation is in order with, and its number."""
+    records = [json.loads(record.body or b"") for record in call.records]
+    return [(world.chain(call.shard, record), record["n"]) for record in records]
 
 
 def attempts(world: World) -> Iterator[str]:
     """A record that is given up alone has failed as often as is allowed; more only where an attempt could get lost."""
     allowed = 1 + world.plan.retries
-    if world.plan.kind == "queue":
+    if world.plan.kind in QUEUES:
         yield from _receives(world)
         return
     if world.plan.batch_size != 1:
@@ -65,12 +70,12 @@ def attempts(world: World) -> Iterator[str]:
     failed: Counter[tuple[str, int]] = Counter()
     begun: dict[tuple[str, int], float] = {}
     for call in world.invocations:
-        place = call.shard, call.records[0].position
+        place = (call.shard, call.records[0].position) if call.records else (call.request_id, 0)
         if call.kind == "failure" or (call.response or {}).get("batchItemFailures"):
             failed[place] += 1
             begun.setdefault(place, call.at_s)
     for shard, first, last, reason in world.deliveries:
-        if reason != "RetryAttemptsExhausted" or first != last:
+        if reason not in {"RetryAttemptsExhausted", "RetriesExhausted"} or first != last:
             continue
         count = failed[shard, first]
         lost = sum(at_s >= begun.get((shard, first), 0) for at_s in world.disturbances) + world.trouble.disturbed
@@ -107,17 +112,20 @@ def one_owner(world: World) -> Iterator[str]:
 
 
 def one_at_a_time(world: World) -> Iterator[str]:
-    """A shard's batches run one after another, but for an engine that others took for dead."""
-    if any(what == "take_over" for _, what in world.plan.troubles):
+    """What is in order runs one batch after another, but for an engine that others took for dead.
+
+    A wall clock that jumps ends visibility timeouts early, and FIFO groups are no longer exclusive.
+    """
+    troubles = {what for _, what in world.plan.troubles}
+    if "take_over" in troubles or (world.plan.kind == "fifo" and "skew" in troubles):
         return
-    until: dict[str, float] = {}
-    for call in world.invocations:
-        if not call.shard:
-            continue
-        if call.at_s < until.get(call.shard, 0.0) - 1e-6:
-            yield f"{call.shard} at {call.at_s:g} s: a batch begins while another runs until {until[call.shard]:g} s"
+    until: dict[object, float] = {}
+    for call in world.invocations if world.chains else ():
         crash_s = min((at_s for at_s in world.crashes if at_s >= call.at_s), default=call.at_s)
-        until[call.shard] = call.ended_s if call.ended_s is not None else crash_s
+        for chain in {chain for chain, _ in _chained(world, call)}:
+            if call.at_s < until.get(chain, 0.0) - 1e-6:
+                yield f"{chain} at {call.at_s:g} s: a batch begins while another runs until {until[chain]:g} s"
+            until[chain] = call.ended_s if call.ended_s is not None else crash_s
 
 
 def once_per_discard(world: World) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 from tests.simulation import mutants
 from tests.simulation.checkers import CHECKERS, judge
 from tests.simulation.mutants import Mutant
-from tests.simulation.world import World, make_plan
+from tests.simulation.world import SOURCES, World, make_plan
 
 #: Worlds of every run.
 SEEDS = 200
@@ -48,8 +48,8 @@ def test_a_seed_repeats_its_world(seed: int) -> None:
 
 def test_the_worlds_are_troubled_enough() -> None:
     """What the checkers look at happens: crashes, discards, retries, every trouble and every kind of source."""
-    worlds = [play(seed) for seed in range(60)]
-    assert {world.plan.kind for world in worlds} == {"stream", "kafka", "queue"}
+    worlds = [play(seed) for seed in range(120)]
+    assert {world.plan.kind for world in worlds} == set(SOURCES)
     troubles = {what for world in worlds for _, what in world.plan.troubles}
     assert troubles >= {"crash", "point", "restart", "skew", "store", "outage", "settle", "revoke", "lose", "take_over"}
     assert sum(len(world.crashes) for world in worlds) > 30

@@ -30,7 +30,17 @@ SETTLED_WITHIN_S = 6 * 3600.0
 #: A queue's messages come back after so long, seconds.
 VISIBILITY_S = 20
 RECEIVES_MAX = 6
-SOURCES = {"stream": "stream:orders", "kafka": "kafka:local/orders", "queue": "queue:orders"}
+#: Worlds by what brings the records: `parallel` is a stream whose shards are worked on by several batches at a time,
+#: `event` has no mapping, and invokes its function asynchronously.
+SOURCES = {
+    "stream": "stream:orders",
+    "kafka": "kafka:local/orders",
+    "queue": "queue:orders",
+    "fifo": "queue:orders",
+    "parallel": "stream:orders",
+    "event": "",
+}
+QUEUES = ("queue", "fifo")
 #: Where an engine may die, beside any instant.
 CRASH_POINTS = (
     "dispatcher.before_invoke",
@@ -84,7 +94,7 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
         is_simple: batches of one record, so that attempts can be counted; much poison, and crashes alone.
     """
     dice = random.Random(seed)
-    kind = kind or ("stream", "kafka", "queue")[seed % 3]
+    kind = kind or tuple(SOURCES)[seed % len(SOURCES)]
     count = dice.randint(8, 30)
     records = [
         {
@@ -97,7 +107,7 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
     ]
     choices = ["crash", "point"] if is_simple else ["crash", "point", "restart", "skew", "store", "outage"]
     if kind == "kafka" and not is_simple:
-        choices += ["settle", "revoke", "lose", "take_over"]
+        choices += ["settle", "revoke", "lose", "take_over"] * 2
     troubles = sorted(
         (dice.uniform(0, TROUBLE_S), dice.choice(choices))
         for _ in range(dice.randint(4, 8) if is_simple else dice.randint(1, 6))
@@ -105,8 +115,9 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
     return Plan(
         kind=kind,
         shards=dice.randint(1, 3),
-        batch_size=1 if is_simple or dice.random() < 0.4 else dice.randint(2, 5),
-        retries=dice.randint(2, 6),
+        # The batches of one lane of a shard are no range of positions, and a record of a discard names one.
+        batch_size=1 if is_simple or dice.random() < 0.4 or kind == "parallel" else dice.randint(2, 5),
+        retries=dice.randint(2, 6) if kind != "event" else dice.randint(0, 2),
         bisects=dice.random() < 0.4,
         reports=dice.random() < 0.4,
         destination=dice.choice(("queue:failed", "http:sink")),
@@ -169,7 +180,8 @@ class World:
         self._is_simple = is_simple
         self._dice = random.Random(f"trouble {seed}")
         self.trouble = Trouble(random.Random(f"fates {seed}"))
-        self.sent: dict[tuple[str, int] | str, dict[str, Any]] = {}  #: by place, or message id
+        self.sent: dict[tuple[str, int] | str, dict[str, Any]] = {}  #: by place, message id or request id
+        self.chains: dict[Any, list[int]] = {}  #: records that are in order among themselves
         self.sends: Counter[int] = Counter()  #: by record: an answer that got lost makes its sender send again
         self.crashes: list[float] = []
         self.disturbances: list[float] = []  #: when something happened that may repeat an invocation
@@ -189,12 +201,24 @@ class World:
     def _app(self) -> eventcore.App:
         plan, app = self.plan, eventcore.App()
         app.queue("failed")
-        app.queue("dead", message_retention_period=1_209_600)
+        app.queue("dead", message_retention_period=1_209_600, fifo_queue=plan.kind == "fifo")
         app.http("sink", url="https://sink.example.org")
+        if plan.kind == "event":
+            retries = plan.retries
+            app.function(
+                "work", handler="nowhere.work", timeout=3, maximum_retry_attempts=retries, on_failure=plan.destination
+            )
+            return app
         app.function("work", handler="nowhere.work", timeout=3)
-        if plan.kind == "queue":
+        if plan.kind in QUEUES:
             policy = {"dead_letter_queue": "dead", "max_receive_count": RECEIVES_MAX}
-            app.queue("orders", visibility_timeout=VISIBILITY_S, redrive_policy=policy)  # type: ignore[typeddict-item]
+            is_fifo = plan.kind == "fifo"
+            app.queue(
+                "orders",
+                visibility_timeout=VISIBILITY_S,
+                redrive_policy=policy,  # type: ignore[typeddict-item]
+                fifo_queue=is_fifo,
+            )
             settings: dict[str, Any] = {}
         else:
             app.kafka("local", bootstrap_servers="127.0.0.1:9")
@@ -205,6 +229,8 @@ class World:
                 "on_failure": plan.destination,
                 "maximum_batching_window_in_seconds": 0,
             }
+            if plan.kind == "parallel":
+                settings["parallelization_factor"] = 3
             if plan.bisects:
                 settings["bisect_batch_on_function_error"] = True
         if plan.reports:
@@ -222,21 +248,27 @@ class World:
             self._tries[record["n"]] += 1
             is_poison = record["do"] == "poison"
             if is_poison or (record["do"] == "flaky" and self._tries[record["n"]] <= record["times"]):
-                if not self.plan.reports:
+                if not self.plan.reports or self.plan.kind == "event":
                     raise ValueError(f"record {record['n']}")
-                failed.append({"itemIdentifier": identifier})
+                failed.append(identifier)
                 if self.plan.kind != "queue":
                     break
             else:
                 done.append(record["n"])
         self.succeeded.update(done)
-        return {"batchItemFailures": failed} if self.plan.reports else None
+        if self.plan.kind == "fifo" and failed:
+            # As Lambda wants it of functions on FIFO queues (§3.1): the first that failed and all behind it.
+            failed = [identifier for identifier, record in self._read(event) if record["n"] not in done]
+        names = [{"itemIdentifier": identifier} for identifier in failed]
+        return {"batchItemFailures": names} if self.plan.reports else None
 
     def _read(self, event: Any) -> list[tuple[Any, dict[str, Any]]]:
         match self.plan.kind:
-            case "queue":
+            case "event":
+                return [("", event)]
+            case "queue" | "fifo":
                 return [(each["messageId"], json.loads(each["body"])) for each in event["Records"]]
-            case "stream":
+            case "stream" | "parallel":
                 return [
                     (each["kinesis"]["sequenceNumber"], json.loads(base64.b64decode(each["kinesis"]["data"])))
                     for each in event["Records"]
@@ -288,15 +320,33 @@ class World:
             self._crash()
 
     def _send(self, record: dict[str, Any]) -> None:
-        key = "abcdefgh"[record["n"] % 8]
+        key = key_of(record)
         while True:
             self.sends[record["n"]] += 1
             try:
-                (place,) = self.pipeline.send(SOURCES[self.plan.kind], [record], key=key)
+                if self.plan.kind == "event":
+                    place: Any = self.pipeline.invoke_async("work", record)
+                else:
+                    name = f"record-{record['n']}" if self.plan.kind == "fifo" else ""
+                    source = SOURCES[self.plan.kind]
+                    (place,) = self.pipeline.send(source, [record], key=key, deduplication_id=name)
             except eventcore.EventcoreError:
                 continue  # the sender is told, and tries again: with a lost answer the record is there twice
-            self.sent[tuple(place) if isinstance(place, tuple | list) else place] = record
+            at = tuple(place) if isinstance(place, tuple | list) else place
+            self.sent[at] = record
+            if self.plan.kind not in {"queue", "event"}:
+                self.chains.setdefault(self.chain(at[0], record), []).append(record["n"])
             return
+
+    def chain(self, shard: str, record: dict[str, Any]) -> Any:
+        """Return what a record is in order with: its shard, its key, or its message group."""
+        match self.plan.kind:
+            case "stream" | "kafka":
+                return shard
+            case "parallel":
+                return shard, key_of(record)
+            case _:
+                return key_of(record)
 
     def _let_go_wrong(self, what: str) -> None:
         self.disturbances.append(self.pipeline.now_s)
@@ -373,6 +423,8 @@ class World:
         for delivered in self.pipeline.delivered_to(self.plan.destination):
             told = delivered.json
             reason = told["requestContext"]["condition"]
+            if self.plan.kind == "event":
+                found.append((told["requestContext"]["requestId"], 0, 0, reason))
             if info := told.get("KinesisBatchInfo"):
                 first, last = (sequence_position(info[f"{end}SequenceNumber"]) for end in ("start", "end"))
                 found.append((info["shardId"], first, last, reason))
@@ -384,6 +436,11 @@ class World:
     @property
     def invocations(self) -> list[Invoked]:
         return self.pipeline.invocations
+
+
+def key_of(record: dict[str, Any]) -> str:
+    """Return the partition key, or the message group, of a record."""
+    return "abcdefgh"[record["n"] % 8]
 
 
 async def _wait_at_most(event: anyio.Event, seconds: float) -> None:
