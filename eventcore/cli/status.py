@@ -193,7 +193,8 @@ def _shard_line(shard: ShardStatus, now_ms: int) -> str:
         return f"{name}  waits for the end of {parents}, lag {_show_lag(shard.lag)}"
     position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
     buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
-    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{buffered}{_parked(shard)}"
+    age = f", iterator age {show_span(shard.iterator_age_ms)}" if shard.iterator_age_ms is not None else ""
+    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{age}{buffered}{_parked(shard)}"
 
 
 def _pause(pause: Pause, now_ms: int) -> str:

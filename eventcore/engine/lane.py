@@ -302,7 +302,7 @@ class Lane:
             if self._stopping.is_set() or context.gate.find(self._shard) is not None:
                 # Stopped or paused while it waited in line.
                 return RELEASED
-            context.reporter.invoked(batch)
+            context.reporter.invoked(batch, context.clock.now_ms())
             with anyio.CancelScope() as self._invocation:
                 outcome = await context.dispatcher.invoke(batch)
         finally:

@@ -112,6 +112,7 @@ class LanedShard:
             shard=self._shard,
             checkpoint=self._window.checkpoint,
             lag=lag,
+            iterator_age_ms=self._context.reporter.counters.iterator_ages_ms.get(self._shard),
             pause=self._gate.find(self._shard),
             buffered=sum(len(intake) for intake in self._intakes.values()),
             blocked=min(blocked, key=_position, default=None),

@@ -105,8 +105,13 @@ class Reporter:
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
-    def invoked(self, batch: Batch) -> None:
-        """Tell that the function is about to be invoked."""
+    def invoked(self, batch: Batch, now_ms: int | None = None) -> None:
+        """Tell that the function is about to be invoked.
+
+        Args:
+            batch: of a stream or a queue; without records it is the final call of a window.
+            now_ms: wall time, for the iterator age; None where there is none.
+        """
         if not batch.records:
             self._emit(
                 WindowCalled(
@@ -130,6 +135,7 @@ class Reporter:
                 count=len(batch),
                 attempt=batch.attempt,
                 request_id=batch.request_id,
+                iterator_age_ms=None if now_ms is None else _age_ms(batch.last, now_ms),
             )
         )
 
@@ -302,3 +308,8 @@ class Reporter:
             self._settled[-1][1] += count
         else:
             self._settled.append([now_s, count])
+
+
+def _age_ms(record: Record, now_ms: int) -> int | None:
+    """Return how old a record is; None for one that says nothing of its time. A clock may be behind another's."""
+    return None if record.arrived_ms < 0 else max(0, now_ms - record.arrived_ms)

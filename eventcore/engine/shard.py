@@ -29,6 +29,7 @@ class ShardWorker:
     def __init__(self, context: ShardContext, taken: TakenShard, *, buffer_bytes_max: int) -> None:
         self._shard = taken.shard
         self._gate = context.gate
+        self._reporter = context.reporter
         self._filter = context.filter
         self.finished = anyio.Event()
         self._books = Books(context.reporter, taken.shard)
@@ -86,6 +87,7 @@ class ShardWorker:
             shard=self._shard,
             checkpoint=self._checkpoint.position,
             lag=lag,
+            iterator_age_ms=self._reporter.counters.iterator_ages_ms.get(self._shard),
             pause=self._gate.find(self._shard),
             buffered=len(self._intake),
             blocked=self._lane.blocked,

@@ -49,6 +49,8 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     buffered: int
     blocked: Blocked | None = None
     pause: Pause | None = None  #: by hand: its own, or the mapping's
+    #: How old the last record of the last batch was when it was invoked (Lambda semantics §4 "IteratorAge").
+    iterator_age_ms: int | None = None
     waits_for: str = ""  #: shards that are read to their ends before this one
     parked: int = 0  #: keys whose records wait elsewhere, with lanes
 

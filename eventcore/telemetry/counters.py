@@ -47,6 +47,9 @@ class CountersSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     failed_invocations: int
     retried: int  #: batches that were put back for another invocation
     bisected: int  #: batches that were split
+    #: The highest of the owned shards: how old the last record of the last batch was when it was invoked (Lambda
+    #: semantics §4 "IteratorAge"); None before the first, and for queues.
+    iterator_age_ms: int | None = None
 
     @property
     def expired(self) -> int:
@@ -84,6 +87,8 @@ class MappingCounters:
         #: Records by shard: as many entries as the mapping has shards.
         self._held: dict[str, int] = {}
         self._retrying: dict[str, int] = {}
+        #: By owned shard of a stream: how old the last record of the last batch was when it was invoked.
+        self.iterator_ages_ms: dict[str, int] = {}
 
     def __call__(self, event: EngineEvent) -> None:
         """Count an event; those of other mappings are passed over."""
@@ -93,7 +98,11 @@ class MappingCounters:
             case RecordsReceived():
                 self.received += event.count
                 self._held[event.shard] = self._held.get(event.shard, 0) + event.count
-            case BatchInvoked() | WindowCalled():
+            case BatchInvoked():
+                self.invoked += 1
+                if event.iterator_age_ms is not None:
+                    self.iterator_ages_ms[event.shard] = event.iterator_age_ms
+            case WindowCalled():
                 self.invoked += 1
             case InvocationFinished():
                 self.failed_invocations += event.fault is not None
@@ -124,6 +133,7 @@ class MappingCounters:
                 # After a change of owner, what was held and is not settled is received anew.
                 self.returned += self._held.pop(event.shard, 0)
                 self._retrying.pop(event.shard, None)
+                self.iterator_ages_ms.pop(event.shard, None)
             case _:
                 pass
 
@@ -145,6 +155,7 @@ class MappingCounters:
             failed_invocations=self.failed_invocations,
             retried=self.retried,
             bisected=self.bisected,
+            iterator_age_ms=max(self.iterator_ages_ms.values(), default=None),
         )
 
     def _count_retried(self, event: BatchRetried) -> None:

@@ -76,6 +76,8 @@ class BatchInvoked(EngineEvent, frozen=True, kw_only=True):
     count: int
     attempt: int  #: from 1
     request_id: str
+    #: Of a stream: how old the batch's last record is (Lambda semantics §4 "IteratorAge"); None where it does not say.
+    iterator_age_ms: int | None = None
 
 
 class InvocationFinished(EngineEvent, frozen=True, kw_only=True):

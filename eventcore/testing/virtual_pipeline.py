@@ -130,6 +130,20 @@ class VirtualPipeline:
         """
         return self.run(self._harness.invoke_async(function, event))
 
+    def split(self, stream: str, shard: str, *, at: int | None = None) -> tuple[str, str]:
+        """Split a shard of an embedded stream; return the names of its children, the lower one first.
+
+        Args:
+            stream: its name.
+            shard: its name.
+            at: first hash key of the upper child; None for the middle.
+        """
+        return self.run(self._harness.split(stream, shard, at=at))
+
+    def merge(self, stream: str, shard: str, other: str) -> str:
+        """Merge two shards of an embedded stream whose hash keys adjoin; return the name of their child."""
+        return self.run(self._harness.merge(stream, shard, other))
+
     def advance(self, seconds: float) -> None:
         """Let virtual time pass, and what is due in it happen."""
         self.run(anyio.sleep(seconds))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import eventcore
+from eventcore.delivery.hash_keys import share_of
 from eventcore.errors import ConfigError
 from eventcore.testing import Scripted, open_pipeline
 from tests.conformance.scenarios.stage import REPORTS, Stage, batches, bodies, gaps
@@ -216,3 +217,24 @@ def duplicate_mapping() -> None:
     with pytest.raises(ConfigError, match="already exists"):
         app.loaded()
     two_functions(Stage("stream"))
+
+
+@scenario("kinesis/siblings-run-at-once-after-parent")
+def siblings_after_their_parent() -> None:
+    with Stage("stream").open(Scripted(takes_s=2)) as pipeline:
+        # Keys whose hash keys lie in the lower and in the upper half.
+        low, high = (next(key for key in map(str, range(100)) if share_of(key.encode(), 2) == half) for half in (0, 1))
+        ((parent, _),) = pipeline.send("stream:orders", [1], key=low)
+        left, right = pipeline.split("orders", parent)
+        pipeline.send("stream:orders", [2], key=low)
+        pipeline.send("stream:orders", [3], key=high)
+        merged = pipeline.merge("orders", left, right)
+        pipeline.send("stream:orders", [4], key=low)
+        pipeline.run_until_idle()
+        calls = {call.bodies[0]: call for call in pipeline.invocations}
+        ended = {number: call.ended_s or 0.0 for number, call in calls.items()}
+        assert min(calls[2].at_s, calls[3].at_s) >= ended[1]
+        assert max(calls[2].at_s, calls[3].at_s) < min(ended[2], ended[3])
+        assert calls[4].at_s >= max(ended[2], ended[3])
+        shards = [calls[number].event["Records"][0]["eventID"].partition(":")[0] for number in range(1, 5)]
+        assert shards == [parent, left, right, merged]
