@@ -49,7 +49,7 @@ STREAMS: Mapping[str, tuple[dict[str, Any], Any, int]] = {
 }
 
 #: What stands for a value that differs from run to run: a placeholder, an account, a time.
-_VARIES = re.compile(r"<[a-z]|111111111111|^date$")
+_VARIES = re.compile(r"<[a-z]|111111111111|^(date|sent-timestamp|sender-id)$")
 _PLACEHOLDER = re.compile(r"<([a-z0-9-]+):?([^>]*)>")
 
 
@@ -60,14 +60,21 @@ def disagreements(recorded: Any, ours: Any, known: dict[str, str], path: str = "
             yield f"{path}: keys {sorted(ours)}, recorded {sorted(recorded)}"
         for key in recorded.keys() & ours.keys():
             yield from disagreements(recorded[key], ours[key], known, f"{path}.{key}")
+    elif isinstance(recorded, list) and isinstance(ours, list):
+        if len(recorded) != len(ours):
+            yield f"{path}: {len(ours)} entries, recorded {len(recorded)}"
+        for index, (theirs, own) in enumerate(zip(recorded, ours, strict=False)):
+            yield from disagreements(theirs, own, known, f"{path}[{index}]")
     elif isinstance(recorded, str) and _VARIES.search(recorded):
-        if not isinstance(ours, str) or not _meets(recorded, ours, known):
+        if not isinstance(ours, str | float) or not _meets(recorded, str(ours), known):
             yield f"{path}: {ours!r}, recorded {recorded!r}"
     elif type(recorded) is not type(ours) or recorded != ours:
         yield f"{path}: {ours!r}, recorded {recorded!r}"
 
 
 def _meets(recorded: str, ours: str, known: dict[str, str]) -> bool:
+    if recorded in {"sent-timestamp", "sender-id"}:
+        return ours.isdecimal()
     if recorded == "date":
         return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ours) is not None
     if time := re.fullmatch(r"<timestamp:(.*)>", recorded):
@@ -76,12 +83,13 @@ def _meets(recorded: str, ours: str, known: dict[str, str]) -> bool:
     last = 0
     for found in _PLACEHOLDER.finditer(recorded):
         pattern += re.escape(recorded[last : found.start()]) + "(.+?)"
-        names.append(found[0])
+        # One without a number stands for any value.
+        names.append(found[0] if found[2] or found[1] in {"region", "partition"} else "")
         last = found.end()
     pattern = (pattern + re.escape(recorded[last:])).replace("111111111111", r"\d{12}")
     met = re.fullmatch(pattern, ours)
     return met is not None and all(
-        known.setdefault(name, value) == value for name, value in zip(names, met.groups(), strict=True)
+        not name or known.setdefault(name, value) == value for name, value in zip(names, met.groups(), strict=True)
     )
 
 
