@@ -83,17 +83,13 @@ def read_event(record: Record) -> WaitingEvent:
 
 
 def send_again(function: str, event: WaitingEvent, state: EventState, *, delay_s: int, now_ms: int) -> SendMessages:
-    """Return the write that lets an event wait for its next try.
-
-    After an invocation that failed it carries a token: one whose lease has ended meanwhile is not doubled.
-    """
+    """Return the write that lets an event wait for its next try."""
     own = {_ACCEPTED: state.accepted_ms, _ATTEMPTS: state.attempts, _THROTTLES: state.throttles}
     message = NewMessage(
         id=event.request_id,
         body=event.body,
         headers=(*event.headers, *[(name, b"%d" % number) for name, number in own.items()]),
         delay_s=delay_s,
-        idempotency_token=f"{event.request_id}/{state.attempts}" if state.attempts > event.state.attempts else "",
     )
     return SendMessages(queue=event_queue(function), messages=(message,), now_ms=now_ms)
 

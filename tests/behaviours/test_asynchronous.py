@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 import pytest
 
 import eventcore
-from eventcore.errors import CommandError, ConfigError, Throttled
+from eventcore.delivery.asynchronous import BEGUN_MAX
+from eventcore.errors import CommandError, ConfigError, StoreUnavailable, Throttled
 from eventcore.model import DiscardReason
+from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.events import EventDelivered, EventDiscarded, EventInvoked, EventRetried, InvocationFinished
+from eventcore.testing import Scripted, open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import play, send_numbers, stream_app
+from tests.behaviours.scripted_source import play_scripted
 
 
 def _app(handler: Callable[..., Any], **settings: Any) -> eventcore.App:
@@ -467,3 +471,92 @@ def test_what_a_mapping_gives_up_is_an_event_for_its_function() -> None:
     harness = play(app, scenario)
     assert list(calls.values()) == [1, 1, 3]
     assert len(harness.discarded) == 3
+
+
+# -- destinations outside, and a store that is away --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("destination", ["kafka:local/told", "http:sink", "stream:told", "stdout"])
+def test_records_go_to_every_kind_of_destination_with_their_lineage(destination: str) -> None:
+    app = eventcore.App()
+    app.kafka("local", bootstrap_servers="127.0.0.1:9092")
+    app.http("sink", url="http://127.0.0.1:9/")
+    app.stream("told", shards=1)
+    app.function(
+        "work", handler="nowhere.work", maximum_retry_attempts=0, on_success=destination, on_failure=destination
+    )
+    work = Scripted("done", ValueError("no"))
+    with open_pipeline(app, functions={"work": work}) as pipeline:
+        ids = [pipeline.invoke_async("work", number) for number in range(2)]
+        pipeline.run_until_idle()
+        told = pipeline.delivered_to(destination)
+        records = [message.json for message in told]
+        assert [record["requestContext"]["requestId"] for record in records] == ids
+        assert [record["requestContext"]["condition"] for record in records] == ["Success", "RetriesExhausted"]
+        assert [message.headers["eventcore-lineage"] for message in told] == ["work=1"] * 2
+
+
+def test_a_destination_without_room_holds_events_back() -> None:
+    """Nothing is dropped: what can't be told is not begun (design §3)."""
+    app = eventcore.App()
+    app.http("sink", url="http://127.0.0.1:9/")
+    app.function("work", handler="nowhere.work", on_success="http:sink")
+    with open_pipeline(app, functions={"work": Scripted(then="x" * 1_000_000)}) as pipeline:
+        pipeline.take_down("http:sink", seconds=600)
+        for number in range(100):
+            pipeline.invoke_async("work", number)
+        pipeline.advance(60)
+        # 64 MB of rows, and those that were begun with the last of them.
+        assert 64 <= len(pipeline.invocations) < 64 + 2 * 11
+        pipeline.run_until_idle()
+        assert len(pipeline.delivered_to("http:sink")) == 100
+
+
+def test_a_store_that_is_away_for_a_moment_loses_nothing_and_tells_once() -> None:
+    refused: list[Operation] = []
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if len(refused) < 2 and any(isinstance(operation, DeleteMessages) for operation in operations):
+            refused.extend(operations)
+            raise StoreUnavailable("the disk is full for a moment")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await _once({"id": 1})(harness)
+        assert (await _record(harness))["requestPayload"] == {"id": 1}
+        (function,) = (await harness.status()).functions
+        assert function.problem == ""
+
+    harness = play_scripted(_app(_fail, maximum_retry_attempts=0, on_failure="queue:failed"), scenario, commit=commit)
+    assert refused
+    assert [event.attempt for event in harness.events(EventInvoked)] == [1, 1]
+    assert len(harness.events(EventDiscarded)) == 1
+
+
+def test_an_event_in_which_the_engine_dies_each_time_is_given_up() -> None:
+    """Design §3: it must not loop for ever; a death uses up no attempt."""
+
+    async def run() -> None:
+        app = _app(_sleep, timeout=3, on_failure="queue:failed")
+        async with open_memory_store() as store:
+            request_id = ""
+            async with open_harness(app, store=store) as harness:
+                request_id = await harness.invoke_async("work")
+            for _ in range(BEGUN_MAX):
+                # As an engine leaves it that dies in the invocation: received, and never settled.
+                receive = ReceiveMessages(
+                    queue="events.work", count_max=1, now_ms=harness.clock.now_ms(), visibility_timeout_s=1
+                )
+                ((received,),) = [result.messages for result in await store.commit([receive])]
+                assert received.id == request_id
+                await anyio.sleep(2)
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+                assert harness.events(EventInvoked) == []
+                assert (await _record(harness))["requestContext"]["condition"] == "EngineCrash"
+
+    run_virtual(run)
+
+
+async def _sleep(event: Any, context: Any) -> None:
+    await anyio.sleep(1)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 import eventcore
 from eventcore.delivery.lineage import CHAIN_MAX, LINEAGE
-from eventcore.model import DiscardReason
+from eventcore.engine.results import Results
+from eventcore.model import DiscardReason, Outcome, OutcomeKind, OutgoingRecord, Record
+from eventcore.ports.sources import ResultRecord
 from eventcore.telemetry.events import EventDiscarded
 from eventcore.testing.harness import Harness
+from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import play, queue_app, stream_app
 
 
@@ -194,3 +198,28 @@ def test_a_function_does_not_see_the_lineage_of_a_message() -> None:
     play(queue_app(work), scenario)
     assert [set(record["messageAttributes"]) for record in seen] == [{"Title"}, set()]
     assert "md5OfMessageAttributes" not in seen[1]
+
+
+def test_results_carry_the_lineage_of_all_that_they_were_made_of() -> None:
+    """And a result whose maker copied its record's headers counts on: the last header of a name holds."""
+    sent: list[ResultRecord] = []
+
+    class Topics:
+        async def produce(self, shard: str, epoch: int, records: Sequence[ResultRecord]) -> None:
+            sent.extend(records)
+
+    lineage = (LINEAGE, b"work=3,other=7")
+    records = [Record(position=0, body=b""), Record(position=1, body=b"", headers=(lineage,))]
+    made = OutgoingRecord(body=b"made", key=b"k", headers=(("Title", b"x"), lineage))
+    outcome = Outcome(kind=OutcomeKind.SUCCESS, results=((0, made), (1, made)))
+
+    async def write() -> None:
+        results = Results(Topics(), function="work", topic="out", discards_topic="")
+        await results.write("orders-0", 1, outcome, records[:1], [])
+        await results.write("orders-0", 1, outcome, records, [])
+
+    run_virtual(write)
+    assert [record.topic for record in sent] == ["out"] * 3
+    assert sent[0].record.headers == (("Title", b"x"), lineage, (LINEAGE, b"work=1"))
+    assert [dict(record.record.headers)[LINEAGE] for record in sent[1:]] == [b"work=4,other=7"] * 2
+    assert (sent[0].record.body, sent[0].record.key) == (b"made", b"k")
