@@ -30,6 +30,9 @@ PREFIX = "events."
 RETENTION_S = 1_209_600
 SETTINGS = QueueSettings(message_retention_period=RETENTION_S)
 
+#: What reading JSON raises; the second for one that is nested too deeply.
+_UNREADABLE = (msgspec.DecodeError, RecursionError)
+
 _ACCEPTED, _ATTEMPTS, _THROTTLES = "eventcore-accepted-ms", "eventcore-attempts", "eventcore-throttles"
 _STATE = frozenset({_ACCEPTED, _ATTEMPTS, _THROTTLES})
 
@@ -107,7 +110,7 @@ async def accept_event(store: Store, function: str, event: bytes, *, clock: Cloc
         )
     try:
         msgspec.json.decode(event)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise CommandError(f"the event is not JSON: {error}") from error
     request_id = ids.new_id()
     send = SendMessages(
@@ -121,7 +124,7 @@ def _as_json(body: bytes) -> bytes:
     """Return an event's JSON; a message that was sent by hand and is none becomes a text."""
     try:
         msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return msgspec.json.encode(body.decode(errors="backslashreplace"))
     return body
 
