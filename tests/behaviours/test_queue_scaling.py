@@ -134,3 +134,32 @@ def test_errors_cut_nothing_where_failed_messages_are_reported() -> None:
     """§3.1: but not when ReportBatchItemFailures is on."""
     _, seen = _fail_then_watch(function_response_types=["ReportBatchItemFailures"])
     assert seen[0] == 5
+
+
+def test_a_cut_ends_batches_as_they_are_done() -> None:
+    """Forty run; one that is done makes room for two that fail; so those that are done next have no successor."""
+    running = 0
+    began: list[float] = []
+    seen: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        nonlocal running
+        (number,) = numbers(event)
+        began.append(anyio.current_time())
+        if number in {41, 42}:
+            raise ValueError("always")
+        running += 1
+        await anyio.sleep_until(began[0] + (20 + number / 20 if number <= 40 else 80))
+        running -= 1
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 200, source="queue:orders")
+        await harness.advance(19.9)
+        seen.append(running)
+        await harness.advance(1.7)
+        seen.append(running)
+        harness.engine.abort()
+
+    play(scaled_app(work, maximum_concurrency=40), scenario)
+    assert seen[0] == 40
+    assert 20 <= seen[1] <= 30
