@@ -80,13 +80,15 @@ class Surroundings:
 class EmbeddedQueueUnderTest:
     """One queue of a store."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings, *, is_fifo: bool) -> None:
         self._around = surroundings
+        self._is_fifo = is_fifo
         self.pass_time = surroundings.pass_time
         self.source = self._source()
 
     def _source(self) -> EmbeddedQueue:
-        return EmbeddedQueue("tested", store=self._around.store, clock=self._around.clock, **ARN)
+        around = self._around
+        return EmbeddedQueue("tested", store=around.store, clock=around.clock, is_fifo=self._is_fifo, **ARN)
 
     async def send(
         self,
@@ -125,11 +127,14 @@ async def open_queue(
             message_retention_period=request.message_retention_period_s,
             dead_letter_queue="dead" if request.max_receive_count else "",
             max_receive_count=request.max_receive_count,
+            fifo_queue=request.is_fifo,
+            content_based_deduplication=request.is_fifo,
         )
+        dead = QueueSettings(fifo_queue=request.is_fifo)
         await around.store.commit(
-            [DefineQueue(queue="dead", settings=QueueSettings()), DefineQueue(queue="tested", settings=settings)]
+            [DefineQueue(queue="dead", settings=dead), DefineQueue(queue="tested", settings=settings)]
         )
-        yield EmbeddedQueueUnderTest(around)
+        yield EmbeddedQueueUnderTest(around, is_fifo=request.is_fifo)
     finally:
         await around.aclose()
 

@@ -8,12 +8,13 @@ import pytest
 
 from eventcore.store.memory import open_memory_store
 from eventcore.store.sqlite import open_sqlite_store
+from eventcore.testing.conformance.fifo_queue import FifoQueueConformance
 from eventcore.testing.conformance.queue import QueueConformance, QueueRequest, QueueUnderTest
 from eventcore.testing.virtual_loop import run_virtual
 from tests.conformance.embedded_sources import AdjustableClock, VirtualClock, open_queue
 
 
-class TestQueueInMemory(QueueConformance):
+class InMemory:
     """In virtual time."""
 
     def run(self, body: Callable[[], Awaitable[None]]) -> None:
@@ -23,7 +24,7 @@ class TestQueueInMemory(QueueConformance):
         return open_queue(open_memory_store, VirtualClock(), request)
 
 
-class TestQueueInSqlite(QueueConformance):
+class InSqlite:
     """In real time, with a wall clock that can be set forward."""
 
     @pytest.fixture(autouse=True)
@@ -32,3 +33,19 @@ class TestQueueInSqlite(QueueConformance):
 
     def open_queue(self, request: QueueRequest) -> AbstractAsyncContextManager[QueueUnderTest]:
         return open_queue(lambda: open_sqlite_store(self._path), AdjustableClock(), request)
+
+
+class TestQueueInMemory(InMemory, QueueConformance):
+    pass
+
+
+class TestQueueInSqlite(InSqlite, QueueConformance):
+    pass
+
+
+class TestFifoQueueInMemory(InMemory, FifoQueueConformance):
+    pass
+
+
+class TestFifoQueueInSqlite(InSqlite, FifoQueueConformance):
+    pass

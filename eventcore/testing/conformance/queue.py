@@ -63,6 +63,7 @@ class QueueRequest(msgspec.Struct, frozen=True, kw_only=True):
     visibility_timeout_s: int = VISIBILITY_S
     message_retention_period_s: int = 345_600
     max_receive_count: int = 0  #: with a dead-letter queue behind it; 0: without one
+    is_fifo: bool = False  #: a FIFO queue, its dead-letter queue too, that knows messages by their content
 
 
 Scenario = Callable[[QueueUnderTest], Awaitable[None]]
