@@ -30,7 +30,7 @@ from eventcore.ports.sources import (
     ShardLag,
     ShardListener,
     ShardRecords,
-    StreamCapabilities,
+    StreamSource,
     TakenShard,
 )
 from eventcore.ports.store import OutboxRow
@@ -175,8 +175,7 @@ class SimulatedConnector:
     def open_stream(self, request: StreamRequest) -> SimulatedSource:
         """Return a source of a topic, with the real system's shape."""
         real = self._system.connector().open_stream(request)
-        takes_results = real.capabilities.takes_results
-        return SimulatedSource(self._system, request, real.shape, self._fence, takes_results=takes_results)
+        return SimulatedSource(self._system, request, real, self._fence)
 
     def open_range(self, reference: Reference, connection: Any) -> RangeSource:
         """Return what reads a topic by positions."""
@@ -209,16 +208,12 @@ def _outgoing(row: OutboxRow) -> OutgoingRecord:
 class SimulatedSource:
     """One member of a group that reads a topic; it has all of its shards until a test takes them away."""
 
-    def __init__(
-        self, system: SimulatedSystem, request: StreamRequest, shape: EventShape, fence: Fence, *, takes_results: bool
-    ) -> None:
+    def __init__(self, system: SimulatedSystem, request: StreamRequest, real: StreamSource, fence: Fence) -> None:
         self.reference = str(request.reference)
         self.mapping = request.mapping
         self.waits_for = ""
-        self.shape = shape
-        self.capabilities = StreamCapabilities(
-            has_rebalance=True, is_settle_durable=True, survives_restart=True, takes_results=takes_results
-        )
+        self.shape = real.shape
+        self.capabilities = real.capabilities
         self._system = system
         self._request = request
         self._fence = fence
@@ -229,6 +224,8 @@ class SimulatedSource:
         self._revoking: set[str] = set()
         self._produced: dict[str, list[ResultRecord]] = {}  #: exactly once: what the next settle makes visible
         self._starts: dict[str, int] = {}
+        #: By shard: progress that is written soon, and when; lost in a crash, as that of a real client.
+        self._unwritten: dict[str, tuple[Checkpointed, float]] = {}
         self._changed = anyio.Event()
 
     # -- what a test does ----------------------------------------------------------------------------------------------
@@ -263,6 +260,7 @@ class SimulatedSource:
         self._revoking = set(self._next)
         assert self._listener is not None, "only an open source has shards"
         await self._listener.on_revoked(list(self._revoking))
+        self._write_progress()
         self._forget()
 
     async def lose(self) -> None:
@@ -298,12 +296,14 @@ class SimulatedSource:
         """Return records of owned shards."""
         await anyio.lowlevel.checkpoint()
         self._check()
+        self._write_progress(due_s=anyio.current_time())
         if self._request.reference.is_pattern:
             await self.take()
         found = self._read()
         if not found:
             self._changed = anyio.Event()
-            with anyio.move_on_after(wait_s):
+            due_s = min((due_s for _, due_s in self._unwritten.values()), default=float("inf"))
+            with anyio.move_on_after(min(wait_s, max(0.0, due_s - anyio.current_time()))):
                 await self._changed.wait()
             # Nothing is read here: a cancelled receive loses nothing.
         return found
@@ -328,15 +328,17 @@ class SimulatedSource:
         self.wake()
 
     async def settle(self, shard: str, epoch: int, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
-        """Keep a shard's checkpoint and failing work."""
-        del is_urgent
+        """Keep a shard's checkpoint and failing work: at once where that is urgent, else a little later."""
         await anyio.lowlevel.checkpoint()
         self._check_owner(shard, epoch)
         fate = self._system.faults.fate_of_settle(shard)
         if fate is Fate.REFUSED:
             raise SourceUnavailable("the test refuses it", source=self.reference)
-        self._system.groups[self._request.consumer_group_id, shard] = Checkpointed(checkpoint, state)
-        self._system.faults.on_settled(self.reference, shard, epoch, checkpoint, state)
+        self._unwritten[shard] = Checkpointed(checkpoint, state), self._due_s()
+        if is_urgent or self.capabilities.is_settle_durable or self._request.is_exactly_once:
+            self._write(shard)
+        else:
+            self.wake()
         for result in self._produced.pop(shard, ()):
             self._append(result)
         if fate is Fate.LOST:
@@ -346,7 +348,8 @@ class SimulatedSource:
         """Begin a shard anew at a position."""
         await anyio.lowlevel.checkpoint()
         self._check_owner(shard, self._epochs.get(shard, -1))
-        self._system.groups[self._request.consumer_group_id, shard] = Checkpointed(position, state)
+        self._unwritten[shard] = Checkpointed(position, state), self._due_s()
+        self._write(shard)
         self._next[shard] = position
         self._paused.discard(shard)
         self.wake()
@@ -376,7 +379,8 @@ class SimulatedSource:
         ]
 
     async def aclose(self) -> None:
-        """Leave the group."""
+        """Write what is left of progress and leave the group."""
+        self._write_progress()
         self._forget()
         if self in self._system.sources:
             self._system.sources.remove(self)
@@ -391,7 +395,25 @@ class SimulatedSource:
         # A topic that appears later is read from its beginning: what it got before it was found must not be missed.
         return self._starts.get(shard, 0)
 
+    def _due_s(self) -> float:
+        return anyio.current_time() + self.capabilities.checkpoint_lag_s_max
+
+    def _write_progress(self, *, due_s: float = float("inf")) -> None:
+        """Write the progress that is due, of shards that are still ours."""
+        for shard in [shard for shard, (_, at_s) in self._unwritten.items() if at_s <= due_s]:
+            if self._is_owner(shard, self._epochs.get(shard)):
+                self._write(shard)
+            else:
+                del self._unwritten[shard]
+
+    def _write(self, shard: str) -> None:
+        kept, _ = self._unwritten.pop(shard)
+        self._system.groups[self._request.consumer_group_id, shard] = kept
+        self._system.faults.on_settled(self.reference, shard, self._epochs[shard], kept.position, kept.state)
+
     def _settled(self, shard: str) -> int:
+        if shard in self._unwritten:
+            return self._unwritten[shard][0].position
         kept = self._system.groups.get((self._request.consumer_group_id, shard))
         return kept.position if kept is not None else self._start(shard)
 
@@ -401,6 +423,7 @@ class SimulatedSource:
         self._paused.clear()
         self._revoking.clear()
         self._produced.clear()
+        self._unwritten.clear()
 
     def _check(self) -> None:
         if self._fence.is_cut:
@@ -410,8 +433,12 @@ class SimulatedSource:
 
     def _check_owner(self, shard: str, epoch: int) -> None:
         self._check()
-        if self._epochs.get(shard) != epoch or self._system.owners[self._request.consumer_group_id, shard] != epoch:
+        if not self._is_owner(shard, epoch):
             raise ShardLost(source=self.reference, shard=shard, epoch=epoch)
+
+    def _is_owner(self, shard: str, epoch: int | None) -> bool:
+        is_ours = epoch is not None and self._epochs.get(shard) == epoch and not self._fence.is_cut
+        return is_ours and self._system.owners[self._request.consumer_group_id, shard] == epoch
 
 
 def _starting(position: StartingPosition, log: Sequence[Record]) -> int:

@@ -141,6 +141,14 @@ def once_per_discard(world: World) -> Iterator[str]:
             yield f"message {number} is {count} times in the dead-letter queue, and was sent {sent} times"
 
 
+def states(world: World) -> Iterator[str]:
+    """A window's state knows of each record that was processed in it, once, however often it was tried."""
+    for window, seen in world.finals.items():
+        came = sorted(number for number, place in world.windows.items() if place == window)
+        if sorted(seen) != came:
+            yield f"the window {window} ended with {sorted(seen)}, and processed {came}"
+
+
 def liveness(world: World) -> Iterator[str]:
     """Everything is settled or given up soon after the trouble ended."""
     if not world.is_idle:
@@ -160,6 +168,7 @@ CHECKERS: tuple[Checker, ...] = (
     one_owner,
     one_at_a_time,
     once_per_discard,
+    states,
     liveness,
     conserved,
 )

@@ -73,6 +73,20 @@ def attempts_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ShardCheckpoint, "write", write_without)
 
 
+def window_state_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The state of an open window is handed on, and not written."""
+    write = ShardCheckpoint.write
+
+    async def write_without(self: ShardCheckpoint, *arguments: Any, **options: Any) -> None:
+        windows, self._windows = self._windows, None
+        try:
+            await write(self, *arguments, **options)
+        finally:
+            self._windows = windows
+
+    patch.setattr(ShardCheckpoint, "write", write_without)
+
+
 def epoch_not_checked(patch: pytest.MonkeyPatch) -> None:
     """Whoever had a shard once may write its checkpoint."""
     patch.setattr(SimulatedSource, "_check_owner", lambda self, shard, epoch: self._check())

@@ -48,12 +48,11 @@ def test_a_seed_repeats_its_world(seed: int) -> None:
 
 def test_the_worlds_are_troubled_enough() -> None:
     """What the checkers look at happens: crashes, discards, retries, every trouble and every kind of source."""
-    worlds = [play(seed) for seed in range(120)]
-    assert {world.plan.kind for world in worlds} == set(SOURCES)
+    worlds = [play(seed, kind) for kind in SOURCES for seed in range(18 if kind == "kafka" else 6)]
     troubles = {what for world in worlds for _, what in world.plan.troubles}
     assert troubles >= {"crash", "point", "restart", "skew", "store", "outage", "settle", "revoke", "lose", "take_over"}
-    assert sum(len(world.crashes) for world in worlds) > 30
-    assert sum(len(world.deliveries) + len(world.dead) for world in worlds) > 60
+    assert sum(len(world.crashes) for world in worlds) > 20
+    assert sum(len(world.deliveries) + len(world.dead) for world in worlds) > 40
     assert sum(world.trouble.disturbed for world in worlds) > 30
     assert any(call.error.startswith("Sandbox.Timedout") for world in worlds for call in world.invocations)
 
@@ -65,6 +64,7 @@ MUTANTS: list[tuple[Mutant, str, bool, set[str]]] = [
     (mutants.checkpoint_beyond_a_failed_record, "kafka", True, {"no_loss", "poison_is_given_up", "order"}),
     (mutants.attempts_forgotten, "stream", True, {"attempts"}),
     (mutants.epoch_not_checked, "kafka", False, {"one_owner"}),
+    (mutants.window_state_forgotten, "window", True, {"states"}),
 ]
 
 

@@ -29,9 +29,10 @@ TROUBLE_S = 90.0
 SETTLED_WITHIN_S = 6 * 3600.0
 #: A queue's messages come back after so long, seconds.
 VISIBILITY_S = 20
+WINDOW_S = 10
 RECEIVES_MAX = 6
 #: Worlds by what brings the records: `parallel` is a stream whose shards are worked on by several batches at a time,
-#: `event` has no mapping, and invokes its function asynchronously.
+#: `event` has no mapping, and invokes its function asynchronously; `window` is a stream that is cut into windows.
 SOURCES = {
     "stream": "stream:orders",
     "kafka": "kafka:local/orders",
@@ -39,6 +40,7 @@ SOURCES = {
     "fifo": "queue:orders",
     "parallel": "stream:orders",
     "event": "",
+    "window": "stream:orders",
 }
 QUEUES = ("queue", "fifo")
 #: Where an engine may die, beside any instant.
@@ -119,7 +121,7 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
         batch_size=1 if is_simple or dice.random() < 0.4 or kind == "parallel" else dice.randint(2, 5),
         retries=dice.randint(2, 6) if kind != "event" else dice.randint(0, 2),
         bisects=dice.random() < 0.4,
-        reports=dice.random() < 0.4,
+        reports=dice.random() < 0.4 and kind != "window",
         destination=dice.choice(("queue:failed", "http:sink")),
         records=records,
         sends=sorted(dice.uniform(0, TROUBLE_S * 0.8) for _ in records),
@@ -187,6 +189,8 @@ class World:
         self.disturbances: list[float] = []  #: when something happened that may repeat an invocation
         self.unbalanced: list[str] = []
         self.succeeded: Counter[int] = Counter()  #: by record: calls that came back with it done
+        self.windows: dict[int, tuple[str, str]] = {}  #: by record: shard and start of the window that it came in
+        self.finals: dict[tuple[str, str], list[int]] = {}  #: by window: the records that its last call knew of
         self._tries: Counter[int] = Counter()
         self._at_point: anyio.Event | None = None
         self.is_idle = False
@@ -231,6 +235,8 @@ class World:
             }
             if plan.kind == "parallel":
                 settings["parallelization_factor"] = 3
+            if plan.kind == "window":
+                settings["tumbling_window_in_seconds"] = WINDOW_S
             if plan.bisects:
                 settings["bisect_batch_on_function_error"] = True
         if plan.reports:
@@ -241,6 +247,9 @@ class World:
     # -- the function --------------------------------------------------------------------------------------------------
 
     async def _work(self, event: Any, context: Any) -> Any:
+        if self.plan.kind == "window" and event["isFinalInvokeForWindow"]:
+            self.finals[event["shardId"], event["window"]["start"]] = event["state"].get("seen", [])
+            return None
         done, failed = [], []
         for identifier, record in self._read(event):
             if record["s"]:
@@ -259,6 +268,10 @@ class World:
         if self.plan.kind == "fifo" and failed:
             # As Lambda wants it of functions on FIFO queues (§3.1): the first that failed and all behind it.
             failed = [identifier for identifier, record in self._read(event) if record["n"] not in done]
+        if self.plan.kind == "window":
+            place = event["shardId"], event["window"]["start"]
+            self.windows.update(dict.fromkeys(done, place))
+            return {"state": {"seen": [*event["state"].get("seen", []), *done]}}
         names = [{"itemIdentifier": identifier} for identifier in failed]
         return {"batchItemFailures": names} if self.plan.reports else None
 
@@ -268,7 +281,7 @@ class World:
                 return [("", event)]
             case "queue" | "fifo":
                 return [(each["messageId"], json.loads(each["body"])) for each in event["Records"]]
-            case "stream" | "parallel":
+            case "stream" | "parallel" | "window":
                 return [
                     (each["kinesis"]["sequenceNumber"], json.loads(base64.b64decode(each["kinesis"]["data"])))
                     for each in event["Records"]
@@ -341,7 +354,7 @@ class World:
     def chain(self, shard: str, record: dict[str, Any]) -> Any:
         """Return what a record is in order with: its shard, its key, or its message group."""
         match self.plan.kind:
-            case "stream" | "kafka":
+            case "stream" | "kafka" | "window":
                 return shard
             case "parallel":
                 return shard, key_of(record)
