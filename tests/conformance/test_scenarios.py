@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from eventcore.errors import ConfigError
 from tests.conformance.scenarios import dynamodb, events, fifo, kafka, kinesis, sqs, windows
 from tests.conformance.scenarios.stage import Stage
 from tests.conformance.scenarios.table import CONFORMANCE, SCENARIOS, Line, find_kinds, read_classes, read_lines
@@ -82,6 +83,15 @@ def test_every_family_is_known() -> None:
     families = {line.family for line in LINES}
     assert families <= {*FAMILIES, *CLASSES.families}
     assert not set(FAMILIES) & set(CLASSES.families)
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line.family in CLASSES.refused_on_kafka], ids=lambda line: line.name
+)
+def test_recorded_case_that_kafka_refuses(line: Line, record_property: Callable[[str, object], None]) -> None:
+    with pytest.raises(ConfigError, match=CLASSES.refused_on_kafka[line.family]):
+        Stage("kafka").app(tumbling_window_in_seconds=10).loaded()
+    record_property("conformance", f"kafka, by lines of {line.family}|refused")
 
 
 @needs_cases

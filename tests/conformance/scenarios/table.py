@@ -73,13 +73,21 @@ class Classes(NamedTuple):
     awaiting: Mapping[str, str]
     refused: Mapping[str, str]
     not_applicable: Mapping[str, str]
+    refused_on_kafka: Mapping[str, str]  #: families of streams whose cases can't be played on Kafka
 
 
 def read_classes() -> Classes:
     """Read `classes.toml`."""
     read: dict[str, Any] = tomllib.loads(CLASSES.read_text())
     awaiting = {name: capability for capability, names in read["awaiting"].items() for name in names}
-    return Classes(read["capabilities"], read["families"], awaiting, read["refused"], read["not_applicable"])
+    return Classes(
+        read["capabilities"],
+        read["families"],
+        awaiting,
+        read["refused"],
+        read["not_applicable"],
+        read["refused_on_kafka"],
+    )
 
 
 def read_lines() -> list[Line]:
