@@ -84,7 +84,11 @@ def test_an_event_waits_for_an_engine_and_is_visible_meanwhile(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("nobody", "{}"), "there is no function `nobody`"), (("work", "{"), "EVENT is not JSON")],
+    [
+        (("nobody", "{}"), "there is no function `nobody`"),
+        (("work", "{"), "EVENT is not JSON"),
+        (("work", "[" * 10_000 + "]" * 10_000), "EVENT is not JSON"),
+    ],
 )
 def test_an_event_that_can_not_wait_is_refused_at_once(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     done = run("invoke", *arguments, "--async", cwd=write_pipeline(tmp_path, INVOKED))
