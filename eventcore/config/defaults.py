@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from eventcore.config.reference import DISCARDS_QUEUE, PARKED_QUEUE, Reference
-from eventcore.config.structs import MappingConfig
-from eventcore.delivery.retry import KAFKA_ATTEMPTS_WITH_DESTINATION, StreamRetry
+from eventcore.config.structs import MappingConfig, RetryScheduleConfig
+from eventcore.delivery.retry import (
+    BACKOFF_FIRST_S,
+    KAFKA_ATTEMPTS_WITH_DESTINATION,
+    SCHEDULE_FACTOR,
+    SCHEDULE_MAX_S,
+    ErrorRetry,
+    RetryPlan,
+    RetrySchedule,
+    StreamRetry,
+)
 
 #: Records of one invocation (Lambda semantics §3.1, §4, §5.1).
 QUEUE_BATCH_SIZE = 10
@@ -63,4 +72,31 @@ def effective_retry(source: Reference, mapping: MappingConfig) -> StreamRetry:
         maximum_retry_attempts=-1 if attempts is None else attempts,
         maximum_record_age_in_seconds=-1 if age is None else age,
         bisect_batch_on_function_error=bool(mapping.bisect_batch_on_function_error),
+        plan=_plan(mapping),
+    )
+
+
+def _plan(mapping: MappingConfig) -> RetryPlan:
+    errors = [
+        ErrorRetry(
+            error_type=each.error_type,
+            schedule=_schedule(each.retry_schedule),
+            maximum_retry_attempts=each.maximum_retry_attempts,
+            gives_up=each.give_up,
+        )
+        for each in mapping.retry_exceptions
+    ]
+    return RetryPlan(schedule=_schedule(mapping.retry_schedule), errors=tuple(errors))
+
+
+def _schedule(config: RetryScheduleConfig | None) -> RetrySchedule | None:
+    if config is None:
+        return None
+    return RetrySchedule(
+        kind=config.kind,
+        first_s=BACKOFF_FIRST_S if config.initial is None else config.initial,
+        factor=config.factor or SCHEDULE_FACTOR,
+        max_s=config.maximum or SCHEDULE_MAX_S,
+        pauses_s=config.seconds,
+        is_spread=config.jitter == "full",
     )

@@ -10,7 +10,16 @@ import msgspec
 
 from eventcore.config.describe import describe
 from eventcore.config.lint import CODES
-from eventcore.config.structs import TABLES, FilterConfig, FilterCriteriaConfig, RedrivePolicy, Section, Settings
+from eventcore.config.structs import (
+    TABLES,
+    FilterConfig,
+    FilterCriteriaConfig,
+    RedrivePolicy,
+    RetryExceptionConfig,
+    RetryScheduleConfig,
+    Section,
+    Settings,
+)
 
 
 def settings_tables() -> str:
@@ -20,6 +29,8 @@ def settings_tables() -> str:
         **{f"[{table}.NAME]": section for table, section in TABLES.items()},
         "filter_criteria": FilterCriteriaConfig,
         "filters": FilterConfig,
+        "retry_schedule": RetryScheduleConfig,
+        "retry_exceptions": RetryExceptionConfig,
         "redrive_policy": RedrivePolicy,
     }
     return "\n\n".join("\n".join(_table(heading, section)) for heading, section in sections.items())

@@ -43,7 +43,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     #: Patterns, of which a record must match one; None: every record reaches the function.
     filters: tuple[str | dict[str, Any], ...] | None
     reports_failures: bool  #: `batchItemFailures` are read out of responses
-    retry: StreamRetry  #: streams only
+    retry: StreamRetry  #: streams only; its `plan` of queues too
     on_failure: Reference
     is_on_failure_default: bool  #: the built-in queue, since the mapping names none
     lanes: int  #: streams only: keys of a shard at a time
@@ -229,7 +229,9 @@ def _mapping_defaults(mapping: EffectiveMapping) -> dict[str, Any]:
         lanes["tumbling_window_in_seconds"] = mapping.window_length_s
     if mapping.lanes > 1:
         lanes["parking"] = str(mapping.parking)
-    return {**always, **msgspec.structs.asdict(mapping.retry), "on_failure": str(mapping.on_failure), **lanes, **group}
+    limits = msgspec.structs.asdict(mapping.retry)
+    del limits["plan"]
+    return {**always, **limits, "on_failure": str(mapping.on_failure), **lanes, **group}
 
 
 def _origin(pipeline: EffectivePipeline, path: KeyPath) -> str:

@@ -7,7 +7,7 @@ A test keeps them equal to the structs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 
 class SettingsKeywords(TypedDict, total=False):
@@ -54,6 +54,26 @@ class FilterCriteriaKeywords(TypedDict):
     filters: Sequence[FilterKeywords]
 
 
+class RetryScheduleKeywords(TypedDict, total=False):
+    """Of a mapping's `retry_schedule`."""
+
+    kind: Required[Literal["exponential", "linear", "list"]]
+    initial: float | None
+    factor: float | None
+    maximum: float | None
+    seconds: Sequence[float]
+    jitter: Literal["none", "full"]
+
+
+class RetryExceptionKeywords(TypedDict, total=False):
+    """One of a mapping's `retry_exceptions`."""
+
+    error_type: Required[str]
+    retry_schedule: RetryScheduleKeywords | None
+    maximum_retry_attempts: int | None
+    give_up: bool
+
+
 class MappingKeywords(TypedDict, total=False):
     """Of `Pipeline.mapping`, beside source and function."""
 
@@ -62,6 +82,8 @@ class MappingKeywords(TypedDict, total=False):
     maximum_batching_window_in_seconds: float | None
     function_response_types: Sequence[Literal["ReportBatchItemFailures"]]
     filter_criteria: FilterCriteriaKeywords | None
+    retry_schedule: RetryScheduleKeywords | None
+    retry_exceptions: Sequence[RetryExceptionKeywords]
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] | None
     starting_position_timestamp: float | None
     maximum_retry_attempts: int | None

@@ -51,6 +51,7 @@ CODES: Mapping[str, str] = {
     "EC133": "a mapping or a function discards or parks into a FIFO queue",
     "EC140": "tumbling windows where they can't be had",
     "EC141": "a parallelization factor where it can't be had",
+    "EC142": "a retry schedule, or the rule of an error type, whose settings contradict each other",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
     "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",

@@ -11,6 +11,7 @@ from eventcore.config.lint_filters import lint_filters
 from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes, lint_parallelization
 from eventcore.config.lint_references import check_name, read_reference
 from eventcore.config.lint_results import lint_results
+from eventcore.config.lint_retries import lint_retries
 from eventcore.config.lint_subject import Subject
 from eventcore.config.lint_windows import lint_windows
 from eventcore.config.provenance import KeyPath
@@ -60,6 +61,7 @@ def lint_mappings(draft: Draft, findings: Findings) -> None:
         else:
             _lint_queue(subject, findings)
         lint_filters(subject, findings)
+        lint_retries(subject, findings)
         if subject.source.kind == "kafka":
             _lint_kafka(subject, findings)
         elif subject.mapping.consumer_group_id is not None:

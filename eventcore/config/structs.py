@@ -196,6 +196,53 @@ class FilterCriteriaConfig(Section, frozen=True, kw_only=True, forbid_unknown_fi
     ]
 
 
+class RetryScheduleConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`retry_schedule` of a mapping: the pauses between the tries of what keeps failing."""
+
+    kind: Annotated[
+        Literal["exponential", "linear", "list"],
+        Meta(description="how pauses grow; list: as `seconds` says"),
+    ]
+    initial: (
+        Annotated[
+            float,
+            Meta(ge=0.01, le=43_200, description="seconds before the first retry; linear: so much longer each time"),
+        ]
+        | None
+    ) = None
+    factor: (
+        Annotated[float, Meta(ge=1, le=100, description="exponential: so many times longer each time; 2 without one")]
+        | None
+    ) = None
+    maximum: (
+        Annotated[float, Meta(ge=0.01, le=43_200, description="seconds of the longest pause; 60 without one")] | None
+    ) = None
+    seconds: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=43_200)], ...],
+        Meta(description="list: the pauses one by one; the last one again and again", examples=[[1, 10, 60, 600]]),
+    ] = ()
+    jitter: Annotated[
+        Literal["none", "full"],
+        Meta(description="full: each pause is anything from none to the whole, so that failures do not come together"),
+    ] = "none"
+
+
+class RetryExceptionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One of a mapping's `retry_exceptions`: failures of one error type."""
+
+    error_type: Annotated[
+        str, Meta(min_length=1, description="the exception's name as the handler raises it", examples=["ValueError"])
+    ]
+    retry_schedule: (
+        Annotated[RetryScheduleConfig, Meta(description="its pauses; without one as all others'")] | None
+    ) = None
+    maximum_retry_attempts: (
+        Annotated[int, Meta(ge=-1, le=10_000, description="its retries instead of the mapping's; -1: without end")]
+        | None
+    ) = None
+    give_up: Annotated[bool, Meta(description="true: given up at once")] = False
+
+
 class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[mappings.NAME]`: an event source mapping, which joins a source to a function."""
 
@@ -229,6 +276,16 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ]
         | None
     ) = None
+    retry_schedule: (
+        Annotated[
+            RetryScheduleConfig,
+            Meta(description="pauses between tries; without one 0.2 s, doubling to 60 s; a queue's visibility timeout"),
+        ]
+        | None
+    ) = None
+    retry_exceptions: Annotated[
+        tuple[RetryExceptionConfig, ...], Meta(description="error types that are retried otherwise; at most 100")
+    ] = ()
     # -- streams
     starting_position: (
         Annotated[

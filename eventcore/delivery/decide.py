@@ -15,8 +15,8 @@ import msgspec
 from eventcore.delivery.bisect import split_point
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.delivery.partial import Report
-from eventcore.delivery.retry import StreamRetry, backoff_ms, is_exhausted
-from eventcore.model import DiscardReason, FaultCause, Outcome, OutcomeKind, Record, Verdict, VerdictKind
+from eventcore.delivery.retry import RetryPlan, StreamRetry
+from eventcore.model import DiscardReason, Fault, FaultCause, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 
 #: A batch whose invocation was begun this often and never came back is given up, if its retries allow no more.
 MARKS_MIN = 3
@@ -100,10 +100,12 @@ def decide_stream(
     if policy.bisect_batch_on_function_error and count > 1:
         return _split(records, rest)
     attempt = part.attempt + 1
-    if is_exhausted(attempt, policy.maximum_retry_attempts):
+    fault = outcome.fault_of(0)
+    error_type = fault.error_type if fault is not None else ""
+    if policy.is_over(attempt, error_type):
         verdict = _discard(DiscardReason.RETRY_ATTEMPTS_EXHAUSTED)
         return Decision((Run(0, count, verdict),), _state(*rest))
-    pause_ms = min(backoff_ms(attempt, jitter), _until_too_old_ms(records[0], policy, now_ms))
+    pause_ms = min(policy.pause_ms(attempt, error_type, jitter), _until_too_old_ms(records[0], policy, now_ms))
     again = msgspec.structs.replace(part, attempt=attempt, first_failure_ms=part.first_failure_ms or now_ms, marks=0)
     retry = Run(0, count, Verdict(VerdictKind.RETRY, at_ms=now_ms + pause_ms))
     return Decision((retry,), _state(again, *rest), delay_ms=pause_ms)
@@ -265,3 +267,39 @@ def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:
     if start < count:
         runs.append(Run(start, count, SETTLE))
     return Decision(tuple(runs))
+
+
+def schedule_queue(
+    decision: Decision, attempts: Sequence[int], outcome: Outcome, plan: RetryPlan, *, now_ms: int, jitter: float
+) -> Decision:
+    """Return a decision on a queue's batch with the mapping's own retries in the place of the visibility timeout.
+
+    Args:
+        decision: of `decide_queue`.
+        attempts: of each message of the batch, how often it was received.
+        outcome: what came back.
+        plan: the mapping's.
+        now_ms: wall time.
+        jitter: in [0, 1); one for the batch, so that its messages come back together.
+    """
+    runs: list[Run] = []
+    for run in decision.runs:
+        if run.verdict.kind is not VerdictKind.RETRY:
+            runs.append(run)
+            continue
+        for index in range(run.start, run.stop):
+            verdict = _schedule_message(attempts[index], outcome.fault_of(index), plan, now_ms, jitter)
+            if runs and runs[-1].verdict == verdict and runs[-1].stop == index:
+                runs[-1] = Run(runs[-1].start, index + 1, verdict)
+            else:
+                runs.append(Run(index, index + 1, verdict))
+    return msgspec.structs.replace(decision, runs=tuple(runs))
+
+
+def _schedule_message(attempt: int, fault: Fault | None, plan: RetryPlan, now_ms: int, jitter: float) -> Verdict:
+    error_type = fault.error_type if fault is not None else ""
+    if plan.gives_up(error_type, attempt):
+        return _discard(DiscardReason.RETRY_ATTEMPTS_EXHAUSTED)
+    schedule = plan.find_schedule(error_type)
+    at_ms = 0 if schedule is None else now_ms + schedule.pause_ms(attempt, jitter)
+    return Verdict(VerdictKind.RETRY, at_ms=at_ms)

@@ -17,7 +17,7 @@ import msgspec
 
 from eventcore.delivery.decide import MARKS_MIN
 from eventcore.delivery.ordering import Part, Window
-from eventcore.delivery.retry import StreamRetry, backoff_ms, is_exhausted
+from eventcore.delivery.retry import StreamRetry
 from eventcore.model import BatchWindow, DiscardReason, Outcome, OutcomeKind, Record
 
 #: A state of more bytes, written as JSON, ends its window early (§4).
@@ -131,10 +131,11 @@ def decide_final(window: Window, outcome: Outcome, policy: StreamRetry, *, now_m
     if outcome.kind is not OutcomeKind.FAILURE:
         return FinalDecision(window)
     attempt = call.attempt + 1
-    if is_exhausted(attempt, policy.maximum_retry_attempts):
+    error_type = outcome.fault.error_type if outcome.fault is not None else ""
+    if policy.is_over(attempt, error_type):
         return FinalDecision(None, reason=DiscardReason.RETRY_ATTEMPTS_EXHAUSTED)
     first_failure_ms = call.first_failure_ms or now_ms
-    pause_ms = backoff_ms(attempt, jitter)
+    pause_ms = policy.pause_ms(attempt, error_type, jitter)
     if policy.maximum_record_age_in_seconds >= 0:
         too_old_ms = first_failure_ms + policy.maximum_record_age_in_seconds * 1000 + 1
         pause_ms = min(pause_ms, max(0, too_old_ms - now_ms))

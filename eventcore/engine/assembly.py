@@ -14,6 +14,7 @@ from eventcore.config.defaults import FILTER_SOURCES
 from eventcore.config.effective import EffectiveMapping
 from eventcore.config.reference import Reference
 from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.retry import NO_PLAN
 from eventcore.delivery.scaling import QueueScaling
 from eventcore.delivery.windows import STATE_BYTES_MAX
 from eventcore.embedded.queue import EmbeddedQueue
@@ -289,6 +290,7 @@ def _queue_mapping(
                 cuts_on_errors=not settings.reports_failures,
             ),
             visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],
+            retry=settings.retry.plan if settings.retry.plan != NO_PLAN else None,
             gate=gate,
             clock=around.clock,
             ids=around.ids,

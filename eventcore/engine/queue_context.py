@@ -6,6 +6,7 @@ import msgspec
 
 from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.retry import RetryPlan
 from eventcore.delivery.scaling import QueueScaling
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
@@ -32,6 +33,7 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
     batching: BatchPolicy
     scaling: QueueScaling
     visibility_timeout_s: int
+    retry: RetryPlan | None  #: None: what failed comes back when its visibility timeout ends
     gate: Gate
     clock: Clock
     ids: IdFactory

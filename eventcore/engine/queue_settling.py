@@ -14,7 +14,9 @@ import anyio.abc
 import msgspec
 
 from eventcore import signals
-from eventcore.delivery.decide import Decision, Run, decide_queue
+from eventcore.delivery.decide import Decision, Run, decide_queue, schedule_queue
+from eventcore.delivery.retry import RetryPlan
+from eventcore.delivery.visibility import VISIBILITY_MAX_S
 from eventcore.engine.lease_keeper import Lease
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.settler import SETTLE_GRACE_S
@@ -23,6 +25,8 @@ from eventcore.ports.recorder import FailedBatch
 from eventcore.ports.store import Operation
 from eventcore.telemetry.tracing import NULL_TRACING
 
+_KEPT = frozenset({VerdictKind.RETRY, VerdictKind.RELEASE})
+_DONE = frozenset({VerdictKind.SETTLE, VerdictKind.DISCARD})
 #: The attribute that says how often a message was received.
 _RECEIVE_COUNT = "ApproximateReceiveCount"
 
@@ -55,8 +59,20 @@ class QueueSettling:
 
     def decide(self, batch: Batch, lease: Lease, outcome: Outcome) -> Invoked:
         """Return what is to happen to a batch."""
-        report = self._context.dispatcher.read(batch, outcome)
-        return Invoked(batch, lease, outcome, decide_queue(len(batch), outcome, report))
+        context = self._context
+        report = context.dispatcher.read(batch, outcome)
+        decision = decide_queue(len(batch), outcome, report)
+        if context.retry is not None:
+            decision = self._schedule(batch, outcome, decision, context.retry)
+        return Invoked(batch, lease, outcome, decision)
+
+    def _schedule(self, batch: Batch, outcome: Outcome, decision: Decision, plan: RetryPlan) -> Decision:
+        """Return the decision with the mapping's own retries."""
+        attempts = [_receive_count(record) for record in batch.records]
+        context = self._context
+        return schedule_queue(
+            decision, attempts, outcome, plan, now_ms=context.clock.now_ms(), jitter=context.ids.jitter()
+        )
 
     # -- batches that succeeded ----------------------------------------------------------------------------------------
 
@@ -189,17 +205,19 @@ class QueueSettling:
         context = self._context
         batch, decision, outcome = invoked.batch, invoked.decision, invoked.outcome
         entries = await context.settler.discard(
-            batch, decision, outcome, invocations=1, first_failure_ms=0, traceparent=traceparent
+            batch, decision, outcome, invocations=batch.attempt, first_failure_ms=0, traceparent=traceparent
         )
         context.reporter.discarded(batch, entries)
         await context.settler.commit(self._failures(batch, decision, outcome))
         await signals.reach("settler.before_ack")
         with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
-            done = _receipts(invoked, {VerdictKind.SETTLE, VerdictKind.DISCARD})
+            done = _receipts(invoked, _DONE)
             if done:
                 await context.source.delete(done)
             if invoked.lease.is_extended:
                 await self._return_on_time(invoked)
+            if context.retry is not None:
+                await self._return_on_schedule(invoked)
         await signals.reach("settler.after_ack")
 
     def _failures(self, batch: Batch, decision: Decision, outcome: Outcome) -> list[Operation]:
@@ -235,10 +253,19 @@ class QueueSettling:
 
     async def _return_on_time(self, invoked: Invoked) -> None:
         """Let failed messages whose lease was extended come back at their own visibility timeout."""
-        kept = _receipts(invoked, {VerdictKind.RETRY, VerdictKind.RELEASE})
+        kept = _receipts(invoked, _KEPT)
         if kept:
             remaining_ms = max(0, invoked.lease.returns_ms - self._context.clock.now_ms())
             await self._context.source.change_visibility(kept, -(-remaining_ms // 1000))
+
+    async def _return_on_schedule(self, invoked: Invoked) -> None:
+        """Let failed messages come back when the mapping's schedule says: sooner or later than the queue would."""
+        context = self._context
+        now_ms = context.clock.now_ms()
+        for at_ms in sorted({run.verdict.at_ms for run in invoked.decision.runs if run.verdict.at_ms}):
+            receipts = _receipts(invoked, _KEPT, at_ms)
+            pause_s = min(max(0, -(-(at_ms - now_ms) // 1000)), VISIBILITY_MAX_S)
+            await context.source.change_visibility(receipts, pause_s)
 
 
 def attempt_of(records: Sequence[Record]) -> int:
@@ -264,12 +291,12 @@ def _receive_count(record: Record) -> int:
     return int(record.attributes.get(_RECEIVE_COUNT, "1"))
 
 
-def _receipts(invoked: Invoked, kinds: set[VerdictKind]) -> Sequence[str]:
-    """Return the receipts, still ours, of the records whose verdict is one of ``kinds``."""
+def _receipts(invoked: Invoked, kinds: frozenset[VerdictKind], at_ms: int = 0) -> Sequence[str]:
+    """Return the receipts, still ours, of the records whose verdict is one of ``kinds``, and for this time."""
     receipts = [
         invoked.lease.receipt(record)
         for run in invoked.decision.runs
-        if run.verdict.kind in kinds
+        if run.verdict.kind in kinds and run.verdict.at_ms == at_ms
         for record in invoked.batch.records[run.start : run.stop]
     ]
     return [receipt for receipt in receipts if receipt]

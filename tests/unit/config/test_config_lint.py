@@ -239,6 +239,35 @@ CASES = [
         {"functions__f": 'handler = "a.b"\nconcurrency = 3', "mappings__s": STREAM + "parallelization_factor = 4"},
         "EC128", "mappings.s.parallelization_factor", "4 batches of a shard", "[functions.f] concurrency = 4",
     ),
+    (
+        {"mappings__s": STREAM + 'retry_schedule = { kind = "linear", factor = 2 }'},
+        "EC142", "mappings.s.retry_schedule.factor", "has no effect", "exponential",
+    ),
+    (
+        {"mappings__q": QUEUE + 'retry_schedule = { kind = "exponential", seconds = [1] }'},
+        "EC142", "mappings.q.retry_schedule.seconds", "has no effect", 'kind = "list"',
+    ),
+    ({"mappings__s": STREAM + 'retry_schedule = { kind = "list" }'}, "EC142", "mappings.s.retry_schedule.seconds", "not 0", "[1, 10, 60]"),
+    (
+        {"mappings__s": STREAM + 'retry_schedule = { kind = "list", seconds = [1], maximum = 2 }'},
+        "EC142", "mappings.s.retry_schedule.maximum", "no effect on a list", "take it out",
+    ),
+    (
+        {"mappings__s": STREAM + 'retry_schedule = { kind = "exponential", initial = 90 }'},
+        "EC142", "mappings.s.retry_schedule.initial", "above the longest of 60", "higher maximum",
+    ),
+    (
+        {"mappings__s": STREAM + 'retry_exceptions = [{ error_type = "ValueError" }]'},
+        "EC142", "mappings.s.retry_exceptions[0].error_type", "says nothing", "give_up = true",
+    ),
+    (
+        {"mappings__q": QUEUE + 'retry_exceptions = [{ error_type = "E", give_up = true, maximum_retry_attempts = 1 }]'},
+        "EC142", "mappings.q.retry_exceptions[0].give_up", "no effect", "take out give_up",
+    ),
+    (
+        {"mappings__s": STREAM + 'retry_exceptions = [{ error_type = "E", give_up = true }, { error_type = "E", give_up = true }]'},
+        "EC142", "mappings.s.retry_exceptions[1].error_type", "has a rule already", "take out one",
+    ),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
     ({"mappings__s": STREAM + 'parking = "queue:dead"'}, "EC118", "mappings.s.parking", "without lanes", "lanes = 10"),

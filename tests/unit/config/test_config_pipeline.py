@@ -22,12 +22,14 @@ from eventcore.config.keywords import (
     MappingKeywords,
     QueueKeywords,
     RedrivePolicyKeywords,
+    RetryExceptionKeywords,
+    RetryScheduleKeywords,
     SettingsKeywords,
     StreamKeywords,
 )
 from eventcore.config.load import load_config
 from eventcore.config.pipeline import Pipeline
-from eventcore.config.structs import TABLES, RedrivePolicy, Settings
+from eventcore.config.structs import TABLES, RedrivePolicy, RetryExceptionConfig, RetryScheduleConfig, Settings
 from eventcore.errors import ConfigError
 
 ROOT = Path(eventcore.__file__).parents[1]
@@ -246,6 +248,8 @@ def test_the_keywords_are_the_settings():
     keywords = {
         Settings: (SettingsKeywords, set()),
         RedrivePolicy: (RedrivePolicyKeywords, set()),
+        RetryScheduleConfig: (RetryScheduleKeywords, set()),
+        RetryExceptionConfig: (RetryExceptionKeywords, set()),
         TABLES["functions"]: (FunctionKeywords, {"handler"}),
         TABLES["mappings"]: (MappingKeywords, {"source", "function"}),
         TABLES["queues"]: (QueueKeywords, set()),

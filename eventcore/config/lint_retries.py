@@ -1,0 +1,71 @@
+"""Checks of a mapping's retry schedules, and of its rules for single error types."""
+
+from __future__ import annotations
+
+from eventcore.config.findings import Findings
+from eventcore.config.lint_subject import Subject
+from eventcore.config.provenance import KeyPath
+from eventcore.config.structs import RetryExceptionConfig, RetryScheduleConfig
+from eventcore.delivery.retry import BACKOFF_FIRST_S, SCHEDULE_MAX_S
+
+#: Rules of error types of one mapping: each failure looks through them.
+EXCEPTIONS_MAX = 100
+#: Pauses that one list names.
+PAUSES_MAX = 1000
+
+
+def lint_retries(subject: Subject, findings: Findings) -> None:
+    """Add what is wrong with a mapping's retries."""
+    mapping = subject.mapping
+    if mapping.retry_schedule is not None:
+        _lint_schedule(mapping.retry_schedule, subject.path("retry_schedule"), findings)
+    path = subject.path("retry_exceptions")
+    if len(mapping.retry_exceptions) > EXCEPTIONS_MAX:
+        message = f"{len(mapping.retry_exceptions)} error types: at most {EXCEPTIONS_MAX}"
+        findings.add("EC142", path, message, "leave out those that are retried as all others")
+    known: set[str] = set()
+    for index, rule in enumerate(mapping.retry_exceptions):
+        _lint_rule(rule, (*path, index), known, findings)
+        known.add(rule.error_type)
+
+
+def _lint_rule(rule: RetryExceptionConfig, path: KeyPath, known: set[str], findings: Findings) -> None:
+    if rule.error_type in known:
+        message = f"`{rule.error_type}` has a rule already, which is the one that holds"
+        findings.add("EC142", (*path, "error_type"), message, "take out one of them")
+    has_retries = rule.retry_schedule is not None or rule.maximum_retry_attempts is not None
+    if rule.give_up and has_retries:
+        message = "what is given up at once is not retried: its other settings have no effect"
+        findings.add("EC142", (*path, "give_up"), message, "take out give_up, or the others")
+    if not rule.give_up and not has_retries:
+        message = f"this says nothing of `{rule.error_type}`: it would be retried as all others"
+        findings.add("EC142", (*path, "error_type"), message, "write give_up = true, or maximum_retry_attempts = 3")
+    if rule.retry_schedule is not None:
+        _lint_schedule(rule.retry_schedule, (*path, "retry_schedule"), findings)
+
+
+def _lint_schedule(schedule: RetryScheduleConfig, path: KeyPath, findings: Findings) -> None:
+    if schedule.kind == "list":
+        _lint_list(schedule, path, findings)
+        return
+    if schedule.seconds:
+        message = f"`seconds` has no effect on {schedule.kind} pauses"
+        findings.add("EC142", (*path, "seconds"), message, 'write kind = "list", or take it out')
+    if schedule.factor is not None and schedule.kind == "linear":
+        message = "linear pauses grow by `initial` each time: a factor has no effect"
+        findings.add("EC142", (*path, "factor"), message, 'write kind = "exponential", or take it out')
+    first = BACKOFF_FIRST_S if schedule.initial is None else schedule.initial
+    longest = SCHEDULE_MAX_S if schedule.maximum is None else schedule.maximum
+    if first > longest:
+        message = f"the first pause of {first:g} seconds is above the longest of {longest:g}"
+        findings.add("EC142", (*path, "initial"), message, f"write initial = {longest:g} or less, or a higher maximum")
+
+
+def _lint_list(schedule: RetryScheduleConfig, path: KeyPath, findings: Findings) -> None:
+    for setting in ("initial", "factor", "maximum"):
+        if getattr(schedule, setting) is not None:
+            message = f"`{setting}` has no effect on a list: `seconds` says every pause"
+            findings.add("EC142", (*path, setting), message, "take it out")
+    if not 1 <= len(schedule.seconds) <= PAUSES_MAX:
+        message = f"a list has 1 to {PAUSES_MAX} pauses, not {len(schedule.seconds)}"
+        findings.add("EC142", (*path, "seconds"), message, "write seconds = [1, 10, 60]")
