@@ -88,7 +88,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
     "streams": {
         "kms_key_id": _NO_KEYS,
         "stream_encryption": _NO_KEYS,
-        "stream_mode_details": "shards are fixed when the stream is made: write shards",
+        "stream_mode_details": "a stream has the shards that it is given: write shards, and split or merge them later",
         "tags": _NO_CLOUD,
     },
     "kafka": {

@@ -82,7 +82,8 @@ async def define_sources(store: Store, pipeline: EffectivePipeline) -> None:
         try:
             await store.commit([DefineStream(stream=name, settings=stream)])
         except ValueError as error:
-            raise ConfigError([Mistake(path=f"streams.{name}.shards", message=str(error))]) from error
+            hint = "write the number that it was made with, and split or merge: eventcore stream split"
+            raise ConfigError([Mistake(path=f"streams.{name}.shards", message=str(error), hint=hint)]) from error
 
 
 def stream_settings(pipeline: EffectivePipeline) -> dict[str, StreamSettings]:

@@ -7,17 +7,21 @@ virtual time begins at one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
+from eventcore.embedded.stream import checkpoint_shard
+from eventcore.errors import StoreUnavailable
+from eventcore.ports.store import Operation, PutNote, SaveCheckpoint, SeekCheckpoint, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
-from tests.behaviours.control import Control
+from tests.behaviours.control import SHARD, Control
 from tests.behaviours.orders import numbers, play, send_numbers, stream_app
+from tests.behaviours.scripted_source import ScriptedStore
 
 WINDOW = {"tumbling_window_in_seconds": 10, "batch_size": 1}
 
@@ -466,3 +470,72 @@ def test_a_shard_that_is_moved_by_hand_begins_with_no_window() -> None:
     play(app, scenario)
     assert work.seen == [[1], [2], [1], [2]]
     assert [call.state for call in work.calls] == [{}, {"count": 1}, {}, {"count": 1}]
+
+
+def test_a_shard_that_is_read_long_after_its_records_came_keeps_its_window_between_two_reads() -> None:
+    """The window's end has passed for an hour, and so have two minutes: more of it may still have to be read."""
+    work = Counting()
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(stream_app(work, enabled=False), store=store) as harness:
+                for first in range(1, 3001, 500):
+                    await send_numbers(harness, 500, first=first)
+                await harness.advance(3600)
+            app = stream_app(work, tumbling_window_in_seconds=10, batch_size=100)
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+                await harness.advance(119)
+                assert not any(call.is_final for call in work.calls)
+                await harness.advance(2)
+
+    run_virtual(run)
+    assert [call.state for call in work.calls if call.is_final] == [{"count": 3000}]
+
+
+@pytest.mark.parametrize("failing", range(12))
+def test_a_store_that_fails_at_any_call_lets_no_record_be_counted_twice_or_never(failing: int) -> None:
+    """State and checkpoint are one commit: what is invoked again finds the state from before."""
+    work = Counting()
+    commits = 0
+    app = stream_app(work, tumbling_window_in_seconds=10, batch_size=2)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        nonlocal commits
+        # What sends and defines is left alone.
+        if any(isinstance(each, SaveCheckpoint | PutNote) for each in operations):
+            commits += 1
+            if commits == failing + 1:
+                raise StoreUnavailable("for a moment")
+        return await store.commit(operations)
+
+    async def run() -> None:
+        async with open_memory_store() as memory:
+            store: Any = ScriptedStore(memory, commit)
+            async with open_harness(app, store=store) as harness:
+                await send_numbers(harness, 8)
+                await harness.advance(200)
+                await harness.run_until_idle()
+
+    run_virtual(run)
+    # A final call may be made twice, never with another state.
+    assert {call.state["count"] for call in work.calls if call.is_final} == {8}
+
+
+def test_a_shard_that_is_moved_without_an_engine_begins_with_no_window() -> None:
+    """A state stands for the records before one checkpoint: another one has none."""
+    work = Counting()
+    app = stream_app(work, **WINDOW)
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(app, store=store) as harness:
+                await send_numbers(harness, 2)
+                await harness.run_until_idle()
+            name = checkpoint_shard("orders", SHARD)
+            await store.commit([SeekCheckpoint(mapping="orders", shard=name, position=1)])
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+
+    run_virtual(run)
+    assert [(call.numbers, call.state) for call in work.calls] == [([1], {}), ([2], {"count": 1}), ([2], {})]

@@ -23,6 +23,8 @@ import pytest
 from eventcore.clock import SystemClock
 from eventcore.embedded.events import accept_event
 from eventcore.embedded.queue import send_messages
+from eventcore.embedded.resharding import split_shard
+from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import append_records
 from eventcore.ids import SystemIds
 from eventcore.ports.connectors import OutgoingRecord
@@ -54,7 +56,11 @@ async def _send(state: Path, kind: str) -> None:
     async with _store(state) as store:
         if kind.startswith("stream"):
             await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=4 if is_spread else 1))])
-            await append_records(store, "orders", records, clock=SystemClock(), ids=SystemIds())
+            before = records[:POISON] if kind == "stream-split" else records
+            await append_records(store, "orders", before, clock=SystemClock(), ids=SystemIds())
+            if len(before) < len(records):
+                await split_shard(store, "orders", shard_name(0))
+                await append_records(store, "orders", records[POISON:], clock=SystemClock(), ids=SystemIds())
         elif kind == "events":
             for record in records:
                 await accept_event(store, "work", record.body, clock=SystemClock(), ids=SystemIds())
@@ -140,6 +146,30 @@ async def test_a_windows_state_stands_for_exactly_the_records_before_the_checkpo
             # All before the first record of the call, or, at the edge of a window, none.
             assert call["known"] in ([*range(1, call["bodies"][0])], [])
     assert [*calls[-1]["known"], *calls[-1]["bodies"]] == [*range(1, COUNT + 1)]
+
+
+@pytest.mark.parametrize(
+    ("point", "times"),
+    [
+        ("dispatcher.after_invoke", 3),
+        ("settler.after_store", 1),
+        ("settler.after_ack", 1),
+        ("settler.before_ack", 7),
+        ("settler.after_ack", 6),
+    ],
+)
+async def test_a_parent_that_was_split_is_drained_before_its_children_whenever_the_engine_dies(
+    tmp_path: Path, point: str, times: int
+) -> None:
+    state = tmp_path / "state"
+    await _send(state, "stream-split")
+    assert _engine(state, "stream-split", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, "stream-split") == 0
+    calls = [json.loads(line)["bodies"] for line in (state / "invocations.log").read_text().splitlines()]
+    assert {body for call in calls for body in call} == set(range(1, COUNT + 1))
+    of_children = [index for index, call in enumerate(calls) if max(call) > POISON]
+    assert of_children == list(range(of_children[0], len(calls)))
+    assert len(await _failed(state)) == 1
 
 
 QUEUE_POINTS = [
