@@ -196,7 +196,8 @@ def _redrive(asker: Asker, mapping: str, shard: ShardStatus) -> ParkedRedriven:
             failed = (*failed, *step.failed)
             first = first or (step if step.failed else None)
             advance(step.redriven)
-            if not step.redriven:
+            # Without a key left, a shard that was split or merged has made way for its children.
+            if not step.redriven or not step.keys:
                 told = first or step
                 return msgspec.structs.replace(
                     step, redriven=total, failed=failed, error=told.error, location=told.location

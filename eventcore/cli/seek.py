@@ -42,7 +42,9 @@ def plan_seek(place: PipelinePlace, asker: Asker, mapping: MappingStatus, shard:
             f"`{mapping.mapping}` keeps its positions in its consumer group, and no engine runs here that is a member",
             hint="start it: eventcore run",
         )
-    owned = {entry.shard: entry.checkpoint for entry in mapping.shards if shard in {"", entry.shard}}
+    # Children of a shard that was split or merged, which is still read, have not been begun: there is nothing to move.
+    begun = [entry for entry in mapping.shards if not entry.waits_for]
+    owned = {entry.shard: entry.checkpoint for entry in begun if shard in {"", entry.shard}}
     if not owned:
         names = ", ".join(entry.shard for entry in mapping.shards) or "none"
         what = f"has not the shard {shard}" if shard else "has no shards"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviours.commands import POISONED, STREAM, ask, run, write_pipeline
+from tests.behaviours.commands import POISONED, STREAM, ask, run, running, write_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def test_shards_are_split_and_merged_and_listed(folder: Path) -> None:
         "opened": ["shardId-000000000001", "shardId-000000000002"],
     }
     sent = ask("send", "stream:orders", "b", "--key", "k", cwd=folder)
-    assert sent["shard"] if isinstance(sent, dict) else sent[0]["shard"] != "shardId-000000000000"
+    assert [place["shard"] for place in sent] != ["shardId-000000000000"]
     told = run("stream", "merge", "orders", "shardId-000000000002", "1", cwd=folder)
     assert told.stdout == "shardId-000000000002 and 1 closed, shardId-000000000003 opened\n"
     shards = ask("stream", "shards", "orders", cwd=folder)
@@ -50,3 +50,23 @@ def test_what_can_not_be_done_is_said(folder: Path) -> None:
         done = run("stream", *arguments, cwd=folder)
         assert done.returncode != 0
         assert words in done.stderr
+
+
+def test_a_shard_that_is_split_under_a_running_engine_is_finished_first(tmp_path: Path) -> None:
+    """Its children show what they wait for, are not moved with it, and go on when it is done."""
+    blocking = STREAM.replace("maximum_retry_attempts = 1", "maximum_retry_attempts = -1")
+    folder = write_pipeline(tmp_path, POISONED, blocking.replace("batch_size = 10", "batch_size = 1"))
+    with running("dev", cwd=folder) as engine:
+        assert run("send", "stream:orders", "a", "poison", "--key", "k", cwd=folder).returncode == 0
+        engine.wait_line("a poison order", "attempt 2 failed")
+        assert run("stream", "split", "orders", "0", cwd=folder).returncode == 0
+        assert run("send", "stream:orders", "b", "--key", "k", cwd=folder).returncode == 0
+        shown = run("status", cwd=folder).stdout
+        assert "shard 1  waits for the end of shard 0, lag" in shown
+        assert "shard 2  waits for the end of shard 0, lag" in shown
+        moved = run("mapping", "seek", "orders", "--to", "beginning", "--yes", cwd=folder)
+        assert moved.returncode == 0, moved.stderr
+        engine.wait_line("work | order a")
+        engine.wait_line("a poison order", "attempt 2 failed")
+        assert run("mapping", "skip", "orders", "--shard", "shardId-000000000000", cwd=folder).returncode == 0
+        engine.wait_line("work | order b")
