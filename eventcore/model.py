@@ -7,6 +7,7 @@ references that could form a cycle, and a loop that retains tracked records halv
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,7 @@ class FaultCause(enum.StrEnum):
     EXIT = "exit"  #: its process ended: exit, signal, out of memory
     RESPONSE = "response"  #: its result can't be marshalled, or is too large
     UNDECODABLE = "undecodable"  #: a record is not what the typed handler wants
+    IDEMPOTENCY = "idempotency"  #: a record was not given to it: its key has another payload than before, or is missing
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,18 +189,21 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     failed: tuple[int, ...] | None = None
     #: The faults of the first of `failed`, in the same order, where a typed handler was called record by record; at
     #: most `FAULTS_MAX`. The others have `fault`.
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Fault | None, ...] = ()
     #: What a native or typed handler returned to be sent on, where that is wanted: each with the index of the record
     #: that it belongs to, rising. One of a batch as a whole belongs to its last record.
     results: tuple[tuple[int, OutgoingRecord], ...] = ()
     usage: Usage = Usage()
+    #: Indices of records, rising, that were not given to the function: their key is in progress in another invocation,
+    #: whose claim ends after ``deferred_ms`` at the latest.
+    deferred: tuple[int, ...] = ()
+    deferred_ms: int = 0
 
     def fault_of(self, index: int) -> Fault | None:
         """Return what one record of the batch failed with."""
-        for failed, fault in zip(self.failed or (), self.faults, strict=False):
-            if failed == index:
-                return fault
-        return self.fault
+        failed = self.failed or ()
+        at = bisect_left(failed, index)
+        return self.faults[at] if at < len(self.faults) and failed[at] == index else self.fault
 
     def of(self, index: int) -> Outcome:
         """Return the outcome as it was for one record of the batch."""
@@ -215,6 +220,8 @@ class DiscardReason(enum.StrEnum):
     RECORD_EXPIRED = "RecordExpired"
     #: It is not what a typed handler can read.
     UNDECODABLE = "Undecodable"
+    #: Its idempotency key was processed with another payload, or it has none and needs one.
+    IDEMPOTENCY_FAILED = "IdempotencyFailed"
     #: It ended the engine each time it was invoked.
     ENGINE_CRASH = "EngineCrash"
     #: A person skipped it: it held up its shard.

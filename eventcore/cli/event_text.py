@@ -27,8 +27,10 @@ from eventcore.telemetry.events import (
     RecordsDiscarded,
     RecordsFiltered,
     RecordsLost,
+    RecordsNotRemembered,
     RecordsParked,
     RecordsReceived,
+    RecordsRepeated,
     RecordsReturned,
     RecordsSent,
     ShardReleased,
@@ -87,6 +89,13 @@ def _text(event: EngineEvent) -> str:
             return f"{show_count(event.count, 'record')} received"
         case RecordsFiltered():
             return f"{show_count(event.count, 'record')} filtered out"
+        case RecordsRepeated():
+            return f"{show_count(event.count, 'record')} processed before, not invoked again"
+        case RecordsNotRemembered():
+            limit = f"maximum_result_bytes = {event.result_bytes_max}"
+            return click.style(
+                f"{show_count(event.count, 'result')} not remembered, as longer than {limit}", fg="yellow"
+            )
         case BatchInvoked():
             counted = "attempt" if event.shard else "receive"
             attempt = f", {counted} {event.attempt}" if event.attempt > 1 else ""

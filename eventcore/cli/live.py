@@ -24,6 +24,7 @@ from eventcore.telemetry.events import (
     RecordsDiscarded,
     RecordsFiltered,
     RecordsReceived,
+    RecordsRepeated,
     RecordsSent,
 )
 
@@ -40,6 +41,7 @@ _COUNTED: dict[type[EngineEvent], str] = {
     RecordsSent: "sent",
     RecordsReceived: "received",
     RecordsFiltered: "filtered out",
+    RecordsRepeated: "known by their key",
     BatchSettled: "settled",
 }
 

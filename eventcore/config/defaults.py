@@ -22,6 +22,10 @@ QUEUE_BATCH_SIZE = 10
 STREAM_BATCH_SIZE = 100
 #: How long Kafka's first record waits for others, seconds (§5.1).
 KAFKA_WINDOW_S = 0.5
+#: A claim on an idempotency key outlasts the function's timeout by this: an environment is killed after it, seconds.
+CLAIM_MARGIN_S = 5
+#: What is kept of one record's results, bytes: most are a few hundred.
+RESULT_BYTES_MAX = 65_536
 #: What is given up without a destination of its own (design §5).
 ON_FAILURE = Reference("queue", DISCARDS_QUEUE)
 

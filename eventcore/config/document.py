@@ -14,6 +14,7 @@ from eventcore.config.structs import (
     TABLES,
     FilterConfig,
     FilterCriteriaConfig,
+    IdempotencyConfig,
     RedrivePolicy,
     RetryExceptionConfig,
     RetryScheduleConfig,
@@ -31,6 +32,7 @@ def settings_tables() -> str:
         "filters": FilterConfig,
         "retry_schedule": RetryScheduleConfig,
         "retry_exceptions": RetryExceptionConfig,
+        "idempotency": IdempotencyConfig,
         "redrive_policy": RedrivePolicy,
     }
     return "\n\n".join("\n".join(_table(heading, section)) for heading, section in sections.items())

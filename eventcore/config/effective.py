@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from eventcore.config import defaults
+from eventcore.config.lint_idempotency import paths_of
 from eventcore.config.load import LoadedConfig
 from eventcore.config.provenance import KeyPath, dotted
 from eventcore.config.reference import Reference, StartingPosition, parse_reference
@@ -26,6 +27,7 @@ from eventcore.config.structs import (
     StreamConfig,
 )
 from eventcore.delivery.asynchronous import EventRetry
+from eventcore.delivery.idempotency import IdempotencyPolicy
 from eventcore.delivery.retry import StreamRetry
 from eventcore.delivery.scaling import CONCURRENCY_MAX
 
@@ -42,6 +44,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     window_s: float  #: how long a first record waits for others
     #: Patterns, of which a record must match one; None: every record reaches the function.
     filters: tuple[str | dict[str, Any], ...] | None
+    idempotency: IdempotencyPolicy | None  #: None: every record is invoked each time it comes
     reports_failures: bool  #: `batchItemFailures` are read out of responses
     retry: StreamRetry  #: streams only; its `plan` of queues too
     on_failure: Reference
@@ -116,7 +119,7 @@ def resolve(loaded: LoadedConfig) -> EffectivePipeline:
         settings=config.settings,
         functions=config.functions,
         events={name: _resolve_events(function) for name, function in config.functions.items()},
-        mappings={name: _resolve_mapping(name, mapping) for name, mapping in config.mappings.items()},
+        mappings={name: _resolve_mapping(name, mapping, config.functions) for name, mapping in config.mappings.items()},
         queues={**BUILT_IN_QUEUES, **config.queues},
         streams=config.streams,
         kafka=config.kafka,
@@ -143,7 +146,22 @@ def _patterns(mapping: MappingConfig) -> tuple[str | dict[str, Any], ...] | None
     return tuple(each.pattern for each in mapping.filter_criteria.filters)
 
 
-def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
+def _resolve_idempotency(mapping: MappingConfig, function: FunctionConfig) -> IdempotencyPolicy | None:
+    written = mapping.idempotency
+    if written is None:
+        return None
+    claim_s, result_bytes_max = written.in_progress_timeout, written.maximum_result_bytes
+    return IdempotencyPolicy(
+        key=paths_of(written.key),
+        payload=paths_of(written.payload),
+        requires_key=written.require_key,
+        expires_after_s=written.expires_after,
+        in_progress_timeout_s=function.timeout + defaults.CLAIM_MARGIN_S if claim_s is None else claim_s,
+        result_bytes_max=defaults.RESULT_BYTES_MAX if result_bytes_max is None else result_bytes_max,
+    )
+
+
+def _resolve_mapping(name: str, mapping: MappingConfig, functions: Mapping[str, FunctionConfig]) -> EffectiveMapping:
     source = parse_reference(mapping.source)
     window_s = mapping.maximum_batching_window_in_seconds
     timestamp_s = mapping.starting_position_timestamp or 0
@@ -156,6 +174,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig) -> EffectiveMapping:
         batch_size=mapping.batch_size or defaults.default_batch_size(source),
         window_s=defaults.default_window_s(source, mapping.lanes) if window_s is None else window_s,
         filters=_patterns(mapping),
+        idempotency=_resolve_idempotency(mapping, functions[mapping.function]),
         reports_failures="ReportBatchItemFailures" in mapping.function_response_types,
         retry=defaults.effective_retry(source, mapping),
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),

@@ -74,6 +74,17 @@ class RetryExceptionKeywords(TypedDict, total=False):
     give_up: bool
 
 
+class IdempotencyKeywords(TypedDict, total=False):
+    """Of a mapping's `idempotency`."""
+
+    key: Required[str | Sequence[str]]
+    payload: str | Sequence[str]
+    require_key: bool
+    expires_after: int
+    in_progress_timeout: int | None
+    maximum_result_bytes: int | None
+
+
 class MappingKeywords(TypedDict, total=False):
     """Of `Pipeline.mapping`, beside source and function."""
 
@@ -84,6 +95,7 @@ class MappingKeywords(TypedDict, total=False):
     filter_criteria: FilterCriteriaKeywords | None
     retry_schedule: RetryScheduleKeywords | None
     retry_exceptions: Sequence[RetryExceptionKeywords]
+    idempotency: IdempotencyKeywords | None
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] | None
     starting_position_timestamp: float | None
     maximum_retry_attempts: int | None

@@ -8,6 +8,7 @@ from eventcore.config.convert import Draft
 from eventcore.config.defaults import ON_FAILURE, default_group, has_default_attempts
 from eventcore.config.findings import Findings
 from eventcore.config.lint_filters import lint_filters
+from eventcore.config.lint_idempotency import lint_idempotency
 from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes, lint_parallelization
 from eventcore.config.lint_references import check_name, read_reference
 from eventcore.config.lint_results import lint_results
@@ -62,6 +63,7 @@ def lint_mappings(draft: Draft, findings: Findings) -> None:
             _lint_queue(subject, findings)
         lint_filters(subject, findings)
         lint_retries(subject, findings)
+        lint_idempotency(subject, findings)
         if subject.source.kind == "kafka":
             _lint_kafka(subject, findings)
         elif subject.mapping.consumer_group_id is not None:

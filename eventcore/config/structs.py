@@ -243,6 +243,54 @@ class RetryExceptionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fi
     give_up: Annotated[bool, Meta(description="true: given up at once")] = False
 
 
+class IdempotencyConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`idempotency` of a mapping: a record whose key was processed before is not given to the function again."""
+
+    key: Annotated[
+        str | tuple[str, ...],
+        Meta(
+            description="path into the record's JSON; a list: all of them together are the key",
+            examples=["$.order_id", "order.id"],
+        ),
+    ]
+    payload: Annotated[
+        str | tuple[str, ...],
+        Meta(
+            description="paths to what must be the same when a key comes again, or the record has failed; `$` is all",
+            examples=["$.amount"],
+        ),
+    ] = ()
+    require_key: Annotated[
+        bool,
+        Meta(description="true: a record without a key has failed; false: it is invoked each time it comes"),
+    ] = False
+    expires_after: Annotated[
+        int, Meta(ge=1, le=31_536_000, description="seconds for which a processed key is remembered")
+    ] = 3_600
+    in_progress_timeout: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=43_200,
+                description="seconds after which a key is free whose engine died; 5 more than the function's timeout",
+            ),
+        ]
+        | None
+    ) = None
+    maximum_result_bytes: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=1_048_576,
+                description="with results: bytes kept of a record's; one with more is not remembered; 65,536",
+            ),
+        ]
+        | None
+    ) = None
+
+
 class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[mappings.NAME]`: an event source mapping, which joins a source to a function."""
 
@@ -286,6 +334,13 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retry_exceptions: Annotated[
         tuple[RetryExceptionConfig, ...], Meta(description="error types that are retried otherwise; at most 100")
     ] = ()
+    idempotency: (
+        Annotated[
+            IdempotencyConfig,
+            Meta(description="records whose key was processed before are settled without an invocation"),
+        ]
+        | None
+    ) = None
     # -- streams
     starting_position: (
         Annotated[

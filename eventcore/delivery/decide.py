@@ -21,6 +21,14 @@ from eventcore.model import DiscardReason, Fault, FaultCause, Outcome, OutcomeKi
 #: A batch whose invocation was begun this often and never came back is given up, if its retries allow no more.
 MARKS_MIN = 3
 
+#: A stream looks again after so long whether a key is free, milliseconds: most invocations are shorter.
+DEFERRED_MAX_MS = 500
+#: Causes of faults that no retry changes.
+FINAL_CAUSES = {
+    FaultCause.UNDECODABLE: DiscardReason.UNDECODABLE,
+    FaultCause.IDEMPOTENCY: DiscardReason.IDEMPOTENCY_FAILED,
+}
+
 SETTLE = Verdict(VerdictKind.SETTLE)
 BISECT = Verdict(VerdictKind.BISECT)
 RELEASE = Verdict(VerdictKind.RELEASE)
@@ -87,12 +95,14 @@ def decide_stream(
     count = len(records)
     if outcome.kind in {OutcomeKind.THROTTLED, OutcomeKind.RELEASED}:
         return Decision((Run(0, count, RELEASE),), _state(part, *rest))
-    if outcome.kind is OutcomeKind.SUCCESS and not report.failed and not report.is_unusable:
+    if outcome.kind is OutcomeKind.SUCCESS and not report.failed and not report.is_unusable and not outcome.deferred:
         return Decision((Run(0, count, SETTLE),), _state(*rest))
-    lowest = 0 if outcome.kind is OutcomeKind.FAILURE or report.is_unusable else report.failed[0]
+    lowest = _find_lowest(count, outcome, report)
     settled = (Run(0, lowest, SETTLE),) if lowest else ()
-    if outcome.fault is not None and outcome.fault.cause is FaultCause.UNDECODABLE:
-        return _skip_undecodable(records, lowest, settled, rest, now_ms)
+    if outcome.deferred and outcome.deferred[0] == lowest:
+        return _defer(records, lowest, settled, part, rest, outcome.deferred_ms)
+    if (reason := _find_final(outcome.fault)) is not None:
+        return _skip_final(records, lowest, reason, settled, rest, now_ms)
     if lowest:
         # What is left is a batch of its own: a new request id and a fresh budget, at once (§12).
         left = Part(last=records[-1].position)
@@ -125,12 +135,41 @@ def _split(records: Sequence[Record], rest: Sequence[Part], *, marks: int = 0) -
     return Decision((Run(0, len(records), BISECT),), _state(left, right, *rest))
 
 
-def _skip_undecodable(
-    records: Sequence[Record], index: int, settled: tuple[Run, ...], rest: Sequence[Part], now_ms: int
+def _find_lowest(count: int, outcome: Outcome, report: Report) -> int:
+    """Return the index of the first record that was not processed."""
+    if outcome.kind is OutcomeKind.FAILURE or report.is_unusable:
+        return 0
+    return min(report.failed[0] if report.failed else count, outcome.deferred[0] if outcome.deferred else count)
+
+
+def _defer(
+    records: Sequence[Record], index: int, settled: tuple[Run, ...], part: Part, rest: Sequence[Part], wait_ms: int
 ) -> Decision:
-    """Give up the one record that no retry can make readable; go on behind it."""
+    """Let a record wait whose key is in progress elsewhere, and all behind it; that costs no attempts.
+
+    What was processed behind it is known by its key when it comes again.
+    """
+    left = part if not index else Part(last=records[-1].position)
+    release = Run(index, len(records), RELEASE)
+    return Decision((*settled, release), _state(left, *rest), delay_ms=0 if index else min(wait_ms, DEFERRED_MAX_MS))
+
+
+def _find_final(fault: Fault | None) -> DiscardReason | None:
+    """Return why a record is given up at once, as no retry would change what it failed with; None when one may."""
+    return None if fault is None else FINAL_CAUSES.get(fault.cause)
+
+
+def _skip_final(
+    records: Sequence[Record],
+    index: int,
+    reason: DiscardReason,
+    settled: tuple[Run, ...],
+    rest: Sequence[Part],
+    now_ms: int,
+) -> Decision:
+    """Give up the one record that no retry can change; go on behind it."""
     count = len(records)
-    runs = (*settled, Run(index, index + 1, _discard(DiscardReason.UNDECODABLE)))
+    runs = (*settled, Run(index, index + 1, _discard(reason)))
     if index + 1 == count:
         return Decision(runs, _state(*rest))
     left = Part(last=records[-1].position)
@@ -256,17 +295,21 @@ def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:
         return Decision((Run(0, count, Verdict(VerdictKind.RETRY)),))
     runs: list[Run] = []
     start = 0
-    for index in report.failed:
+    deferred = frozenset(outcome.deferred)
+    for index in sorted((*report.failed, *deferred)) if deferred else report.failed:
         if index > start:
             runs.append(Run(start, index, SETTLE))
-        fault = outcome.fault_of(index)
-        is_unreadable = fault is not None and fault.cause is FaultCause.UNDECODABLE
-        verdict = _discard(DiscardReason.UNDECODABLE) if is_unreadable else Verdict(VerdictKind.RETRY)
-        runs.append(Run(index, index + 1, verdict))
+        runs.append(Run(index, index + 1, RELEASE if index in deferred else _verdict_of(index, outcome)))
         start = index + 1
     if start < count:
         runs.append(Run(start, count, SETTLE))
     return Decision(tuple(runs))
+
+
+def _verdict_of(index: int, outcome: Outcome) -> Verdict:
+    """Return what happens to one message of a batch that has failed."""
+    reason = _find_final(outcome.fault_of(index))
+    return Verdict(VerdictKind.RETRY) if reason is None else _discard(reason)
 
 
 def schedule_queue(

@@ -14,6 +14,7 @@ from eventcore.config.defaults import FILTER_SOURCES
 from eventcore.config.effective import EffectiveMapping
 from eventcore.config.reference import Reference
 from eventcore.delivery.batching import BatchPolicy
+from eventcore.delivery.idempotency import KeyReader
 from eventcore.delivery.retry import NO_PLAN
 from eventcore.delivery.scaling import QueueScaling
 from eventcore.delivery.windows import STATE_BYTES_MAX
@@ -23,6 +24,7 @@ from eventcore.engine.batcher import records_ahead_max
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
+from eventcore.engine.idempotency import IdempotentDispatcher, RecordKeys
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
@@ -128,6 +130,39 @@ def _settler(settings: EffectiveMapping, function: Function, shape: EventShape, 
     )
 
 
+def _dispatcher(
+    settings: EffectiveMapping,
+    function: Function,
+    shape: EventShape,
+    reporter: Reporter,
+    around: Surroundings,
+    *,
+    is_ordered: bool,
+) -> Dispatcher:
+    reports_failures, wants_results = settings.reports_failures, settings.results is not None
+    policy = settings.idempotency
+    if policy is None:
+        return Dispatcher(
+            function,
+            shape,
+            around.tracing,
+            reporter=reporter,
+            reports_failures=reports_failures,
+            wants_results=wants_results,
+        )
+    keys = RecordKeys(
+        policy=policy,
+        read=KeyReader(function.spec.name, policy).read,
+        is_ordered=is_ordered,
+        store=around.store,
+        clock=around.clock,
+        ids=around.ids,
+    )
+    return IdempotentDispatcher(
+        function, shape, around.tracing, reporter, keys, reports_failures=reports_failures, wants_results=wants_results
+    )
+
+
 def _stream_mapping(
     settings: EffectiveMapping,
     function: Function,
@@ -158,13 +193,7 @@ def _stream_mapping(
         mapping=settings.name,
         source_reference=str(settings.source),
         source=source,
-        dispatcher=Dispatcher(
-            function,
-            source.shape,
-            around.tracing,
-            reports_failures=settings.reports_failures,
-            wants_results=settings.results is not None,
-        ),
+        dispatcher=_dispatcher(settings, function, source.shape, reporter, around, is_ordered=True),
         settler=settler,
         retry=settings.retry,
         filter=make_filter(settings, source.shape),
@@ -278,7 +307,9 @@ def _queue_mapping(
             source_reference=str(settings.source),
             source=source,
             shape=source.shape,
-            dispatcher=Dispatcher(function, source.shape, around.tracing, reports_failures=settings.reports_failures),
+            dispatcher=_dispatcher(
+                settings, function, source.shape, reporter, around, is_ordered=source.capabilities.keeps_groups
+            ),
             settler=_settler(settings, function, source.shape, around),
             recorder=around.recorder,
             filter=make_filter(settings, source.shape),

@@ -8,6 +8,7 @@ from eventcore import signals
 from eventcore.delivery.lineage import find_recursive
 from eventcore.delivery.partial import SUCCESS, Report, read_report
 from eventcore.engine.event_value import event_value
+from eventcore.engine.reporter import Reporter
 from eventcore.model import Batch, Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.sources import EventShape
 from eventcore.registry import Function
@@ -26,20 +27,29 @@ class Dispatcher:
         shape: EventShape,
         tracing: Tracing,
         *,
+        reporter: Reporter | None = None,
         reports_failures: bool,
         wants_results: bool = False,
     ) -> None:
+        """Prepare the way; ``reporter`` hears of each invocation, where anybody does."""
         self.function = function
         self._shape = shape
         self._tracing = tracing
+        self._reporter = reporter
         self._reports_failures = reports_failures
         self._wants_results = wants_results
 
-    async def invoke(self, batch: Batch) -> Outcome:
+    async def invoke(self, batch: Batch, *, now_ms: int | None = None) -> Outcome:
         """Run the function once with a batch. The caller holds one of the function's slots.
 
         Cancelled, the environment that serves the invocation is killed first.
+
+        Args:
+            batch: its records.
+            now_ms: wall time, for the iterator age; None where there is none.
         """
+        if self._reporter is not None:
+            self._reporter.invoked(batch, now_ms)
         await signals.reach("dispatcher.before_invoke")
         with self._tracing.process(batch, self.function.spec.name) as span:
             invocation = Invocation(
@@ -53,6 +63,8 @@ class Dispatcher:
             if outcome.fault is not None:
                 span.fail(outcome.fault)
         await signals.reach("dispatcher.after_invoke")
+        if self._reporter is not None:
+            self._reporter.finished(batch, outcome)
         return outcome
 
     def find_loops(self, records: Sequence[Record]) -> Sequence[int]:

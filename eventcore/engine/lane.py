@@ -302,13 +302,11 @@ class Lane:
             if self._stopping.is_set() or context.gate.find(self._shard) is not None:
                 # Stopped or paused while it waited in line.
                 return RELEASED
-            context.reporter.invoked(batch, context.clock.now_ms())
             with anyio.CancelScope() as self._invocation:
-                outcome = await context.dispatcher.invoke(batch)
+                outcome = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
         finally:
             self._invocation = None
             function.slots.release()
-        context.reporter.finished(batch, outcome)
         return outcome
 
     async def _unless_stopped(
@@ -428,7 +426,7 @@ class Lane:
         """Tell people what was decided; a shard that will try again is shown as blocked."""
         self._books.done(sum(run.stop - run.start for run in decision.runs if run.verdict is SETTLE))
         self._context.reporter.decided(batch, decision, outcome)
-        if outcome is RELEASED:
+        if outcome is RELEASED or (outcome is not None and outcome.deferred and not decision.settled_count):
             # It was not tried: what it failed with before still holds it up.
             return
         self.blocked = _blocked(batch, decision, outcome, self._context.clock.now_ms())

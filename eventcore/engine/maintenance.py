@@ -10,6 +10,7 @@ import anyio
 from eventcore.clock import Clock
 from eventcore.embedded.stream import trim_stream
 from eventcore.errors import StoreUnavailable
+from eventcore.ports.keys import SWEEP_MAX, SweepKeys
 from eventcore.ports.store import ReceiveMessages, Store, StreamSettings, TrimFailures
 
 #: Retention is counted in minutes and more: once a minute is exact enough, and free.
@@ -53,3 +54,6 @@ class Maintenance:
         await self._store.commit(
             [TrimFailures(before_ms=now_ms - self._failures_age_s * 1000, size_bytes_max=self._failures_bytes_max)]
         )
+        swept = SWEEP_MAX
+        while swept == SWEEP_MAX:
+            (swept,) = await self._store.commit([SweepKeys(now_ms=now_ms)])

@@ -27,6 +27,7 @@ from eventcore.telemetry.tracing import NULL_TRACING
 
 _KEPT = frozenset({VerdictKind.RETRY, VerdictKind.RELEASE})
 _DONE = frozenset({VerdictKind.SETTLE, VerdictKind.DISCARD})
+_FAILED = frozenset({VerdictKind.RETRY})
 #: The attribute that says how often a message was received.
 _RECEIVE_COUNT = "ApproximateReceiveCount"
 
@@ -199,6 +200,7 @@ class QueueSettling:
                 # They come back after their visibility timeout.
                 context.reporter.returned("", count, why_returned)
         context.reporter.decided(invoked.batch, invoked.decision, invoked.outcome, is_returned=True)
+        context.reporter.returned("", len(invoked.outcome.deferred), "another invocation works on its key")
         self._on_done(count)
 
     async def _settle(self, invoked: Invoked, traceparent: str) -> None:
@@ -214,6 +216,8 @@ class QueueSettling:
             done = _receipts(invoked, _DONE)
             if done:
                 await context.source.delete(done)
+            if outcome.deferred:
+                await self._return_when_free(invoked)
             if invoked.lease.is_extended:
                 await self._return_on_time(invoked)
             if context.retry is not None:
@@ -251,9 +255,17 @@ class QueueSettling:
             is_final=False,
         )
 
+    async def _return_when_free(self, invoked: Invoked) -> None:
+        """Let messages come back when the claim on their key has ended at the latest: each receive counts."""
+        batch, outcome = invoked.batch, invoked.outcome
+        receipts = [invoked.lease.receipt(batch.records[index]) for index in outcome.deferred]
+        wait_s = min(VISIBILITY_MAX_S, -(-outcome.deferred_ms // 1000))
+        await self._context.source.change_visibility([receipt for receipt in receipts if receipt], wait_s)
+
     async def _return_on_time(self, invoked: Invoked) -> None:
         """Let failed messages whose lease was extended come back at their own visibility timeout."""
-        kept = _receipts(invoked, _KEPT)
+        kinds = _FAILED if invoked.outcome.deferred else _KEPT
+        kept = _receipts(invoked, kinds)
         if kept:
             remaining_ms = max(0, invoked.lease.returns_ms - self._context.clock.now_ms())
             await self._context.source.change_visibility(kept, -(-remaining_ms // 1000))

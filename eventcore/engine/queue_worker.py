@@ -121,7 +121,6 @@ class QueueWorker:
             request_id=context.ids.new_id(),
         )
         self._batch, self._lease, self._outcome = batch, lease, RELEASED
-        context.reporter.invoked(batch)
         self._keeper.hold(lease, batch.request_id)
         return batch
 
@@ -130,7 +129,6 @@ class QueueWorker:
         assert batch is not None
         assert lease is not None
         await self._keeper.drop(lease)
-        self._context.reporter.finished(batch, outcome)
         self._slots.note(outcome.kind)
         self._batch = self._lease = None
         return self._settling.decide(batch, lease, outcome)

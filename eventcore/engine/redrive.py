@@ -125,9 +125,7 @@ class Redrive:
         function = context.dispatcher.function
         context.reporter.received(self._shard, len(records))
         async with function.slots:
-            context.reporter.invoked(batch)
             outcome = await context.dispatcher.invoke(batch)
-        context.reporter.finished(batch, outcome)
         done = self._count_done(batch, outcome)
         if done:
             context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)

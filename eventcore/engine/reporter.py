@@ -25,8 +25,10 @@ from eventcore.telemetry.events import (
     RecordsDiscarded,
     RecordsFiltered,
     RecordsLost,
+    RecordsNotRemembered,
     RecordsParked,
     RecordsReceived,
+    RecordsRepeated,
     RecordsReturned,
     ShardReleased,
     ShardTaken,
@@ -79,6 +81,16 @@ class Reporter:
         """Tell that records match no filter, and are settled without an invocation."""
         if count:
             self._emit(RecordsFiltered(mapping=self.mapping, shard=shard, count=count))
+
+    def repeated(self, shard: str, count: int) -> None:
+        """Tell that records were processed before, and are settled without an invocation."""
+        if count:
+            self._emit(RecordsRepeated(mapping=self.mapping, shard=shard, count=count))
+
+    def not_remembered(self, count: int, result_bytes_max: int) -> None:
+        """Tell that records were processed, and would be invoked again: their results are too large to be kept."""
+        if count:
+            self._emit(RecordsNotRemembered(mapping=self.mapping, count=count, result_bytes_max=result_bytes_max))
 
     def returned(self, shard: str, count: int, why: str) -> None:
         """Tell that records went back to their source."""

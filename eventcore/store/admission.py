@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from eventcore.errors import FencedOut, ProgrammingError
+from eventcore.ports import keys
 from eventcore.ports import store as port
 from eventcore.ports.store import BODY_BYTES_MAX, Operation, QueueSettings, StreamSettings
 from eventcore.store.fifo_rules import check_fifo, wrong_type
@@ -78,6 +79,10 @@ class Admission:
                 port.DropFailures,
                 port.TrimFailures,
                 port.PutNote,
+                keys.ClaimKeys,
+                keys.CompleteKeys,
+                keys.ReleaseKeys,
+                keys.SweepKeys,
             }
         )
 

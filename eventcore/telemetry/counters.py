@@ -19,6 +19,7 @@ from eventcore.telemetry.events import (
     RecordsLost,
     RecordsParked,
     RecordsReceived,
+    RecordsRepeated,
     RecordsReturned,
     ShardReleased,
     ShardTaken,
@@ -37,6 +38,7 @@ class CountersSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     received: int  #: records; one that comes again after it was returned counts again
     settled: int  #: records that were processed
     filtered: int  #: records that matched no filter
+    repeated: int = 0  #: of the settled ones, those that were not invoked: their key was processed before
     returned: int  #: records that went back to their source: failed messages of a queue, drain, a lost shard
     in_flight: int  #: records that wait for their first invocation or are in it
     retrying: int  #: records of streams that have failed and are held for another invocation
@@ -76,6 +78,7 @@ class MappingCounters:
         self.received = 0
         self.settled = 0
         self.filtered = 0
+        self.repeated = 0
         self.returned = 0
         self.parked = 0
         self.invoked = 0
@@ -124,6 +127,8 @@ class MappingCounters:
                 # At the tail of what is held, unlike everything else that leaves.
                 self.filtered += event.count
                 self._held[event.shard] = self._held.get(event.shard, 0) - event.count
+            case RecordsRepeated():
+                self.repeated += event.count
             case RecordsReturned():
                 self.returned += event.count
                 self._take(event.shard, event.count)
@@ -145,6 +150,7 @@ class MappingCounters:
             received=self.received,
             settled=self.settled,
             filtered=self.filtered,
+            repeated=self.repeated,
             returned=self.returned,
             parked=self.parked,
             in_flight=sum(self._held.values()) - retrying,

@@ -51,6 +51,27 @@ class RecordsFiltered(EngineEvent, frozen=True, kw_only=True):
     count: int
 
 
+class RecordsRepeated(EngineEvent, frozen=True, kw_only=True):
+    """Records whose idempotency key was processed before are settled without an invocation.
+
+    They are among those that `BatchSettled` tells.
+    """
+
+    NAME: ClassVar[str] = "records.repeated"
+    mapping: str
+    shard: str
+    count: int
+
+
+class RecordsNotRemembered(EngineEvent, frozen=True, kw_only=True):
+    """Records were processed whose results are too large to be kept: if they come again, they are invoked again."""
+
+    NAME: ClassVar[str] = "records.not_remembered"
+    mapping: str
+    count: int
+    result_bytes_max: int
+
+
 class RecordsLost(EngineEvent, frozen=True, kw_only=True):
     """The source gave records up before the mapping received them: retention, or a redrive policy."""
 

@@ -192,6 +192,41 @@ async def test_a_queue_loses_nothing_and_redrives_once(tmp_path: Path, point: st
     assert dead == [str(POISON).encode()]
 
 
+KEY_POINTS = ("dispatcher.before_invoke", "settler.before_ack", "settler.after_ack")
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "times"),
+    [
+        *[("stream-keys", point, times) for point in KEY_POINTS for times in (1, 3)],
+        *[("queue-keys", point, 1) for point in KEY_POINTS],
+    ],
+)
+async def test_a_completed_key_is_never_invoked_again(tmp_path: Path, kind: str, point: str, times: int) -> None:
+    """Killed before an invocation, or between a key's completion and the source's ack, each record runs once."""
+    state = tmp_path / "state"
+    await _send(state, kind)
+    assert _engine(state, kind, EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, kind) == 0
+    assert _seen(state) == Counter(range(1, COUNT + 1))
+
+
+@pytest.mark.parametrize(("kind", "again"), [("stream-keys", [1, 2]), ("queue-keys", [1, 2, 3, 4, 5])])
+async def test_a_crash_between_an_invocation_and_the_completion_of_its_keys_runs_them_twice(
+    tmp_path: Path, kind: str, again: list[int]
+) -> None:
+    """The one gap: no store can know what the handler has done. They run once their claim has ended."""
+    state = tmp_path / "state"
+    await _send(state, kind)
+    assert _engine(state, kind, EVENTCORE_KILL_AT="dispatcher.after_invoke:1") == -signal.SIGKILL
+    assert _engine(state, kind) == 0
+    seen = _seen(state)
+    assert set(seen) == set(range(1, COUNT + 1))
+    twice = [body for body, count in seen.items() if count == 2]
+    assert sorted(twice) == again
+    assert max(seen.values()) == 2
+
+
 @pytest.mark.parametrize("point", ["outbox.before_send", "outbox.after_send", "outbox.after_mark"])
 async def test_the_outbox_hands_over_at_least_once_with_one_key(tmp_path: Path, point: str) -> None:
     """Row "in the outbox: after the send, before its mark": sent again, with the same key."""

@@ -9,6 +9,7 @@ from typing import Any
 import anyio.lowlevel
 
 from eventcore.errors import ProgrammingError
+from eventcore.ports import keys as key_port
 from eventcore.ports import store as port
 from eventcore.ports.store import (
     OPERATIONS_MAX,
@@ -30,6 +31,7 @@ from eventcore.ports.store import (
 from eventcore.store.admission import Admission
 from eventcore.store.memory.checkpoints import MemoryCheckpoints
 from eventcore.store.memory.failures import MemoryFailures
+from eventcore.store.memory.keys import MemoryKeys
 from eventcore.store.memory.outbox import MemoryOutbox
 from eventcore.store.memory.queues import MemoryQueues
 from eventcore.store.memory.streams import MemoryStreams
@@ -52,6 +54,7 @@ class MemoryStore:
         self._checkpoints = MemoryCheckpoints()
         self._outbox = MemoryOutbox(tokens, self._wake)
         self._failures = MemoryFailures()
+        self._keys = MemoryKeys()
         self._notes: dict[str, bytes] = {}
         self._admission = Admission(self)
         self._handlers = self._operations()
@@ -85,6 +88,10 @@ class MemoryStore:
             port.DropFailures: self._failures.drop,
             port.TrimFailures: self._failures.trim,
             port.PutNote: self._put_note,
+            key_port.ClaimKeys: self._keys.claim,
+            key_port.CompleteKeys: self._keys.complete,
+            key_port.ReleaseKeys: self._keys.release,
+            key_port.SweepKeys: self._keys.sweep,
         }
 
     async def commit(self, operations: Sequence[Operation]) -> list[Any]:

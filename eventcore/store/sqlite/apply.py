@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from eventcore.errors import FencedOut, ProgrammingError
+from eventcore.ports import keys as key_port
 from eventcore.ports import store as port
 from eventcore.ports.store import Operation
 from eventcore.store.admission import Admission
-from eventcore.store.sqlite import checkpoints, failures, leases, outbox, queues, receive, streams
+from eventcore.store.sqlite import checkpoints, failures, keys, leases, outbox, queues, receive, streams
 from eventcore.store.sqlite.faults import store_error
 from eventcore.store.sqlite.ledger import Ledger
 from eventcore.store.sqlite.transaction import Buffers, Handler, Transaction
@@ -48,6 +49,10 @@ HANDLERS: Mapping[type[Operation], Handler] = {
     port.DropFailures: failures.drop,
     port.TrimFailures: failures.trim,
     port.PutNote: checkpoints.put_note,
+    key_port.ClaimKeys: keys.claim,
+    key_port.CompleteKeys: keys.complete,
+    key_port.ReleaseKeys: keys.release,
+    key_port.SweepKeys: keys.sweep,
 }
 
 #: These leave their rows in the buffers, so that the rows of many callers go in with one statement; every other

@@ -28,6 +28,7 @@ from eventcore.ports.store import (
     StreamSettings,
 )
 from eventcore.testing.conformance.store_fifo import FifoPromises
+from eventcore.testing.conformance.store_keys import KeyPromises
 from eventcore.testing.conformance.store_kit import (
     HAPPENS_WITHIN_S,
     NOW_MS,
@@ -57,6 +58,7 @@ class StoreConformance(
     QueuePromises,
     QueueCarePromises,
     FifoPromises,
+    KeyPromises,
     StreamPromises,
     ReshardingPromises,
     CheckpointPromises,

@@ -27,6 +27,11 @@ LINES: list[tuple[EngineEvent, str]] = [
         "m orders-3  seek to 7, by ann",
     ),
     (told.RecordsFiltered(mapping="m", shard="", count=2), "m  2 records filtered out"),
+    (told.RecordsRepeated(mapping="m", shard="", count=2), "m  2 records processed before, not invoked again"),
+    (
+        told.RecordsNotRemembered(mapping="m", count=1, result_bytes_max=9),
+        "m  1 result not remembered, as longer than maximum_result_bytes = 9",
+    ),
     (
         told.WindowCalled(
             mapping="m", shard="orders-3", function="f", window="A/B", attempt=2, is_early=False, request_id="r"

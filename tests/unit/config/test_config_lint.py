@@ -191,6 +191,27 @@ CASES = [
         {"mappings__s": STREAM + """filter_criteria = { filters = [{ pattern = '{"data": ["plain"]}' }] }"""},
         "EC130", "mappings.s.filter_criteria.filters[0].pattern", "Kinesis", '{"data"',
     ),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key = "order..id" }'},
+        "EC147", "mappings.s.idempotency.key", "`order..id` is no path", "$.order.id",
+    ),
+    ({"mappings__s": STREAM + "idempotency = { key = [] }"}, "EC147", "mappings.s.idempotency.key", "no path to a key", "$.id"),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key = "id", payload = ["$.a", ""] }'},
+        "EC147", "mappings.s.idempotency.payload", "write $ for the whole", "$.order.id",
+    ),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key = "id", in_progress_timeout = 2 }'},
+        "EC147", "mappings.s.idempotency.in_progress_timeout", "free after 2 seconds, while its function may run for 3", "write 3 or more",
+    ),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key = "id", maximum_result_bytes = 2 }'},
+        "EC147", "mappings.s.idempotency.maximum_result_bytes", "no results to keep", "take it out",
+    ),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key = "id" }\ntumbling_window_in_seconds = 5'},
+        "EC147", "mappings.s.idempotency", "processed in another window", "tumbling_window_in_seconds",
+    ),
     ({"mappings__s": STREAM + "filter_criteria = { filters = [] }"}, "EC130", "mappings.s.filter_criteria", "no filter in it", "take it out"),
     (
         {"mappings__s": STREAM + "filter_criteria = { filters = [" + "{ pattern = { data = { a = [1] } } }, " * 11 + "] }"},

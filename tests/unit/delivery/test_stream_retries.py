@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from eventcore.delivery.decide import MARKS_MIN, decide_before_stream, decide_stream, find_mark
+from eventcore.delivery.decide import FINAL_CAUSES, MARKS_MIN, decide_before_stream, decide_stream, find_mark
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.delivery.partial import SUCCESS
 from eventcore.delivery.retry import BACKOFF_MAX_S, StreamRetry, backoff_ms
@@ -34,11 +34,10 @@ def test_without_limits_a_batch_is_retried_until_it_succeeds() -> None:
 
 @pytest.mark.parametrize("cause", list(FaultCause))
 def test_however_the_function_fails_it_costs_one_attempt(cause: FaultCause) -> None:
-    """§4: function error; only what can't be decoded is not tried again."""
+    """§4: function error; only what no retry would change is not tried again."""
     shard = NaiveShard(make_records(1), StreamRetry(maximum_retry_attempts=1)).run(lambda _: raised(cause))
-    is_undecodable = cause is FaultCause.UNDECODABLE
-    assert len(shard.invocations) == (1 if is_undecodable else 2)
-    assert shard.discarded[1] is (DiscardReason.UNDECODABLE if is_undecodable else RETRIES_EXHAUSTED)
+    assert len(shard.invocations) == (1 if cause in FINAL_CAUSES else 2)
+    assert shard.discarded[1] is FINAL_CAUSES.get(cause, RETRIES_EXHAUSTED)
 
 
 def test_unchanged_retries_wait_longer_each_time_up_to_a_minute() -> None:

@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 
+from eventcore.ports import keys
 from eventcore.ports import store as port
 from eventcore.store.sqlite import checkpoints, failures, outbox, queue_reads, streams
 from eventcore.store.sqlite.apply import HANDLERS, Applier
@@ -59,6 +60,19 @@ def fifo_operations():
     ]
 
 
+def key_operations():
+    """Return operations that reach every statement of idempotency keys."""
+    own, both = (b"a",), (b"a", b"b")
+    completion = keys.Completion(b"a")
+    return [
+        keys.ClaimKeys(owner="one", keys=own, now_ms=NOW_MS, until_ms=NOW_MS + 1),
+        keys.ClaimKeys(owner="two", keys=both, now_ms=NOW_MS, until_ms=NOW_MS + 1, is_ordered=True),
+        keys.CompleteKeys(owner="one", completions=(completion,), now_ms=NOW_MS, expires_ms=NOW_MS + 1),
+        keys.ReleaseKeys(owner="two", keys=both),
+        keys.SweepKeys(now_ms=NOW_MS + 1, count_max=1),
+    ]
+
+
 def operations():
     """Return operations that reach every handler, and every branch of the queues'."""
     receipts = tuple(f"{(1 << 40) + number}-1-{NOW_MS + 1000}" for number in (1, 2))
@@ -104,6 +118,7 @@ def operations():
         port.DropFailures(ids=("b",)),
         port.TrimFailures(before_ms=0, size_bytes_max=10**6),
         port.PutNote(name="n", value=b"1"),
+        *key_operations(),
         *fifo_operations(),
     ]
 
