@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from eventcore.clock import LoopClock
 from eventcore.config.load import LoadedConfig
@@ -406,6 +407,8 @@ class VirtualPipeline:
     def _end_loop(self) -> None:
         """End what is left in the loop, and the loop."""
         for _ in range(CLEAN_UP_TURNS_MAX):
+            # A task that is cancelled before its first step leaves a coroutine that nobody has awaited.
+            self._loop.run_until_complete(anyio.lowlevel.checkpoint())
             tasks = asyncio.all_tasks(self._loop)
             if not tasks:
                 break

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +315,25 @@ def test_a_deadlock_is_told_with_who_waits() -> None:
 
     with open_pipeline(queue_app(), functions={"work": Scripted()}) as pipeline, pytest.raises(TimeoutError):
         pipeline.run(wait_for_nothing())
+
+
+def test_an_engine_that_dies_as_a_task_begins_leaves_nothing_behind() -> None:
+    """The crash comes in the turn of the loop in which the task was made: no coroutine stays unawaited."""
+    begun: list[str] = []
+
+    async def begin() -> None:
+        begun.append("begun")
+        await anyio.sleep_forever()
+
+    async def hold(inner: Coroutine[Any, Any, None]) -> None:
+        """As a task group holds what it runs."""
+        await inner
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with open_pipeline(queue_app(), functions={"work": Scripted()}) as pipeline:
+            pipeline._loop.create_task(hold(begin()))
+            pipeline.crash()
+        gc.collect()
+    assert begun == ["begun"]
+    assert [str(warning.message) for warning in caught if "never awaited" in str(warning.message)] == []
