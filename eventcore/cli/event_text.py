@@ -14,6 +14,7 @@ from eventcore.telemetry.events import (
     BatchInvoked,
     BatchRetried,
     BatchSettled,
+    BreakerChanged,
     EngineEvent,
     EventAccepted,
     EventDelivered,
@@ -146,6 +147,10 @@ def _text(event: EngineEvent) -> str:
         case MappingStateChanged():
             color = "red" if event.why else None
             return click.style(event.state + (f": {show_reason(event.why)}" if event.why else ""), fg=color)
+        case BreakerChanged():
+            next_probe = f"; one batch is tried in {show_span(event.pause_ms)}" if event.pause_ms else ""
+            why = f": {show_line(event.why)}" if event.why else ""
+            return click.style(f"circuit breaker {event.state}{why}{next_probe}", fg="yellow" if event.why else None)
         case MappingControlled():
             detail = f" {event.detail}" if event.detail else ""
             return click.style(f"{event.action}{detail}, by {show_line(event.by)}", fg="yellow")

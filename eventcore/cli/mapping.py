@@ -57,7 +57,7 @@ def pause_command(options: Options, mapping: str, shard: str) -> None:
 @click.option("--shard", default="", metavar="SHARD", help="this shard alone  [default: all that is paused of it]")
 @pass_options
 def resume_command(options: Options, mapping: str, shard: str) -> None:
-    """End a pause."""
+    """End a pause; without a shard, close the mapping's circuit breaker, too."""
     with reach(find_place(options)) as asker:
         asker.ask(ResumeMapping(mapping=mapping, shard=shard, by=_user()))
     options.output.note(f"{_name(mapping, shard)} goes on")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from eventcore.config.reference import DISCARDS_QUEUE, PARKED_QUEUE, Reference
 from eventcore.config.structs import MappingConfig, RetryScheduleConfig
+from eventcore.delivery.breaker import BreakerPolicy
 from eventcore.delivery.retry import (
     BACKOFF_FIRST_S,
     KAFKA_ATTEMPTS_WITH_DESTINATION,
@@ -77,6 +78,19 @@ def effective_retry(source: Reference, mapping: MappingConfig) -> StreamRetry:
         maximum_record_age_in_seconds=-1 if age is None else age,
         bisect_batch_on_function_error=bool(mapping.bisect_batch_on_function_error),
         plan=_plan(mapping),
+    )
+
+
+def effective_breaker(mapping: MappingConfig) -> BreakerPolicy | None:
+    """Return when a mapping stops pulling; None: never."""
+    config = mapping.circuit_breaker
+    if config is None:
+        return None
+    return BreakerPolicy(
+        failures=config.failures,
+        pause_s=config.pause,
+        pause_max_s=config.maximum_pause,
+        error_types=frozenset(config.error_types),
     )
 
 

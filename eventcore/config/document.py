@@ -12,6 +12,7 @@ from eventcore.config.describe import describe
 from eventcore.config.lint import CODES
 from eventcore.config.structs import (
     TABLES,
+    CircuitBreakerConfig,
     FilterConfig,
     FilterCriteriaConfig,
     IdempotencyConfig,
@@ -33,6 +34,7 @@ def settings_tables() -> str:
         "retry_schedule": RetryScheduleConfig,
         "retry_exceptions": RetryExceptionConfig,
         "idempotency": IdempotencyConfig,
+        "circuit_breaker": CircuitBreakerConfig,
         "redrive_policy": RedrivePolicy,
     }
     return "\n\n".join("\n".join(_table(heading, section)) for heading, section in sections.items())

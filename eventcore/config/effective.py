@@ -27,6 +27,7 @@ from eventcore.config.structs import (
     StreamConfig,
 )
 from eventcore.delivery.asynchronous import EventRetry
+from eventcore.delivery.breaker import BreakerPolicy
 from eventcore.delivery.idempotency import IdempotencyPolicy
 from eventcore.delivery.retry import StreamRetry
 from eventcore.delivery.scaling import CONCURRENCY_MAX
@@ -45,6 +46,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     #: Patterns, of which a record must match one; None: every record reaches the function.
     filters: tuple[str | dict[str, Any], ...] | None
     idempotency: IdempotencyPolicy | None  #: None: every record is invoked each time it comes
+    breaker: BreakerPolicy | None
     reports_failures: bool  #: `batchItemFailures` are read out of responses
     retry: StreamRetry  #: streams only; its `plan` of queues too
     on_failure: Reference
@@ -177,6 +179,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig, functions: Mapping[str, 
         idempotency=_resolve_idempotency(mapping, functions[mapping.function]),
         reports_failures="ReportBatchItemFailures" in mapping.function_response_types,
         retry=defaults.effective_retry(source, mapping),
+        breaker=defaults.effective_breaker(mapping),
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),
         is_on_failure_default=mapping.on_failure is None,
         lanes=mapping.lanes or 1,

@@ -85,6 +85,15 @@ class IdempotencyKeywords(TypedDict, total=False):
     maximum_result_bytes: int | None
 
 
+class CircuitBreakerKeywords(TypedDict, total=False):
+    """Of a mapping's `circuit_breaker`."""
+
+    failures: Required[int]
+    pause: float
+    maximum_pause: float
+    error_types: Sequence[str]
+
+
 class MappingKeywords(TypedDict, total=False):
     """Of `Pipeline.mapping`, beside source and function."""
 
@@ -96,6 +105,7 @@ class MappingKeywords(TypedDict, total=False):
     retry_schedule: RetryScheduleKeywords | None
     retry_exceptions: Sequence[RetryExceptionKeywords]
     idempotency: IdempotencyKeywords | None
+    circuit_breaker: CircuitBreakerKeywords | None
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] | None
     starting_position_timestamp: float | None
     maximum_retry_attempts: int | None

@@ -1,4 +1,4 @@
-"""Checks of a mapping's retry schedules, and of its rules for single error types."""
+"""Checks of a mapping's retry schedules, of its rules for single error types, and of its circuit breaker."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def lint_retries(subject: Subject, findings: Findings) -> None:
     mapping = subject.mapping
     if mapping.retry_schedule is not None:
         _lint_schedule(mapping.retry_schedule, subject.path("retry_schedule"), findings)
+    breaker = mapping.circuit_breaker
+    if breaker is not None and breaker.pause > breaker.maximum_pause:
+        message = f"the first pause of {breaker.pause:g} seconds is above the longest of {breaker.maximum_pause:g}"
+        hint = f"write maximum_pause = {breaker.pause:g}, or a shorter pause"
+        findings.add("EC143", (*subject.path("circuit_breaker"), "maximum_pause"), message, hint)
     path = subject.path("retry_exceptions")
     if len(mapping.retry_exceptions) > EXCEPTIONS_MAX:
         message = f"{len(mapping.retry_exceptions)} error types: at most {EXCEPTIONS_MAX}"

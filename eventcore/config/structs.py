@@ -291,6 +291,20 @@ class IdempotencyConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
     ) = None
 
 
+class CircuitBreakerConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`circuit_breaker` of a mapping: when it stops pulling, and for how long."""
+
+    failures: Annotated[int, Meta(ge=1, le=10_000, description="failed invocations in a row that open it")]
+    pause: Annotated[
+        float,
+        Meta(ge=1, le=86_400, description="seconds until one batch is tried; twice as long after each that fails"),
+    ] = 30.0
+    maximum_pause: Annotated[float, Meta(ge=1, le=86_400, description="seconds of the longest pause")] = 600.0
+    error_types: Annotated[
+        tuple[str, ...], Meta(description="exceptions that count, by their names; without any, all do")
+    ] = ()
+
+
 class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`[mappings.NAME]`: an event source mapping, which joins a source to a function."""
 
@@ -338,6 +352,13 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[
             IdempotencyConfig,
             Meta(description="records whose key was processed before are settled without an invocation"),
+        ]
+        | None
+    ) = None
+    circuit_breaker: (
+        Annotated[
+            CircuitBreakerConfig,
+            Meta(description="stops pulling while what the function needs is down; without one, never"),
         ]
         | None
     ) = None

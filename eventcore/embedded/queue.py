@@ -212,6 +212,24 @@ class EmbeddedQueue:
             self._deletes.withdraw(delete)
         return delete.result()
 
+    async def hand_back(self, receipts: Sequence[str]) -> None:
+        """Show messages at once as if they had not been received; see `QueueSource.hand_back`.
+
+        Raises:
+            SourceUnavailable: the store can't write; nothing was changed.
+            SourceClosed: the queue was deleted.
+        """
+        if receipts:
+            await self._commit(
+                ChangeVisibility(
+                    queue=self.name,
+                    receipts=tuple(receipts),
+                    timeout_s=0,
+                    now_ms=self._clock.now_ms(),
+                    is_uncounted=True,
+                )
+            )
+
     async def change_visibility(self, receipts: Sequence[str], timeout_s: int) -> Mapping[str, str]:
         """Hide received messages for ``timeout_s`` seconds counted from now; see `QueueSource.change_visibility`.
 

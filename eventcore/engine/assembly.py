@@ -21,6 +21,7 @@ from eventcore.delivery.windows import STATE_BYTES_MAX
 from eventcore.embedded.queue import EmbeddedQueue
 from eventcore.embedded.stream import EmbeddedStream
 from eventcore.engine.batcher import records_ahead_max
+from eventcore.engine.breaker import MappingBreaker
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
@@ -200,6 +201,7 @@ def _stream_mapping(
         batching=batching,
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
         gate=gate,
+        breaker=_breaker(settings, gate, reporter, around),
         results=_results(settings, source),
         lanes=max(settings.lanes, settings.parallelization_factor),
         is_hashed=settings.parallelization_factor > 1,
@@ -222,6 +224,10 @@ def _stream_mapping(
         clock=around.clock,
     )
     return StreamMapping(source, context, parking, revoke_budget_s=_revoke_budget_s(settings.source, around))
+
+
+def _breaker(settings: EffectiveMapping, gate: Gate, reporter: Reporter, around: Surroundings) -> MappingBreaker | None:
+    return None if settings.breaker is None else MappingBreaker(settings.breaker, gate, around.clock, reporter)
 
 
 def _topics_written(settings: EffectiveMapping) -> tuple[str, ...]:
@@ -323,6 +329,7 @@ def _queue_mapping(
             visibility_timeout_s=around.visibility_timeouts_s[settings.source.name],
             retry=settings.retry.plan if settings.retry.plan != NO_PLAN else None,
             gate=gate,
+            breaker=_breaker(settings, gate, reporter, around),
             clock=around.clock,
             ids=around.ids,
             reporter=reporter,

@@ -120,6 +120,10 @@ class RecordBuffer:
         count, _ = self._find_batch()
         return self._pop(count) if count else ()
 
+    def take_everything(self) -> Sequence[Record]:
+        """Take all that waits."""
+        return self._pop(len(self._records)) if self._records else ()
+
     async def take_through(self, last: int, *, patience_s: float) -> Sequence[Record] | None:
         """Wait for the records up to position ``last`` and take them; empty when closed or interrupted.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import anyio
 import msgspec
 
-from eventcore.engine.status import Pause
+from eventcore.engine.status import BreakerStatus, Pause
 from eventcore.ports.store import PutNote, Store
 
 #: The name under which the whole mapping is paused.
@@ -37,6 +38,18 @@ def _note_name(mapping: str) -> str:
     return f"paused/{mapping}"
 
 
+class BreakerAtGate(Protocol):
+    """The circuit breaker that holds a gate."""
+
+    def close(self) -> bool:
+        """Close it by hand; tell whether it was not closed."""
+        ...
+
+    def status(self) -> BreakerStatus:
+        """Return a snapshot."""
+        ...
+
+
 class Gate:
     """What is paused of one mapping now."""
 
@@ -44,14 +57,24 @@ class Gate:
         self._pauses = dict(pauses)
         self._changed = anyio.Event()
         self._listeners: list[Callable[[], None]] = []
+        self.held: Pause | None = None  #: by the mapping's circuit breaker
+        self.breaker: BreakerAtGate | None = None
 
     def find(self, shard: str) -> Pause | None:
         """Return what holds a shard: its own pause, or the mapping's."""
-        return self._pauses.get(shard) or self._pauses.get(ALL)
+        return self._pauses.get(shard) or self._pauses.get(ALL) or self.held
+
+    def hold(self, held: Pause | None) -> None:
+        """Hold the whole mapping besides what is paused by hand, or let go of it."""
+        self.held = held
+        self._tell()
 
     def replace(self, pauses: Mapping[str, Pause]) -> None:
         """Take over what is paused from now on."""
         self._pauses = dict(pauses)
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
         for listener in self._listeners:

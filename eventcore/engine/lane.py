@@ -35,7 +35,7 @@ from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked
 from eventcore.errors import CommandError
-from eventcore.model import Batch, Fault, Outcome, Record, Verdict, VerdictKind
+from eventcore.model import Batch, Fault, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange
 
 
@@ -302,12 +302,14 @@ class Lane:
             if self._stopping.is_set() or context.gate.find(self._shard) is not None:
                 # Stopped or paused while it waited in line.
                 return RELEASED
+            if context.breaker is not None:
+                context.breaker.begin(batch)
             with anyio.CancelScope() as self._invocation:
                 outcome = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
         finally:
             self._invocation = None
             function.slots.release()
-        return outcome
+        return outcome if context.breaker is None else context.breaker.end(batch, outcome)
 
     async def _unless_stopped(
         self, wait: Callable[[], Awaitable[object]], undo: Callable[[], None] | None = None
@@ -426,7 +428,8 @@ class Lane:
         """Tell people what was decided; a shard that will try again is shown as blocked."""
         self._books.done(sum(run.stop - run.start for run in decision.runs if run.verdict is SETTLE))
         self._context.reporter.decided(batch, decision, outcome)
-        if outcome is RELEASED or (outcome is not None and outcome.deferred and not decision.settled_count):
+        is_released = outcome is not None and outcome.kind is OutcomeKind.RELEASED
+        if is_released or (outcome is not None and outcome.deferred and not decision.settled_count):
             # It was not tried: what it failed with before still holds it up.
             return
         self.blocked = _blocked(batch, decision, outcome, self._context.clock.now_ms())

@@ -208,4 +208,5 @@ class MappingSupervisor:
             shards=await current.shards() if current is not None and self.state is MappingState.ENABLED else (),
             running=current.running if current is not None else 0,
             pause=self.gate.find(ALL),
+            breaker=self.gate.breaker.status() if current is not None and self.gate.breaker is not None else None,
         )

@@ -8,6 +8,7 @@ from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.retry import RetryPlan
 from eventcore.delivery.scaling import QueueScaling
+from eventcore.engine.breaker import MappingBreaker
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
@@ -35,6 +36,7 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
     visibility_timeout_s: int
     retry: RetryPlan | None  #: None: what failed comes back when its visibility timeout ends
     gate: Gate
+    breaker: MappingBreaker | None
     clock: Clock
     ids: IdFactory
     reporter: Reporter

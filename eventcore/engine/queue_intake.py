@@ -64,6 +64,14 @@ class QueueIntake:
         """Whether a message that was received waits for its invocation."""
         return bool(self._buffer)
 
+    def has_unsettled(self) -> bool:
+        """Whether a message that was received is not settled yet."""
+        return bool(self._buffer) or self._unsettled > 0
+
+    def note_change(self) -> None:
+        """Wake whoever waits for a change."""
+        self._changed.set()
+
     async def wait_change(self) -> None:
         """Wait until there may be more room."""
         self._changed = anyio.Event()
@@ -118,6 +126,14 @@ class QueueIntake:
         for record in rest:
             del self._leases[record.receipt]
         return [record.receipt for record in rest]
+
+    def take_all(self) -> Sequence[str]:
+        """Return the receipts of all that waits for its invocation; it is the caller's to give back."""
+        records = [*self._buffer.take_everything(), *self._rest]
+        self._rest = []
+        for record in records:
+            del self._leases[record.receipt]
+        return [record.receipt for record in records]
 
     def give_back(self, records: Sequence[Record]) -> None:
         """Put messages that were taken back in front."""

@@ -7,12 +7,14 @@ given up (Lambda semantics §3.1 "Outcome rules", trap 9, trap 16).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import anyio
 import anyio.abc
 import msgspec
 
 from eventcore import signals
+from eventcore.engine.breaker import MappingBreaker, guarded
 from eventcore.engine.gate import ALL
 from eventcore.engine.lease_keeper import LeaseKeeper
 from eventcore.engine.queue_context import QueueContext
@@ -102,7 +104,7 @@ class QueueMapping:
                     tasks.start_soon(self._hand_out, tasks)
                     task_status.started()
                     with self._polling, self._context.gate.listening(self._on_gate):
-                        await self._poll(tasks)
+                        await guarded(self._context.breaker, partial(self._poll, tasks))
                 self._keeping.cancel()
         finally:
             with anyio.move_on_after(SETTLE_GRACE_S, shield=True):
@@ -143,9 +145,14 @@ class QueueMapping:
     async def _poll(self, tasks: anyio.abc.TaskGroup) -> None:
         gate = self._context.gate
         while True:
+            if self._context.breaker is not None:
+                await self._wait_let_in(self._context.breaker)
             await gate.wait_open(ALL)
             await self._show_again(self._intake.take_rest(), "the batch was full")
             room = self._intake.room(self._slots.free)
+            if self._context.breaker is not None and self._context.breaker.is_half_open:
+                # One batch finds out; what else was received would only come closer to its dead-letter queue.
+                room = 0 if self._intake.has_unsettled() else min(room, self._context.batching.batch_size)
             if room <= 0:
                 await self._intake.wait_change()
                 continue
@@ -160,12 +167,23 @@ class QueueMapping:
             await self._note(received, tasks)
             await signals.reach("poller.received")
 
+    async def _wait_let_in(self, breaker: MappingBreaker) -> None:
+        """Wait while the breaker holds the mapping, and give back what was received and not begun."""
+        while breaker.is_holding:
+            receipts = self._intake.take_all()
+            if receipts:
+                self._context.reporter.returned("", len(receipts), "the circuit breaker is open")
+                await self._context.source.hand_back(receipts)
+            else:
+                await self._intake.wait_change()
+
     def _on_gate(self) -> None:
         """End a receive that waits when the mapping is paused: it has hidden nothing, or that comes back."""
         if self._context.gate.find(ALL) is not None:
             self._receiving.cancel()
         else:
             self._going_on.set()
+        self._intake.note_change()
 
     async def _note(self, received: Received, tasks: anyio.abc.TaskGroup) -> None:
         context = self._context

@@ -17,6 +17,7 @@ from eventcore import signals
 from eventcore.delivery.decide import Decision, Run, decide_queue, schedule_queue
 from eventcore.delivery.retry import RetryPlan
 from eventcore.delivery.visibility import VISIBILITY_MAX_S
+from eventcore.engine.breaker import UNCOUNTED
 from eventcore.engine.lease_keeper import Lease
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.settler import SETTLE_GRACE_S
@@ -195,6 +196,8 @@ class QueueSettling:
                 await self._settle(invoked, span.traceparent)
             is_over = invoked.outcome.kind not in {OutcomeKind.RELEASED, OutcomeKind.THROTTLED}
             why_returned = "" if is_over else "the invocation was ended by a stop"
+            if invoked.outcome is UNCOUNTED:
+                why_returned = "the circuit breaker is open"
         finally:
             if why_returned:
                 # They come back after their visibility timeout.
@@ -218,9 +221,11 @@ class QueueSettling:
                 await context.source.delete(done)
             if outcome.deferred:
                 await self._return_when_free(invoked)
-            if invoked.lease.is_extended:
+            if invoked.lease.is_extended and outcome is not UNCOUNTED:
                 await self._return_on_time(invoked)
-            if context.retry is not None:
+            if outcome is UNCOUNTED:
+                await context.source.hand_back(_receipts(invoked, _KEPT))
+            elif context.retry is not None:
                 await self._return_on_schedule(invoked)
         await signals.reach("settler.after_ack")
 

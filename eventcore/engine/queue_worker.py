@@ -121,6 +121,8 @@ class QueueWorker:
             request_id=context.ids.new_id(),
         )
         self._batch, self._lease, self._outcome = batch, lease, RELEASED
+        if context.breaker is not None:
+            context.breaker.begin(batch)
         self._keeper.hold(lease, batch.request_id)
         return batch
 
@@ -130,5 +132,7 @@ class QueueWorker:
         assert lease is not None
         await self._keeper.drop(lease)
         self._slots.note(outcome.kind)
+        if self._context.breaker is not None:
+            outcome = self._context.breaker.end(batch, outcome)
         self._batch = self._lease = None
         return self._settling.decide(batch, lease, outcome)

@@ -17,6 +17,7 @@ from eventcore.telemetry.events import (
     BatchInvoked,
     BatchRetried,
     BatchSettled,
+    BreakerChanged,
     EngineEvent,
     EngineEvents,
     InvocationFinished,
@@ -63,6 +64,10 @@ class Reporter:
     def state(self, state: str, why: str = "") -> None:
         """Tell a change of the mapping's state."""
         self._emit(MappingStateChanged(mapping=self.mapping, state=state, why=why))
+
+    def breaker(self, state: str, why: str, pause_ms: int) -> None:
+        """Tell that the circuit breaker is in another state."""
+        self._emit(BreakerChanged(mapping=self.mapping, state=state, why=why, pause_ms=pause_ms))
 
     def taken(self, shard: str, epoch: int, checkpoint: int) -> None:
         """Tell that a shard is ours."""

@@ -8,6 +8,7 @@ import msgspec
 from eventcore.clock import Clock
 from eventcore.delivery.batching import BatchPolicy
 from eventcore.delivery.retry import StreamRetry
+from eventcore.engine.breaker import MappingBreaker
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
@@ -32,6 +33,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     batching: BatchPolicy
     record_bytes_max: int  #: data that one record may have; 0: no limit
     gate: Gate
+    breaker: MappingBreaker | None
     results: Results | None  #: where the function's results go; None where they don't
     lanes: int  #: batches of a shard at a time; 1: one after the other
     is_hashed: bool  #: lanes are shared by keys (the parallelization factor), and none is ever parked

@@ -28,6 +28,15 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int  #: wall time
 
 
+class BreakerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping's circuit breaker."""
+
+    state: str  #: "closed", "open" or "half-open"
+    since_ms: int = 0  #: wall time when it left "closed"
+    why: str = ""  #: what the last failure was that opened it
+    next_probe_ms: int = 0  #: wall time; 0 unless open
+
+
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     """A shard's failing batch."""
 
@@ -69,6 +78,7 @@ class MappingStatus(msgspec.Struct, frozen=True, kw_only=True):
     shards: Sequence[ShardStatus] = ()
     running: int = 0  #: batches being worked on
     pause: Pause | None = None  #: of the whole mapping
+    breaker: BreakerStatus | None = None  #: None without one, or while the mapping does not run
 
 
 class ParkedRedriven(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import anyio.abc
 
 from eventcore import signals
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
+from eventcore.engine.breaker import guarded
 from eventcore.engine.laned_shard import LanedShard
 from eventcore.engine.parking import ParkingContext
 from eventcore.engine.settler import Discarded
@@ -64,7 +65,7 @@ class StreamMapping:
                 self.waits_for = self._source.waits_for
                 task_status.started()
                 with self._polling:
-                    await self._poll()
+                    await guarded(self._context.breaker, self._poll)
                 if self._unmoved is not None:
                     raise self._unmoved
                 # Drained: the workers end by themselves; the group waits for them.

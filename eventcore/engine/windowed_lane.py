@@ -26,7 +26,6 @@ from eventcore.delivery.windows import (
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
-from eventcore.engine.dispatcher import RELEASED
 from eventcore.engine.lane import Lane
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
@@ -165,7 +164,7 @@ class WindowedLane(Lane):
         self, batch: Batch, decision: FinalDecision, outcome: Outcome | None, discarded: Sequence[Discarded]
     ) -> None:
         """Tell people what became of a window; one that is called again holds its shard up."""
-        if outcome is RELEASED:
+        if outcome is not None and outcome.kind is OutcomeKind.RELEASED:
             return
         self.blocked = None
         if decision.window is None:

@@ -90,7 +90,7 @@ class MappingOperations:
             )
 
     async def resume(self, request: ResumeMapping) -> None:
-        """End the pause of a shard; without one, that of the mapping and of all its shards.
+        """End the pause of a shard; without one, that of the mapping and of all its shards, and close its breaker.
 
         Raises:
             CommandError: there is no such mapping, or it is not paused.
@@ -104,10 +104,16 @@ class MappingOperations:
                     f"the whole of `{mapping.name}` is paused, not {request.shard} alone",
                     hint=f"resume all of it: eventcore mapping resume {mapping.name}",
                 )
-            if not pauses or (request.shard and request.shard not in pauses):
+            is_closed = not request.shard and self._close_breaker(mapping.name)
+            if (not pauses and not is_closed) or (request.shard and request.shard not in pauses):
                 raise CommandError(f"{_name(mapping.name, request.shard)} is not paused")
             left = {shard: pause for shard, pause in pauses.items() if request.shard and shard != request.shard}
             await self._replace(mapping.name, left, self._entry(request.by, "resume", request.shard))
+
+    def _close_breaker(self, mapping: str) -> bool:
+        """Close the mapping's circuit breaker; tell whether it was not closed."""
+        breaker = self._engine.mapping(mapping).gate.breaker if self._engine is not None else None
+        return breaker is not None and breaker.close()
 
     async def _replace(self, mapping: str, pauses: Mapping[str, Pause], entry: ControlEntry) -> None:
         await self._store.commit([keep_pauses(mapping, pauses), await self._write_down(mapping, entry)])

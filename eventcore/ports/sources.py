@@ -102,6 +102,10 @@ class QueueSource(Protocol):
         """Delete messages by receipt; return the receipts that no longer own theirs (those were not deleted)."""
         ...
 
+    async def hand_back(self, receipts: Sequence[str]) -> None:
+        """Show messages at once as if they had not been received: this receive does not count."""
+        ...
+
     async def change_visibility(self, receipts: Sequence[str], timeout_s: int) -> Mapping[str, str]:
         """Hide received messages for ``timeout_s`` seconds counted from now; 0 shows them at once.
 

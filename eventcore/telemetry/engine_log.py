@@ -17,6 +17,7 @@ from eventcore.telemetry.attributes import of_field
 from eventcore.telemetry.events import (
     BatchBisected,
     BatchRetried,
+    BreakerChanged,
     EngineEvent,
     EventDiscarded,
     EventRetried,
@@ -48,6 +49,7 @@ _LEVELS: dict[type[EngineEvent], int] = {
     RecordsParked: logging.WARNING,
     RecordsNotRemembered: logging.WARNING,
     WindowRetried: logging.WARNING,
+    BreakerChanged: logging.WARNING,
     MappingControlled: logging.WARNING,
     MappingStateChanged: logging.INFO,
     ShardTaken: logging.INFO,

@@ -238,6 +238,16 @@ class MappingStateChanged(EngineEvent, frozen=True, kw_only=True):
     why: str = ""
 
 
+class BreakerChanged(EngineEvent, frozen=True, kw_only=True):
+    """A mapping's circuit breaker is in another state."""
+
+    NAME: ClassVar[str] = "breaker.changed"
+    mapping: str
+    state: str  #: "open": it does not pull; "half-open": one batch, to find out; "closed"
+    why: str = ""  #: what failed last
+    pause_ms: int = 0  #: open: until the next probe
+
+
 class MappingControlled(EngineEvent, frozen=True, kw_only=True):
     """A person paused, resumed, moved or skipped something."""
 

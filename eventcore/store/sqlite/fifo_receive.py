@@ -154,8 +154,10 @@ def change_visibility(tx: Transaction, queue: QueueRow, operation: port.ChangeVi
     if not owned:
         return {}
     tx.execute(
-        "UPDATE fifo_place SET place = ?, visible_ms = ? WHERE key IN (SELECT value FROM json_each(?))",
-        *(int(operation.timeout_s > 0), until_ms, encode_list([key for key, _, _ in owned])),
+        "UPDATE fifo_place SET place = ?, visible_ms = ?, receive_count = receive_count - ?"
+        " WHERE key IN (SELECT value FROM json_each(?))",
+        *(int(operation.timeout_s > 0), until_ms, int(operation.is_uncounted)),
+        encode_list([key for key, _, _ in owned]),
     )
     if not operation.timeout_s:
         changes = GroupChanges(tx, queue)
@@ -169,5 +171,5 @@ def change_visibility(tx: Transaction, queue: QueueRow, operation: port.ChangeVi
         _, receive_count, before_ms = map(int, receipt.split("-"))
         if until_ms < before_ms or not operation.timeout_s:
             tx.wake(queue.topic)
-        renewed[receipt] = write_receipt(key, receive_count, until_ms)
+        renewed[receipt] = write_receipt(key, receive_count - operation.is_uncounted, until_ms)
     return renewed

@@ -92,7 +92,7 @@ def change_visibility(tx: Transaction, operation: port.ChangeVisibility) -> dict
     renewed = {}
     for owned in _owned(tx, queue, operation.receipts):
         for first, end, receive_count, first_receive_ms, _visible_ms in owned.marks:
-            mark = (first, end, receive_count, first_receive_ms, until_ms)
+            mark = (first, end, receive_count - operation.is_uncounted, first_receive_ms, until_ms)
             if operation.timeout_s:
                 hide(tx, queue, mark)
                 queue.hidden += end - first
@@ -105,5 +105,5 @@ def change_visibility(tx: Transaction, operation: port.ChangeVisibility) -> dict
         if owned.marks and (until_ms < owned.visible_ms or not operation.timeout_s):
             tx.wake(queue.topic)
         for key, receipt in owned.receipts():
-            renewed[receipt] = write_receipt(key, owned.receive_count, until_ms)
+            renewed[receipt] = write_receipt(key, owned.receive_count - operation.is_uncounted, until_ms)
     return renewed

@@ -270,6 +270,27 @@ class QueueConformance:
 
         self.check(scenario)
 
+    def test_a_message_that_is_handed_back_was_not_received(self) -> None:
+        """It shows at once, its receive does not count, and the receipt is spent."""
+
+        async def scenario(queue: QueueUnderTest) -> None:
+            _need_extension(queue)
+            await queue.send([b"a"])
+            (first,) = (await queue.source.receive(1, wait_s=HAPPENS_WITHIN_S)).records
+            await queue.source.hand_back([first.receipt])
+            (second,) = (await queue.source.receive(1, wait_s=HAPPENS_WITHIN_S)).records
+            assert second.attributes["ApproximateReceiveCount"] == "1"
+            await queue.pass_time(VISIBILITY_S)
+            (third,) = (await queue.source.receive(1, wait_s=0)).records
+            await queue.source.hand_back([second.receipt])
+            assert not (await queue.source.receive(1, wait_s=0)).records
+            await queue.source.hand_back([third.receipt])
+            (fourth,) = (await queue.source.receive(1, wait_s=0)).records
+            assert fourth.attributes["ApproximateReceiveCount"] == "2"
+            assert await queue.source.delete([fourth.receipt]) in ([], ())
+
+        self.check(scenario)
+
     def test_a_stale_receipt_changes_nothing(self) -> None:
         """The receipt of an earlier receive is not returned, and leaves the message to its owner."""
 

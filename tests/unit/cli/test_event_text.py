@@ -26,6 +26,10 @@ LINES: list[tuple[EngineEvent, str]] = [
         told.MappingControlled(mapping="m", shard="orders-3", action="seek", by="ann", detail="to 7"),
         "m orders-3  seek to 7, by ann",
     ),
+    (
+        told.BreakerChanged(mapping="m", state="open", why="OSError: down", pause_ms=30_000),
+        "m  circuit breaker open: OSError: down; one batch is tried in 30 s",
+    ),
     (told.RecordsFiltered(mapping="m", shard="", count=2), "m  2 records filtered out"),
     (told.RecordsRepeated(mapping="m", shard="", count=2), "m  2 records processed before, not invoked again"),
     (

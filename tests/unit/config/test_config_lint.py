@@ -289,6 +289,10 @@ CASES = [
         {"mappings__s": STREAM + 'retry_exceptions = [{ error_type = "E", give_up = true }, { error_type = "E", give_up = true }]'},
         "EC142", "mappings.s.retry_exceptions[1].error_type", "has a rule already", "take out one",
     ),
+    (
+        {"mappings__q": QUEUE + "circuit_breaker = { failures = 3, pause = 700 }"},
+        "EC143", "mappings.q.circuit_breaker.maximum_pause", "above the longest of 600", "maximum_pause = 700",
+    ),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
     ({"mappings__s": STREAM + 'parking = "queue:dead"'}, "EC118", "mappings.s.parking", "without lanes", "lanes = 10"),

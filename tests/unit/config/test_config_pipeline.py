@@ -16,6 +16,7 @@ import eventcore.cli
 import eventcore.config
 from eventcore.config.effective import explain, resolve
 from eventcore.config.keywords import (
+    CircuitBreakerKeywords,
     FunctionKeywords,
     HttpKeywords,
     KafkaKeywords,
@@ -29,7 +30,14 @@ from eventcore.config.keywords import (
 )
 from eventcore.config.load import load_config
 from eventcore.config.pipeline import Pipeline
-from eventcore.config.structs import TABLES, RedrivePolicy, RetryExceptionConfig, RetryScheduleConfig, Settings
+from eventcore.config.structs import (
+    TABLES,
+    CircuitBreakerConfig,
+    RedrivePolicy,
+    RetryExceptionConfig,
+    RetryScheduleConfig,
+    Settings,
+)
 from eventcore.errors import ConfigError
 
 ROOT = Path(eventcore.__file__).parents[1]
@@ -248,6 +256,7 @@ def test_the_keywords_are_the_settings():
     keywords = {
         Settings: (SettingsKeywords, set()),
         RedrivePolicy: (RedrivePolicyKeywords, set()),
+        CircuitBreakerConfig: (CircuitBreakerKeywords, set()),
         RetryScheduleConfig: (RetryScheduleKeywords, set()),
         RetryExceptionConfig: (RetryExceptionKeywords, set()),
         TABLES["functions"]: (FunctionKeywords, {"handler"}),

@@ -1,0 +1,114 @@
+"""A circuit breaker: after failed invocations in a row a mapping stops pulling, and tries with one batch now and then.
+
+Pure: it is told what happened, and when. Times are seconds of one steady clock.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from eventcore.model import FaultCause, Outcome, OutcomeKind
+
+#: Each probe that fails makes the next pause so many times longer.
+PAUSE_FACTOR = 2
+
+
+class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a mapping's breaker opens, and for how long."""
+
+    failures: int  #: failed invocations in a row
+    pause_s: float  #: the first
+    pause_max_s: float
+    error_types: frozenset[str] = frozenset()  #: failures that count; empty: all
+
+
+class BreakerState(enum.StrEnum):
+    """Whether a mapping pulls."""
+
+    CLOSED = "closed"  #: it does
+    OPEN = "open"  #: it does not
+    HALF_OPEN = "half-open"  #: one batch, to find out
+
+
+class Breaker:
+    """The breaker of one mapping."""
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self._policy = policy
+        self._failures = 0  #: in a row
+        self._pauses = 0  #: since it was closed
+        self._is_probing = False  #: the one batch has begun
+        self.state = BreakerState.CLOSED
+        self.opened_s = 0.0  #: when it left `CLOSED`
+        self.probe_s = 0.0  #: while open: when it will be half open
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether an invocation may begin."""
+        return self.state is BreakerState.CLOSED or (self.state is BreakerState.HALF_OPEN and not self._is_probing)
+
+    def begin(self) -> bool:
+        """Note that an invocation begins, which `lets_in` allowed; tell whether it is the probe."""
+        self._is_probing = self.state is BreakerState.HALF_OPEN
+        return self._is_probing
+
+    def end(self, outcome: Outcome, record_count: int, now_s: float, *, is_probe: bool) -> bool:
+        """Note how an invocation ended; tell whether its failure is no attempt of its records.
+
+        A failure is none once the breaker is open: what its records fail with is the dependency's fault. The one that
+        opens it counts.
+
+        Args:
+            outcome: what came back.
+            record_count: of the batch.
+            now_s: the time.
+            is_probe: what `begin` said.
+        """
+        if is_probe:
+            self._is_probing = False
+        if outcome.kind in {OutcomeKind.THROTTLED, OutcomeKind.RELEASED}:
+            return False
+        if self._counts(outcome, record_count):
+            return self._fail(now_s, is_probe=is_probe)
+        if is_probe:
+            self.close()
+        elif outcome.kind is OutcomeKind.SUCCESS and self.state is BreakerState.CLOSED:
+            self._failures = 0
+        return False
+
+    def half_open(self) -> None:
+        """Let one batch in; its pause is over."""
+        if self.state is BreakerState.OPEN:
+            self.state = BreakerState.HALF_OPEN
+
+    def close(self) -> None:
+        """Pull again as if nothing had failed."""
+        self.state = BreakerState.CLOSED
+        self._failures = self._pauses = 0
+        self._is_probing = False
+
+    def _fail(self, now_s: float, *, is_probe: bool) -> bool:
+        was_closed = self.state is BreakerState.CLOSED
+        if was_closed:
+            self._failures += 1
+            if self._failures < self._policy.failures:
+                return False
+            self.opened_s = now_s
+        if was_closed or is_probe:
+            # 2**40 pauses are past any bound; a dependency may be down for weeks.
+            pause_s = self._policy.pause_s * PAUSE_FACTOR ** min(self._pauses, 40)
+            self.probe_s = now_s + min(pause_s, self._policy.pause_max_s)
+            self._pauses += 1
+            self.state = BreakerState.OPEN
+        return not was_closed
+
+    def _counts(self, outcome: Outcome, record_count: int) -> bool:
+        """Tell whether a whole batch failed in a way that is counted; what can't be decoded is nobody else's fault."""
+        if outcome.kind is not OutcomeKind.FAILURE and (not outcome.failed or len(outcome.failed) < record_count):
+            return False
+        fault = outcome.fault
+        if fault is not None and fault.cause is FaultCause.UNDECODABLE:
+            return False
+        return not self._policy.error_types or (fault is not None and fault.error_type in self._policy.error_types)

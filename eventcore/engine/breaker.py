@@ -1,0 +1,130 @@
+"""A mapping's circuit breaker at work: it holds the mapping's gate while it is open, and for all but one batch after.
+
+What holds the gate stops the pulling of every kind of mapping as a pause by hand does: receives end, shards stay ours
+and are paused by their bounds, nothing is begun. Rules: `delivery.breaker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from eventcore.clock import Clock
+from eventcore.delivery.breaker import Breaker, BreakerPolicy, BreakerState
+from eventcore.engine.gate import Gate
+from eventcore.engine.reporter import Reporter
+from eventcore.engine.status import BreakerStatus, Pause
+from eventcore.model import Batch, Outcome, OutcomeKind
+from eventcore.telemetry.events import fault_text
+
+#: What an invocation becomes that failed while the breaker was open or half open: no attempt.
+UNCOUNTED = Outcome(kind=OutcomeKind.RELEASED)
+#: Who holds a gate that a breaker holds.
+HOLDER = "its circuit breaker"
+
+
+class MappingBreaker:
+    """The breaker of one mapping, closed at first."""
+
+    def __init__(self, policy: BreakerPolicy, gate: Gate, clock: Clock, reporter: Reporter) -> None:
+        self._breaker = Breaker(policy)
+        self._gate = gate
+        self._clock = clock
+        self._reporter = reporter
+        self._changed = anyio.Event()
+        self._probe: str | None = None  #: the request id of the one batch
+        self._why = ""
+        gate.breaker = self
+        gate.hold(None)
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether one batch is let in, to find out."""
+        return self._breaker.state is BreakerState.HALF_OPEN
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether nothing may begin."""
+        return not self._breaker.lets_in
+
+    def begin(self, batch: Batch) -> None:
+        """Note that a batch is about to be invoked, which the gate has let in; nobody may wait in between."""
+        if self._breaker.begin():
+            self._probe = batch.request_id
+            self._hold()
+
+    def end(self, batch: Batch, outcome: Outcome) -> Outcome:
+        """Note what came back; return it, or `UNCOUNTED`."""
+        is_probe = self._probe is not None and self._probe == batch.request_id
+        if is_probe:
+            self._probe = None
+        before = self._breaker.state
+        is_uncounted = self._breaker.end(outcome, len(batch), anyio.current_time(), is_probe=is_probe)
+        after = self._breaker.state
+        if after is BreakerState.OPEN and before is not after:
+            self._why = fault_text(outcome.fault) or "every record of a batch failed"
+        if is_probe or before is not after:
+            self._hold()
+        if before is not after:
+            self._tell()
+        return UNCOUNTED if is_uncounted else outcome
+
+    async def run(self) -> None:
+        """Let a probe in whenever a pause is over, until cancelled."""
+        while True:
+            self._changed = anyio.Event()
+            if self._breaker.state is not BreakerState.OPEN:
+                await self._changed.wait()
+                continue
+            with anyio.CancelScope(deadline=self._breaker.probe_s):
+                await self._changed.wait()
+                continue
+            self._breaker.half_open()
+            self._hold()
+            self._tell()
+
+    def close(self) -> bool:
+        """Close it by hand; tell whether it was not closed."""
+        if self._breaker.state is BreakerState.CLOSED:
+            return False
+        self._breaker.close()
+        self._probe = None
+        self._hold()
+        self._tell()
+        return True
+
+    def status(self) -> BreakerStatus:
+        """Return a snapshot."""
+        state, elapsed = self._breaker.state, anyio.current_time()
+        now_ms = self._clock.now_ms()
+        if state is BreakerState.CLOSED:
+            return BreakerStatus(state=state.value)
+        return BreakerStatus(
+            state=state.value,
+            since_ms=now_ms - round((elapsed - self._breaker.opened_s) * 1000),
+            why=self._why,
+            next_probe_ms=now_ms + round((self._breaker.probe_s - elapsed) * 1000) if state is BreakerState.OPEN else 0,
+        )
+
+    def _hold(self) -> None:
+        """Hold the gate, or let go of it."""
+        self._changed.set()
+        is_held = self._gate.held is not None
+        if is_held != self.is_holding:
+            self._gate.hold(Pause(by=HOLDER, since_ms=self._clock.now_ms()) if self.is_holding else None)
+
+    def _tell(self) -> None:
+        status = self.status()
+        pause_ms = max(0, status.next_probe_ms - self._clock.now_ms())
+        self._reporter.breaker(status.state, self._why if status.since_ms else "", pause_ms)
+
+
+async def guarded(breaker: MappingBreaker | None, poll: Callable[[], Awaitable[None]]) -> None:
+    """Poll with a breaker's probes beside it, until cancelled."""
+    if breaker is None:
+        await poll()
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(breaker.run)
+        await poll()
