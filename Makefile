@@ -30,6 +30,9 @@ test: $(VENV)/.developing  ## run the whole suite; real servers are started wher
 test-clients: $(VENV)/.developing  ## run every Kafka test that can be on every Kafka client
 	EVENTCORE_KAFKA_CLIENTS=all $(BIN)/python -m pytest -q -m "any_client or both_clients" tests/servers $(PYTEST_ARGS)
 
+settings: $(VENV)/.developing  ## run each setting's test with and without the setting, and write the table; SERVERS=1: those of servers
+	$(BIN)/python -m tests.settings --write $(if $(SERVERS),--servers)
+
 bench: $(VENV)/.developing  ## measure speed against peers and floors and print the table; ROWS="kafka send" chooses
 	$(BIN)/python -m tests.benchmarks $(ROWS)
 
@@ -42,4 +45,4 @@ check: $(VENV)/.developing  ## formatting, lint, types, layers
 clean:  ## remove the environment and what the tools left
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test test-clients bench check clean
+.PHONY: help demo test test-clients settings bench check clean

@@ -4,6 +4,7 @@ What shows it stands in `settings.toml` beside this file.
 """
 
 import ast
+import json
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 
 from eventcore.config.describe import without_null
 from eventcore.config.structs import TABLES, Section, Settings
+from tests.settings.table import settings_table
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = tomllib.loads((Path(__file__).parent / "settings.toml").read_text(encoding="utf-8"))
@@ -67,3 +69,16 @@ def test_a_test_is_recognised_by_its_whole_id():
     assert not has_test(f"{here}::test_something_else")
     assert not has_test(f"{here}::every_setting")
     assert not has_test("tests/tidy/test_nothing.py::test_every_setting_is_registered_once")
+
+
+def test_no_setting_was_seen_to_act_by_another_test_than_its_own():
+    """`make settings` runs each with and without its effect: a test that takes another's place has to be run, too."""
+    runs = json.loads((ROOT / "tests/settings/runs.json").read_text(encoding="utf-8"))
+    assert [name for name, test in runs.items() if REGISTRY["shown"].get(name) != test] == []
+
+
+def test_the_table_of_settings_has_what_the_runs_gave():
+    runs = json.loads((ROOT / "tests/settings/runs.json").read_text(encoding="utf-8"))
+    table = (ROOT / "eventcore/config/SETTINGS.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in settings_table(runs).splitlines() if line.endswith("| yes |")]
+    assert [line for line in rows if line not in table] == []

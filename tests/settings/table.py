@@ -1,0 +1,61 @@
+"""The table of settings with the tests that fail without them, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from eventcore.config.describe import describe, without_null
+from eventcore.config.structs import Section
+from tests.settings.forced import REGISTRY, SECTIONS
+
+HEAD = """# Every setting acts
+
+Written by `python -m tests.settings --write` (and `--servers --write`): each setting's test ran as it is, and passed;
+then with the setting held at its default, or a required one at another value, and failed. What each setting means is in
+the [README](README.md); which of them are refused together is there under their codes.
+
+| Setting | Takes | Default | Acts: the test that passes with it and fails without | |
+|---|---|---|---|---|
+"""
+
+
+def settings_table(runs: Mapping[str, str]) -> str:
+    """Return the table; a setting whose run is missing says so."""
+    return HEAD + "".join(f"{line}\n" for line in _rows(runs))
+
+
+def _rows(runs: Mapping[str, str]) -> Iterator[str]:
+    for setting, field in every_setting():
+        said = describe(field.type)
+        default = "required" if field.required else f"`{_default(field)}`"
+        if setting in runs:
+            test, is_shown = runs[setting], "yes"
+        else:
+            test, is_shown = REGISTRY["shown"].get(setting, ""), "not run yet"
+        cells = [f"`{setting}`", said.expected.replace("|", "/"), default, f"`{test}`", is_shown]
+        yield f"| {' | '.join(cells)} |"
+
+
+def every_setting() -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
+    """Return every setting with its name, also those within others."""
+    for table, section in SECTIONS.items():
+        yield from _of_section(section, table)
+
+
+def _of_section(section: type[Section], prefix: str) -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
+    for field in msgspec.structs.fields(section):
+        yield f"{prefix}.{field.name}", field
+        inner = without_null(field.type)
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from _of_section(inner, f"{prefix}.{field.name}")
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    if field.default is None:
+        return "none"
+    return str(field.default).lower() if isinstance(field.default, bool) else field.default
