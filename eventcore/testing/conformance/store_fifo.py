@@ -69,6 +69,24 @@ class FifoPromises(StoreKit):
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
+    def test_what_is_handed_back_of_a_group_was_not_received(self) -> None:
+        """In order, at once, and its receive does not count."""
+
+        async def scenario(store: Store) -> None:
+            await _define(store)
+            await _send(store, "g", "1", "2")
+            for _ in range(3):
+                result = await commit_one(store, ReceiveMessages(queue="orders", count_max=10, now_ms=at(0)))
+                assert [(message.id, message.receive_count) for message in result.messages] == [("1", 1), ("2", 1)]
+                receipts = tuple(message.receipt for message in result.messages)
+                handed_back = ChangeVisibility(
+                    queue="orders", receipts=receipts, timeout_s=0, now_ms=at(0), is_uncounted=True
+                )
+                await commit_one(store, handed_back)
+            assert await _delete(store, *receipts) == list(receipts)
+
+        self.check(scenario)
+
     def test_a_message_of_a_fifo_queue_comes_back_as_it_was_sent(self) -> None:
         """With its group and its deduplication id, in a receive and in a peek."""
         headers = (("trace", b"\x00\xff"),)
