@@ -169,3 +169,22 @@ def test_settings_that_mean_nothing_for_a_source_are_left_out(rows):
 def test_settings_of_processes_are_left_out_for_inline_functions(rows):
     assert not [row for row in rows if row.removeprefix("functions.g.") in PROCESS_SETTINGS]
     assert rows["functions.g.timeout"].value == 3
+
+
+def test_the_group_is_the_one_that_the_mapping_names(load):
+    loaded = load(
+        """
+        [functions.work]
+        handler = "orders.work"
+
+        [kafka.local]
+        bootstrap_servers = "127.0.0.1:9092"
+
+        [mappings.orders]
+        source = "kafka:local/orders"
+        function = "work"
+        starting_position = "TRIM_HORIZON"
+        consumer_group_id = "billing"
+        """
+    )
+    assert resolve(loaded).mappings["orders"].consumer_group_id == "billing"
