@@ -47,6 +47,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[str | dict[str, Any], ...] | None
     idempotency: IdempotencyPolicy | None  #: None: every record is invoked each time it comes
     breaker: BreakerPolicy | None
+    records_per_second: float  #: handed to the function, over time; 0: no limit
     reports_failures: bool  #: `batchItemFailures` are read out of responses
     retry: StreamRetry  #: streams only; its `plan` of queues too
     on_failure: Reference
@@ -180,6 +181,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig, functions: Mapping[str, 
         reports_failures="ReportBatchItemFailures" in mapping.function_response_types,
         retry=defaults.effective_retry(source, mapping),
         breaker=defaults.effective_breaker(mapping),
+        records_per_second=mapping.maximum_records_per_second or 0.0,
         on_failure=defaults.ON_FAILURE if mapping.on_failure is None else parse_reference(mapping.on_failure),
         is_on_failure_default=mapping.on_failure is None,
         lanes=mapping.lanes or 1,

@@ -106,6 +106,7 @@ class MappingKeywords(TypedDict, total=False):
     retry_exceptions: Sequence[RetryExceptionKeywords]
     idempotency: IdempotencyKeywords | None
     circuit_breaker: CircuitBreakerKeywords | None
+    maximum_records_per_second: float | None
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] | None
     starting_position_timestamp: float | None
     maximum_retry_attempts: int | None

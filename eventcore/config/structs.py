@@ -362,6 +362,13 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ]
         | None
     ) = None
+    maximum_records_per_second: (
+        Annotated[
+            float,
+            Meta(ge=0.001, le=1_000_000, description="handed to the function over time, retries included; no limit"),
+        ]
+        | None
+    ) = None
     # -- streams
     starting_position: (
         Annotated[

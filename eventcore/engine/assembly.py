@@ -32,6 +32,7 @@ from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
 from eventcore.engine.parking import ParkingContext
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.queue_mapping import QueueMapping
+from eventcore.engine.rate import MappingRate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
 from eventcore.engine.router import Router
@@ -202,6 +203,7 @@ def _stream_mapping(
         record_bytes_max=record_bytes_max // 4 * 3 if batching.is_base64 else record_bytes_max,
         gate=gate,
         breaker=_breaker(settings, gate, reporter, around),
+        rate=_rate(settings),
         results=_results(settings, source),
         lanes=max(settings.lanes, settings.parallelization_factor),
         is_hashed=settings.parallelization_factor > 1,
@@ -224,6 +226,10 @@ def _stream_mapping(
         clock=around.clock,
     )
     return StreamMapping(source, context, parking, revoke_budget_s=_revoke_budget_s(settings.source, around))
+
+
+def _rate(settings: EffectiveMapping) -> MappingRate | None:
+    return MappingRate(settings.records_per_second) if settings.records_per_second else None
 
 
 def _breaker(settings: EffectiveMapping, gate: Gate, reporter: Reporter, around: Surroundings) -> MappingBreaker | None:
@@ -330,6 +336,7 @@ def _queue_mapping(
             retry=settings.retry.plan if settings.retry.plan != NO_PLAN else None,
             gate=gate,
             breaker=_breaker(settings, gate, reporter, around),
+            rate=_rate(settings),
             clock=around.clock,
             ids=around.ids,
             reporter=reporter,

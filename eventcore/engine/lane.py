@@ -8,6 +8,7 @@ same attempts.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -289,6 +290,9 @@ class Lane:
         """
         context = self._context
         function = context.dispatcher.function
+        # Before it takes a slot, which others could use meanwhile.
+        if context.rate is not None and not await self._unless_stopped(partial(context.rate.wait, len(batch))):
+            return RELEASED
         try:
             function.slots.acquire_nowait()
         except anyio.WouldBlock:

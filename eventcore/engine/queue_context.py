@@ -12,6 +12,7 @@ from eventcore.engine.breaker import MappingBreaker
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
+from eventcore.engine.rate import MappingRate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import Settler
 from eventcore.ids import IdFactory
@@ -37,6 +38,7 @@ class QueueContext(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPlan | None  #: None: what failed comes back when its visibility timeout ends
     gate: Gate
     breaker: MappingBreaker | None
+    rate: MappingRate | None  #: None: as fast as it can
     clock: Clock
     ids: IdFactory
     reporter: Reporter

@@ -52,13 +52,20 @@ class QueueIntake:
         queue a batch, when somebody waits for it: what is received ahead would keep its groups from others.
         """
         if self._keeps_groups:
-            return self._batch_size if self._is_awaited and not self._buffer else 0
+            wanted = self._batch_size if self._is_awaited and not self._buffer else 0
+            return min(wanted, self._rate_room())
         ahead = self._pace.ahead()
         count = free_slots * self._batch_size + ahead - len(self._buffer)
         if count < ahead // 2:
             return 0
         bytes_left = BUFFER_BYTES_MAX - self._buffer.size_bytes
-        return min(count, bytes_left // self._message_bytes, UNSETTLED_MAX - self._unsettled, RECEIVE_MAX)
+        fitting = min(count, bytes_left // self._message_bytes, UNSETTLED_MAX - self._unsettled, RECEIVE_MAX)
+        return min(fitting, self._rate_room())
+
+    def _rate_room(self) -> int:
+        """Return how many messages more may begin soon: others would wait, and their visibility timeouts end."""
+        rate = self._context.rate
+        return RECEIVE_MAX if rate is None else rate.room(AHEAD_S) - len(self._buffer)
 
     def has_waiting(self) -> bool:
         """Whether a message that was received waits for its invocation."""
@@ -75,7 +82,11 @@ class QueueIntake:
     async def wait_change(self) -> None:
         """Wait until there may be more room."""
         self._changed = anyio.Event()
-        await self._changed.wait()
+        rate = self._context.rate
+        pause_s = rate.pause_s(len(self._buffer) + 1, AHEAD_S) if rate is not None else 0
+        # Not for a single message: what comes together is received together.
+        with anyio.move_on_after(max(pause_s, AHEAD_S / 2) if pause_s > 0 else None):
+            await self._changed.wait()
 
     def pass_by(self, count: int) -> None:
         """Note that messages were received that no filter lets in: they are to be deleted like those handed out."""

@@ -89,6 +89,8 @@ class QueueWorker:
 
     async def _invoke(self, records: Sequence[Record]) -> Invoked | None:
         """Invoke a batch when the function has a slot; None when it may not be begun any more."""
+        if self._context.rate is not None:
+            await self._context.rate.wait(len(records))
         slots = self._function.slots
         if slots.value:
             slots.acquire_nowait()

@@ -12,6 +12,7 @@ from eventcore.engine.breaker import MappingBreaker
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
+from eventcore.engine.rate import MappingRate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
 from eventcore.engine.settler import Settler
@@ -34,6 +35,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     record_bytes_max: int  #: data that one record may have; 0: no limit
     gate: Gate
     breaker: MappingBreaker | None
+    rate: MappingRate | None  #: None: as fast as it can
     results: Results | None  #: where the function's results go; None where they don't
     lanes: int  #: batches of a shard at a time; 1: one after the other
     is_hashed: bool  #: lanes are shared by keys (the parallelization factor), and none is ever parked
