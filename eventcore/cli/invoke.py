@@ -108,7 +108,7 @@ def _read_event(
     data = _read(event_file) if event_file is not None else str(event_text).encode(errors="surrogateescape")
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         is_file = event_text is not None and len(event_text) < PATH_CHARACTERS_MAX and Path(event_text).is_file()
         hint = f"did you mean -e {event_text}?" if is_file else ""
         raise CommandError(f"{_name(event_file)} is not JSON: {error}", exit_code=ExitCode.USAGE, hint=hint) from error

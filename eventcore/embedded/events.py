@@ -30,8 +30,8 @@ PREFIX = "events."
 RETENTION_S = 1_209_600
 SETTINGS = QueueSettings(message_retention_period=RETENTION_S)
 
-#: What reading JSON raises; the second for one that is nested too deeply.
-_UNREADABLE = (msgspec.DecodeError, RecursionError)
+#: What reading JSON raises; the second for a text that is no UTF-8, the third for one that is nested too deeply.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _ACCEPTED, _ATTEMPTS, _THROTTLES = "eventcore-accepted-ms", "eventcore-attempts", "eventcore-throttles"
 _STATE = frozenset({_ACCEPTED, _ATTEMPTS, _THROTTLES})

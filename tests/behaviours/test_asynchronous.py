@@ -366,6 +366,7 @@ def test_a_record_that_is_too_long_for_a_message_is_told_without_its_payloads() 
     [
         ("nobody", b"{}", "there is no function `nobody`"),
         ("work", b"{", "not JSON"),
+        ("work", b'{"id":"\xff"}', "not JSON"),
         ("work", b"[" * 100_000 + b"]" * 100_000, "not JSON"),
         ("work", b'"' + b"x" * 1_048_575 + b'"', "1048577 byte payload is too large for the Event invocation type"),
     ],
@@ -379,7 +380,7 @@ def test_what_is_refused_is_refused_at_once(function: str, event: bytes, said: s
     play(_app(_fail), scenario)
 
 
-@pytest.mark.parametrize("body", [b"plain", b"\xff\x00", b"", b"[" * 100_000 + b"]" * 100_000])
+@pytest.mark.parametrize("body", [b"plain", b"\xff\x00", b'"\xff"', b"", b"[" * 100_000 + b"]" * 100_000])
 def test_a_message_that_is_no_json_is_an_event_that_is_a_text(body: bytes) -> None:
     """`eventcore send queue:events.work` takes any bytes; the record must be JSON all the same."""
 
