@@ -82,28 +82,36 @@ NO_KEY = Keyed(b"")
 
 
 class KeyReader:
-    """Reads the keys of a function's records: the same value is the same key in all its mappings."""
+    """Reads the keys of a function's records: the same value at the same path is the same key in all its mappings."""
 
     def __init__(self, function: str, policy: IdempotencyPolicy) -> None:
-        self._scope = function.encode() + b"\0"
         self._key = [parse_path(each) for each in policy.key]
         self._payload = [parse_path(each) for each in policy.payload]
+        # With the paths: order 5 and customer 5 are not the same.
+        self._key_scope = msgspec.json.encode((function, self._key))
+        self._payload_scope = msgspec.json.encode((function, self._payload))
 
     def read(self, record: Record) -> Keyed:
         """Return a record's key; `NO_KEY` when it is no JSON, or one of the key's values is missing or null."""
         try:
-            document = msgspec.json.decode(record.body or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._read(msgspec.json.decode(record.body or b""))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # The last for a body that is nested too deeply, to be read or to be hashed.
             return NO_KEY
+
+    def _read(self, document: Any) -> Keyed:
         values = [find(document, path) for path in self._key]
         if None in values:
             return NO_KEY
-        payload = self._hash([find(document, path) for path in self._payload]) if self._payload else b""
-        return Keyed(self._hash(values), payload)
+        payload = b""
+        if self._payload:
+            payload = _hash(self._payload_scope, [find(document, path) for path in self._payload])
+        return Keyed(_hash(self._key_scope, values), payload)
 
-    def _hash(self, values: list[Any]) -> bytes:
-        text = msgspec.json.encode(values, order="deterministic")
-        return hashlib.blake2b(self._scope + text, digest_size=HASH_BYTES).digest()
+
+def _hash(scope: bytes, values: list[Any]) -> bytes:
+    text = msgspec.json.encode(values, order="deterministic")
+    return hashlib.blake2b(scope + text, digest_size=HASH_BYTES).digest()
 
 
 class Known(msgspec.Struct, frozen=True):

@@ -81,7 +81,16 @@ def test_several_values_do_not_run_into_each_other_and_functions_keep_theirs() -
     assert len(keys) == 3
 
 
-@pytest.mark.parametrize("body", [None, b"", b"x", b"\xff", b'{"id":null}', b"{}", b"[]", b"1"])
+def test_one_value_at_two_paths_is_two_keys() -> None:
+    body = b'{"order":5,"customer":5}'
+    assert reader("$.order").read(record(body)).key != reader("$.customer").read(record(body)).key
+    assert reader("$.order").read(record(body)) == reader("order").read(record(body))
+
+
+DEEP = b'{"id":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("body", [None, b"", b"x", b"\xff", b'{"id":"\xff"}', DEEP, b'{"id":null}', b"{}", b"[]", b"1"])
 def test_no_key(body: bytes | None) -> None:
     assert reader("$.id").read(record(body)) == Keyed(b"")
 
