@@ -313,7 +313,10 @@ class Lane:
         finally:
             self._invocation = None
             function.slots.release()
-        return outcome if context.breaker is None else context.breaker.end(batch, outcome)
+            if context.breaker is not None:
+                # Cancelled, too: a probe of which nobody hears would be waited for without end.
+                outcome = context.breaker.end(batch, outcome)
+        return outcome
 
     async def _unless_stopped(
         self, wait: Callable[[], Awaitable[object]], undo: Callable[[], None] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import anyio
 import pytest
 
 from eventcore.errors import CommandError
@@ -15,6 +16,7 @@ from eventcore.telemetry.events import BatchInvoked, BreakerChanged, RecordsRece
 from eventcore.testing.harness import Harness
 from tests.behaviours.control import Control
 from tests.behaviours.orders import numbers, play, queue_app, send_numbers, stream_app
+from tests.behaviours.scripted_source import ScriptedStream, play_scripted, record, scripted_app
 
 
 class Dependency:
@@ -27,8 +29,8 @@ class Dependency:
         self.counts: list[int] = []
 
     async def work(self, event: dict[str, Any], context: Any) -> None:
-        for record in event["Records"]:
-            self.counts.append(int(record.get("attributes", {}).get("ApproximateReceiveCount", "0")))
+        for each in event["Records"]:
+            self.counts.append(int(each.get("attributes", {}).get("ApproximateReceiveCount", "0")))
         if not self.is_up:
             raise self.error("down")
         self.done += numbers(event)
@@ -173,3 +175,27 @@ def test_a_person_closes_it_by_resuming_the_mapping() -> None:
             await control.resume()
 
     play(app, scenario)
+
+
+def test_a_probe_whose_shard_is_lost_lets_the_next_batch_be_the_probe() -> None:
+    calls: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("down")
+        await anyio.sleep(2)
+
+    app = scripted_app(work, circuit_breaker={"failures": 1, "pause": 10})
+    stream = ScriptedStream({"orders-0": [record(0)]})
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(11)
+        assert len(calls) == 2
+        await stream.lose()
+        await stream.source.take()
+        await harness.advance(30)
+
+    harness = play_scripted(app, scenario, stream)
+    assert len(calls) == 3
+    assert _states(harness) == ["open", "half-open", "closed"]
