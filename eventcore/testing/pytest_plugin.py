@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,11 +69,12 @@ def eventcore_pipeline(request: pytest.FixtureRequest) -> Iterator[OpenPipeline]
         chosen = request.config.getoption("--eventcore-seed") if seed is None else seed
         running = VirtualPipeline(pipeline, functions=functions, shards=shards, seed=chosen, faults=faults)
         opened.append(running)
+        closing.callback(running.close)
         return running
 
-    yield open_one
-    for running in reversed(opened):
-        running.close()
+    # Closes the last first, each of them, and raises at the end what one raised.
+    with ExitStack() as closing:
+        yield open_one
 
 
 @pytest.hookimpl(wrapper=True)

@@ -235,8 +235,10 @@ class VirtualPipeline:
         """
         if not self._is_closed:
             self._is_closed = True
-            self._stop()
-            self._store.close()
+            try:
+                self._stop()
+            finally:
+                self._store.close()
 
     def abandon(self) -> None:
         """Stop at once, without a drain: for a test that has failed already. Idempotent."""

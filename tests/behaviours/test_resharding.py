@@ -167,10 +167,9 @@ def test_a_new_mapping_begins_where_it_is_told_in_every_shard() -> None:
     """TRIM_HORIZON: parents first; LATEST: nothing of what was there."""
     for position, expected in (("TRIM_HORIZON", {1, 2, 3}), ("LATEST", {3})):
         work = Work(seconds=1)
-        ready, waiting = stream_app(work), stream_app(work, starting_position=position)
-        del ready
+        app = stream_app(work, starting_position=position)
 
-        async def run(app: Any = waiting, work: Work = work) -> None:
+        async def run(app: Any = app, work: Work = work) -> None:
             async with open_memory_store() as store:
                 idle = stream_app(work, enabled=False)
                 async with open_harness(idle, store=store) as harness:

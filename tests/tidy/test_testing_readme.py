@@ -73,6 +73,38 @@ def test_a_test_that_fails_shows_what_happened(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_pipeline_that_ends_with_an_error_leaves_no_other_open(tmp_path: Path) -> None:
+    write_examples(tmp_path)
+    (tmp_path / "test_orders.py").write_text(
+        "import pytest\n"
+        "from eventcore.errors import ProgrammingError\n"
+        "from eventcore.testing import VirtualPipeline\n"
+        "opened = []\n"
+        "close = VirtualPipeline.close\n"
+        "def close_with_an_error(self):\n"
+        "    close(self)\n"
+        "    if self is opened[1]:\n"
+        "        raise RuntimeError('what ended the engine')\n"
+        "VirtualPipeline.close = close_with_an_error\n"
+        "@pytest.fixture\n"
+        "def looked_at():\n"
+        "    yield\n"
+        "    for pipeline in opened:\n"
+        "        with pytest.raises(ProgrammingError, match='closed'):\n"
+        "            pipeline.advance(1)\n"
+        "    print('all are closed')\n"
+        "def test_one(looked_at, eventcore_pipeline):\n"
+        "    opened.append(eventcore_pipeline('eventcore.toml'))\n"
+        "    opened.append(eventcore_pipeline('eventcore.toml'))\n"
+    )
+    code, output = run_pytest(sys.executable, tmp_path, *plugin(), "-s")
+    assert code == 1, output
+    assert "1 passed, 1 error" in output, output
+    assert "RuntimeError: what ended the engine" in output, output
+    assert "all are closed" in output, output
+
+
+@pytest.mark.slow
 def test_the_example_of_the_first_page_runs(tmp_path: Path) -> None:
     """With the pipeline and the function that stand further up on it."""
     page = (ROOT / "README.md").read_text()
