@@ -17,6 +17,8 @@ from eventcore.engine.status import ParkedRedriven
 from eventcore.model import Batch, Outcome, OutcomeKind, Record
 from eventcore.telemetry.events import fault_text
 
+IN_PROGRESS = "another invocation works on its key: it stays parked"
+
 
 class Redrive:
     """One step of a redrive: at most so many records of one shard. Not reusable.
@@ -85,7 +87,7 @@ class Redrive:
             redriven=self._redriven_count,
             failed=tuple(self._failed),
             keys=len(self._states.parked),
-            error=fault_text(fault) or ("the response reports failed records" if first is not None else ""),
+            error=_why_failed(first) if first is not None else "",
             location=fault.location if fault is not None else "",
         )
 
@@ -113,7 +115,7 @@ class Redrive:
                     return
 
     async def _run_batch(self, name: str, records: Sequence[Record]) -> int:
-        """Invoke the function; return how many leading records succeeded."""
+        """Invoke the function; return how many leading records succeeded, now or before."""
         context = self._context
         batch = Batch(
             mapping=context.mapping,
@@ -131,11 +133,23 @@ class Redrive:
             context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)
         if done < len(records):
             self._failed[name] = outcome
-            context.reporter.returned(self._shard, len(records) - done, "it failed again and stays parked")
+            context.reporter.returned(self._shard, len(records) - done, _why_parked(outcome, done))
         return done
 
     def _count_done(self, batch: Batch, outcome: Outcome) -> int:
         report = self._context.dispatcher.read(batch, outcome)
         if outcome.kind is not OutcomeKind.SUCCESS or report.is_unusable:
             return 0
-        return report.failed[0] if report.failed else len(batch)
+        return min([len(batch), *report.failed[:1], *outcome.deferred[:1]])
+
+
+def _why_parked(outcome: Outcome, done: int) -> str:
+    """Return why a batch stays parked from a record on."""
+    return IN_PROGRESS if done in outcome.deferred else "it failed again and stays parked"
+
+
+def _why_failed(outcome: Outcome) -> str:
+    """Return what a key failed with."""
+    if outcome.fault is not None:
+        return fault_text(outcome.fault)
+    return IN_PROGRESS if outcome.deferred else "the response reports failed records"

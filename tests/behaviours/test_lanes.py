@@ -350,7 +350,7 @@ def test_a_restart_runs_again_only_what_lies_behind_the_checkpoint() -> None:
 
 
 async def redrive(harness: Harness, **options: Any) -> ParkedRedriven:
-    (mapping,) = (await harness.status()).mappings
+    mapping = (await harness.status()).mappings[0]
     (shard,) = mapping.shards
     return await harness.engine.redrive("orders", shard.shard, **{"count_max": 500, **options})
 
@@ -361,7 +361,7 @@ async def park_b(harness: Harness, *, later: int = 0) -> None:
     await harness.advance(20)
     await send(harness, ("b", 2), ("b", 3), ("x", 4), ("b", 5), *[("b", 100 + number) for number in range(later)])
     await harness.advance(20)
-    (mapping,) = (await harness.status()).mappings
+    mapping = (await harness.status()).mappings[0]
     assert mapping.shards[0].parked == 1
 
 
@@ -413,6 +413,34 @@ def test_a_key_that_fails_again_stays_parked_at_the_record_that_failed() -> None
 
     play(laned_app(fails_at_3, lanes=2), scenario)
     assert work.by_key["b"] == [2]
+
+
+def test_a_record_whose_idempotency_key_is_in_progress_elsewhere_stays_parked() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+    release = anyio.Event()
+
+    async def waits_for_3(event: dict[str, Any], context: Any) -> None:
+        if "kinesis" not in event["Records"][0]:
+            await release.wait()
+            return
+        await work(event, context)
+
+    app = laned_app(waits_for_3, lanes=2, timeout=20, idempotency={"key": "$"})
+    app.queue("beside")
+    app.mapping("beside", source="queue:beside", function="work", idempotency={"key": "$"})
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness)
+        work.failing.clear()
+        await harness.send("queue:beside", ["3"])
+        await harness.advance(1)
+        step = await redrive(harness)
+        assert (step.redriven, len(step.failed), step.keys) == (1, 1, 1)
+        assert step.error == "another invocation works on its key: it stays parked"
+        assert [message.body for message in await harness.messages("parked")] == [b"3", b"5"]
+        release.set()
+
+    play(app, scenario)
 
 
 def test_a_redrive_takes_steps_of_the_size_that_it_is_told() -> None:
