@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from eventcore.embedded.shapes import sequence_position
+from eventcore.model import Record
 from eventcore.testing import Invoked
 from tests.simulation.world import QUEUES, RECEIVES_MAX, World
 
@@ -34,15 +37,14 @@ def poison_is_given_up(world: World) -> Iterator[str]:
 
 
 def order(world: World) -> Iterator[str]:
-    """No record is invoked before all earlier ones of its shard, key or group have succeeded or were given up."""
-    given_up = {record["n"] for place, record in world.sent.items() if _was_given_up(world, place, record["n"])}
-    done = set(given_up)
-    finished = sorted(
-        (call for call in world.invocations if call.kind == "success"), key=lambda call: call.ended_s or 0
-    )
-    for call in world.invocations if world.chains else ():
-        while finished and (finished[0].ended_s or 0) <= call.at_s:
-            done.update(number for _, number in _chained(world, finished.pop(0)) if world.succeeded[number])
+    """No record is invoked before all earlier ones of its shard, key or group had succeeded or were given up."""
+    if not world.chains:
+        return
+    done: set[int] = set()
+    finished = sorted(_finished(world), key=lambda each: each[0])
+    for call in world.invocations:
+        while finished and finished[0][0] <= call.at_s:
+            done.update(finished.pop(0)[1])
         first: dict[object, int] = {}
         for chain, number in _chained(world, call):
             first.setdefault(chain, number)
@@ -51,6 +53,32 @@ def order(world: World) -> Iterator[str]:
             missing = [each for each in earlier[: earlier.index(number)] if each not in done]
             if missing:
                 yield f"{chain} at {call.at_s:g} s: {number} was invoked before {missing}"
+
+
+def _finished(world: World) -> Iterator[tuple[float, list[int]]]:
+    """Yield when records succeeded or were given up, and their numbers: a report says which of a call succeeded."""
+    for call in world.invocations:
+        if call.kind == "success" and call.ended_s is not None:
+            yield call.ended_s, [json.loads(record.body or b"")["n"] for record in _not_reported(world, call)]
+    for at_s, shard, first, last in world.trouble.given_up:
+        if world.plan.kind in QUEUES:
+            yield at_s, [record["n"] for place, record in world.sent.items() if place == first]
+        else:
+            span = range(int(first), int(last) + 1)
+            yield at_s, [record["n"] for (at, position), record in _placed(world) if at == shard and position in span]
+
+
+def _placed(world: World) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+    return [(place, record) for place, record in world.sent.items() if not isinstance(place, str)]
+
+
+def _not_reported(world: World, call: Invoked) -> list[Record]:
+    """Return the records of a call that are done: in a shard, those before the first that was reported."""
+    names = [each["itemIdentifier"] for each in (call.response or {}).get("batchItemFailures", [])]
+    if world.plan.kind in QUEUES:
+        return [record for record in call.records if record.id not in names]
+    first = min((name["offset"] if isinstance(name, dict) else sequence_position(name) for name in names), default=None)
+    return [record for record in call.records if first is None or record.position < first]
 
 
 def _chained(world: World, call: Invoked) -> list[tuple[object, int]]:

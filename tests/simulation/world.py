@@ -20,7 +20,7 @@ import eventcore
 from eventcore import signals
 from eventcore.delivery.ordering import ShardState
 from eventcore.embedded.shapes import sequence_position
-from eventcore.ports.store import Operation, SaveCheckpoint, TakeShard
+from eventcore.ports.store import KeepFailure, Operation, ReceiveMessages, SaveCheckpoint, TakeShard
 from eventcore.testing import Fate, Faults, Invoked, VirtualPipeline
 
 #: How long records come, and things go wrong, seconds.
@@ -139,6 +139,8 @@ class Trouble(Faults):
         self._is_answer_lost = False
         self.journal: list[Entry] = []
         self.disturbed = 0  #: answers that were refused or lost
+        #: What the store was told to have been given up, and when: shard, first and last; message ids as both.
+        self.given_up: list[tuple[float, str, str, str]] = []
 
     def fate_of_commit(self, operations: Sequence[Operation]) -> Fate:
         self.store_calls, is_near = max(0, self.store_calls - 1), self.store_calls > 0
@@ -164,6 +166,11 @@ class Trouble(Faults):
                 self.journal.append(Entry(operation.shard, "taken", result.epoch, result.position, 0))
             elif isinstance(operation, SaveCheckpoint):
                 self.on_settled("", operation.shard, operation.epoch, operation.position, operation.state)
+            elif isinstance(operation, KeepFailure) and operation.failure.is_final:
+                failure = operation.failure
+                self.given_up.append((anyio.current_time(), failure.shard, failure.first, failure.last))
+            elif isinstance(operation, ReceiveMessages):
+                self.given_up += [(anyio.current_time(), "", each.id, each.id) for each in result.moved]
 
     def on_taken(self, source: str, shard: str, epoch: int) -> None:
         self.journal.append(Entry(shard, "taken", epoch, -1, 0))
