@@ -222,7 +222,7 @@ class Replay:
             async with self._dispatcher.function.slots:
                 if self._stopping.is_set():
                     return
-                outcome = await self._dispatcher.invoke(batch)
+                outcome = (await self._dispatcher.invoke(batch)).outcome
             self._invocations += 1
             done, failed = self._judge(batch, outcome)
             if failed:

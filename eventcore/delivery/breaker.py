@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from eventcore.delivery.partial import Report
 from eventcore.model import FaultCause, Outcome, OutcomeKind
 
 #: Each probe that fails makes the next pause so many times longer.
@@ -54,15 +55,16 @@ class Breaker:
         self._is_probing = self.state is BreakerState.HALF_OPEN
         return self._is_probing
 
-    def end(self, outcome: Outcome, record_count: int, now_s: float, *, is_probe: bool) -> bool:
+    def end(self, outcome: Outcome, report: Report, record_count: int, now_s: float, *, is_probe: bool) -> bool:
         """Note how an invocation ended; tell whether its failure is no attempt of its records.
 
         A failure is none once the breaker is open: what its records fail with is the dependency's fault. The one that
         opens it counts.
 
         Args:
-            outcome: what came back.
-            record_count: of the batch.
+            outcome: what the function returned; RELEASED when it was not called.
+            report: which records the outcome names failed, already read from it.
+            record_count: how many it was given.
             now_s: the time.
             is_probe: what `begin` said.
         """
@@ -70,7 +72,7 @@ class Breaker:
             self._is_probing = False
         if outcome.kind in {OutcomeKind.THROTTLED, OutcomeKind.RELEASED}:
             return False
-        if self._counts(outcome, record_count):
+        if self._counts(outcome, report, record_count):
             return self._fail(now_s, is_probe=is_probe)
         if is_probe:
             self.close()
@@ -104,9 +106,10 @@ class Breaker:
             self.state = BreakerState.OPEN
         return not was_closed
 
-    def _counts(self, outcome: Outcome, record_count: int) -> bool:
+    def _counts(self, outcome: Outcome, report: Report, record_count: int) -> bool:
         """Tell whether a whole batch failed in a way that is counted; what can't be decoded is nobody else's fault."""
-        if outcome.kind is not OutcomeKind.FAILURE and (not outcome.failed or len(outcome.failed) < record_count):
+        is_whole = report.is_unusable or 0 < record_count == len(report.failed)
+        if outcome.kind is not OutcomeKind.FAILURE and not is_whole:
             return False
         fault = outcome.fault
         if fault is not None and fault.cause is FaultCause.UNDECODABLE:

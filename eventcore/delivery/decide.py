@@ -101,7 +101,7 @@ def decide_stream(
     settled = (Run(0, lowest, SETTLE),) if lowest else ()
     if outcome.deferred and outcome.deferred[0] == lowest:
         return _defer(records, lowest, settled, part, rest, outcome.deferred_ms)
-    if (reason := _find_final(outcome.fault)) is not None:
+    if (reason := find_final(outcome.fault)) is not None:
         return _skip_final(records, lowest, reason, settled, rest, now_ms)
     if lowest:
         # What is left is a batch of its own: a new request id and a fresh budget, at once (§12).
@@ -154,7 +154,7 @@ def _defer(
     return Decision((*settled, release), _state(left, *rest), delay_ms=0 if index else min(wait_ms, DEFERRED_MAX_MS))
 
 
-def _find_final(fault: Fault | None) -> DiscardReason | None:
+def find_final(fault: Fault | None) -> DiscardReason | None:
     """Return why a record is given up at once, as no retry would change what it failed with; None when one may."""
     return None if fault is None else FINAL_CAUSES.get(fault.cause)
 
@@ -308,7 +308,7 @@ def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:
 
 def _verdict_of(index: int, outcome: Outcome) -> Verdict:
     """Return what happens to one message of a batch that has failed."""
-    reason = _find_final(outcome.fault_of(index))
+    reason = find_final(outcome.fault_of(index))
     return Verdict(VerdictKind.RETRY) if reason is None else _discard(reason)
 
 

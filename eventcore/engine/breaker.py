@@ -12,6 +12,9 @@ import anyio
 
 from eventcore.clock import Clock
 from eventcore.delivery.breaker import Breaker, BreakerPolicy, BreakerState
+from eventcore.delivery.decide import find_final
+from eventcore.delivery.partial import Report
+from eventcore.engine.dispatcher import Answer
 from eventcore.engine.gate import Gate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.status import BreakerStatus, Pause
@@ -54,21 +57,30 @@ class MappingBreaker:
             self._probe = batch.request_id
             self._hold()
 
-    def end(self, batch: Batch, outcome: Outcome) -> Outcome:
-        """Note what came back; return it, or `UNCOUNTED`."""
+    def end(self, batch: Batch, answer: Answer, read: Callable[[Batch, Outcome], Report]) -> Outcome:
+        """Note what came back; return the batch's outcome, or `UNCOUNTED`.
+
+        Args:
+            batch: what `begin` was told.
+            answer: of the dispatcher; only what the function itself returned counts.
+            read: tells which records an outcome names failed.
+        """
+        own = answer.own or UNCOUNTED
+        report = read(answer.given, own)
         is_probe = self._probe is not None and self._probe == batch.request_id
         if is_probe:
             self._probe = None
         before = self._breaker.state
-        is_uncounted = self._breaker.end(outcome, len(batch), anyio.current_time(), is_probe=is_probe)
+        is_uncounted = self._breaker.end(own, report, len(answer.given), anyio.current_time(), is_probe=is_probe)
         after = self._breaker.state
         if after is BreakerState.OPEN and before is not after:
-            self._why = fault_text(outcome.fault) or "every record of a batch failed"
+            self._why = fault_text(own.fault) or "every record of a batch failed"
         if is_probe or before is not after:
             self._hold()
         if before is not after:
             self._tell()
-        return UNCOUNTED if is_uncounted else outcome
+        # What no retry changes is given up, whoever is down.
+        return UNCOUNTED if is_uncounted and find_final(answer.outcome.fault) is None else answer.outcome
 
     async def run(self) -> None:
         """Let a probe in whenever a pause is over, until cancelled."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from eventcore import signals
 from eventcore.delivery.lineage import find_recursive
 from eventcore.delivery.partial import SUCCESS, Report, read_report
@@ -16,6 +18,14 @@ from eventcore.telemetry.tracing import Tracing
 
 #: What an invocation becomes that was ended by us.
 RELEASED = Outcome(kind=OutcomeKind.RELEASED)
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What became of a batch, and what the function itself said."""
+
+    outcome: Outcome  #: of the whole batch
+    own: Outcome | None  #: what the function returned; None: it was not called, or ended by us
+    given: Batch  #: what it was called with
 
 
 class Dispatcher:
@@ -39,7 +49,7 @@ class Dispatcher:
         self._reports_failures = reports_failures
         self._wants_results = wants_results
 
-    async def invoke(self, batch: Batch, *, now_ms: int | None = None) -> Outcome:
+    async def invoke(self, batch: Batch, *, now_ms: int | None = None) -> Answer:
         """Run the function once with a batch. The caller holds one of the function's slots.
 
         Cancelled, the environment that serves the invocation is killed first.
@@ -65,7 +75,7 @@ class Dispatcher:
         await signals.reach("dispatcher.after_invoke")
         if self._reporter is not None:
             self._reporter.finished(batch, outcome)
-        return outcome
+        return Answer(outcome, outcome, batch)
 
     def find_loops(self, records: Sequence[Record]) -> Sequence[int]:
         """Return the indices of the records that came through the function too often in one chain (§2.3), rising."""

@@ -30,12 +30,12 @@ from eventcore.delivery.idempotency import (
     sort,
 )
 from eventcore.delivery.partial import SUCCESS
-from eventcore.engine.dispatcher import Dispatcher
+from eventcore.engine.dispatcher import Answer, Dispatcher
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import SETTLE_GRACE_S
 from eventcore.errors import StoreUnavailable
 from eventcore.ids import IdFactory
-from eventcore.model import Batch, Outcome, OutgoingRecord, Record
+from eventcore.model import Batch, OutgoingRecord, Record
 from eventcore.ports.keys import ClaimKeys, CompleteKeys, Completion, KeyKind, KeyState, ReleaseKeys
 from eventcore.ports.sources import EventShape
 from eventcore.ports.store import Operation, Store
@@ -83,7 +83,7 @@ class IdempotentDispatcher(Dispatcher):
         self._keys = keys
         self._told = reporter
 
-    async def invoke(self, batch: Batch, *, now_ms: int | None = None) -> Outcome:
+    async def invoke(self, batch: Batch, *, now_ms: int | None = None) -> Answer:
         """Run the function once with the records that were not processed yet; return what became of all.
 
         Without any it is not run. Cancelled or failed on the way, the batch's keys are free again.
@@ -98,10 +98,10 @@ class IdempotentDispatcher(Dispatcher):
         try:
             states = await self._claim(owner, keyed)
             found = sort(keyed, states, requires_key=keys.policy.requires_key, is_ordered=keys.is_ordered)
-            outcome, report = None, SUCCESS
+            outcome, report, part = None, SUCCESS, batch
             if found.fresh:
                 part = batch if found.is_plain else _take(batch, found.fresh)
-                outcome = await super().invoke(part, now_ms=now_ms)
+                outcome = (await super().invoke(part, now_ms=now_ms)).outcome
                 report = self.read(part, outcome)
             merged = merge(keyed, found, outcome, report, now_ms=keys.clock.now_ms())
             await self._complete(owner, keyed, found, merged)
@@ -110,7 +110,7 @@ class IdempotentDispatcher(Dispatcher):
             if not is_over:
                 await self._release(owner, keys_of(keyed))
         self._told.repeated(batch.shard, merged.repeated)
-        return merged.outcome
+        return Answer(merged.outcome, outcome, part)
 
     async def _claim(self, owner: str, keyed: Sequence[Keyed]) -> dict[bytes, Known]:
         keys, wanted = self._keys, keys_of(keyed)

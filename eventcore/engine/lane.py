@@ -29,7 +29,7 @@ from eventcore.delivery.partial import Report
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
-from eventcore.engine.dispatcher import RELEASED
+from eventcore.engine.dispatcher import RELEASED, Answer
 from eventcore.engine.gate import Gate
 from eventcore.engine.intake import Intake
 from eventcore.engine.settler import Discarded
@@ -298,7 +298,7 @@ class Lane:
         except anyio.WouldBlock:
             if not await self._unless_stopped(function.slots.acquire, function.slots.release):
                 return RELEASED
-        outcome = RELEASED
+        answer = Answer(RELEASED, None, batch)
         try:
             if state is not None:
                 await self._checkpoint.mark(batch.first.position, state)
@@ -309,13 +309,12 @@ class Lane:
             if context.breaker is not None:
                 context.breaker.begin(batch)
             with anyio.CancelScope() as self._invocation:
-                outcome = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
+                answer = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
         finally:
             self._invocation = None
             function.slots.release()
-            if context.breaker is not None:
-                # Cancelled, too: a probe of which nobody hears would be waited for without end.
-                outcome = context.breaker.end(batch, outcome)
+            # Cancelled, too: a probe of which nobody hears would be waited for without end.
+            outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, self._read)
         return outcome
 
     async def _unless_stopped(

@@ -9,7 +9,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from eventcore.engine.dispatcher import RELEASED
+from eventcore.engine.dispatcher import RELEASED, Answer
 from eventcore.engine.gate import ALL
 from eventcore.engine.lease_keeper import Lease, LeaseKeeper
 from eventcore.engine.queue_context import QueueContext
@@ -47,7 +47,7 @@ class QueueWorker:
         self._is_aborted = False
         self._batch: Batch | None = None  #: its invocation has begun, and nobody else knows of it
         self._lease: Lease | None = None  #: of that batch
-        self._outcome = RELEASED  #: of its invocation, once that is over
+        self._answer: Answer | None = None  #: of its invocation, once that is over
 
     def abort(self) -> None:
         """End the invocation that runs; its messages are released."""
@@ -100,7 +100,7 @@ class QueueWorker:
             batch = self._begin(records)
             if batch is None:
                 return None
-            self._outcome = await self._context.dispatcher.invoke(batch)
+            self._answer = await self._context.dispatcher.invoke(batch)
         finally:
             slots.release()
         return await self._end_invocation()
@@ -122,19 +122,22 @@ class QueueWorker:
             attempt=attempt_of(lease.records),
             request_id=context.ids.new_id(),
         )
-        self._batch, self._lease, self._outcome = batch, lease, RELEASED
+        self._batch, self._lease, self._answer = batch, lease, None
         if context.breaker is not None:
             context.breaker.begin(batch)
         self._keeper.hold(lease, batch.request_id)
         return batch
 
     async def _end_invocation(self) -> Invoked:
-        batch, lease, outcome = self._batch, self._lease, self._outcome
+        batch, lease = self._batch, self._lease
         assert batch is not None
         assert lease is not None
         await self._keeper.drop(lease)
-        self._slots.note(outcome.kind)
+        answer = self._answer or Answer(RELEASED, None, batch)
+        outcome = answer.outcome
+        if answer.own is not None:
+            self._slots.note(answer.own.kind)
         if self._context.breaker is not None:
-            outcome = self._context.breaker.end(batch, outcome)
+            outcome = self._context.breaker.end(batch, answer, self._context.dispatcher.read)
         self._batch = self._lease = None
         return self._settling.decide(batch, lease, outcome)

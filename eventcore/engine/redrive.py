@@ -127,7 +127,7 @@ class Redrive:
         function = context.dispatcher.function
         context.reporter.received(self._shard, len(records))
         async with function.slots:
-            outcome = await context.dispatcher.invoke(batch)
+            outcome = (await context.dispatcher.invoke(batch)).outcome
         done = self._count_done(batch, outcome)
         if done:
             context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+import eventcore
 from eventcore.errors import CommandError
 from eventcore.telemetry.events import BatchInvoked, BreakerChanged, RecordsReceived
 from eventcore.testing.harness import Harness
@@ -199,3 +200,121 @@ def test_a_probe_whose_shard_is_lost_lets_the_next_batch_be_the_probe() -> None:
     harness = play_scripted(app, scenario, stream)
     assert len(calls) == 3
     assert _states(harness) == ["open", "half-open", "closed"]
+
+
+# -- what counts as a failure ------------------------------------------------------------------------------------------
+
+SOURCES = pytest.mark.parametrize("source", ["queue:orders", "stream:orders"])
+
+
+def _app_of(source: str, handler: Any, **mapping: Any) -> eventcore.App:
+    made = queue_app if source.startswith("queue") else stream_app
+    return made(handler, circuit_breaker={"failures": 1, "pause": 10, "maximum_pause": 10}, **mapping)
+
+
+def _report_all(event: dict[str, Any]) -> Any:
+    names = [
+        each["messageId"] if "messageId" in each else each["kinesis"]["sequenceNumber"] for each in event["Records"]
+    ]
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
+
+
+@SOURCES
+@pytest.mark.parametrize("respond", [_report_all, lambda event: {"batchItemFailures": [{}]}])
+def test_a_response_that_names_every_record_or_none_that_is_known_counts(source: str, respond: Any) -> None:
+    async def work(event: dict[str, Any], context: Any) -> Any:
+        return respond(event)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 2, source=source)
+        await harness.advance(5)
+        assert _states(harness) == ["open"]
+
+    play(_app_of(source, work, function_response_types=["ReportBatchItemFailures"]), scenario)
+
+
+@SOURCES
+def test_a_response_that_names_some_records_does_not_count(source: str) -> None:
+    async def work(event: dict[str, Any], context: Any) -> Any:
+        return {"batchItemFailures": _report_all(event)["batchItemFailures"][1:]}
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 2, source=source)
+        await harness.advance(5)
+        assert _states(harness) == []
+
+    play(_app_of(source, work, function_response_types=["ReportBatchItemFailures"]), scenario)
+
+
+@SOURCES
+def test_a_probe_without_an_invocation_lets_the_next_batch_be_the_probe(source: str) -> None:
+    dependency = Dependency()
+    dependency.is_up = True
+    lanes = {} if source.startswith("queue") else {"lanes": 2}
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send(source, ["1"], key="a")
+        await harness.advance(5)
+        dependency.is_up = False
+        await harness.send(source, ["2"], key="b")
+        await harness.advance(5)
+        await harness.send(source, ["1"], key="a")
+        await harness.advance(300)
+        assert len(_states(harness)) > 4
+        assert "closed" not in _states(harness)
+        dependency.is_up = True
+        await harness.run_until_idle()
+        assert _states(harness)[-1] == "closed"
+
+    play(_app_of(source, dependency.work, batch_size=1, idempotency={"key": "$"}, **lanes), scenario)
+    assert dependency.done == [1, 2]
+
+
+@SOURCES
+def test_records_that_idempotency_refuses_do_not_open_it(source: str) -> None:
+    dependency = Dependency()
+    dependency.is_up = True
+    keys = {"key": "$.id", "require_key": True}
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 3, source=source)
+        await harness.run_until_idle()
+        assert _states(harness) == []
+
+    harness = play(_app_of(source, dependency.work, idempotency=keys), scenario)
+    assert sum(each.count for each in harness.discarded) == 3
+
+
+@SOURCES
+def test_a_refused_record_is_given_up_while_it_is_half_open(source: str) -> None:
+    dependency = Dependency()
+    dependency.error = LookupError
+    lanes = {} if source.startswith("queue") else {"lanes": 2}
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send(source, [{"id": 1}], key="a")
+        await harness.advance(5)
+        assert _states(harness) == ["open"]
+        await harness.send(source, ["7"], key="b")
+        await harness.advance(300)
+        assert "closed" not in _states(harness)
+        assert [each.reason for each in harness.discarded] == ["IdempotencyFailed"]
+
+    keys = {"key": "$.id", "require_key": True}
+    play(_app_of(source, dependency.work, batch_size=1, idempotency=keys, **lanes), scenario)
+
+
+@SOURCES
+def test_a_batch_that_raises_beside_a_known_record_counts(source: str) -> None:
+    dependency = Dependency()
+    dependency.is_up = True
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1, source=source)
+        await harness.advance(5)
+        dependency.is_up = False
+        await send_numbers(harness, 2, source=source)
+        await harness.advance(10)
+        assert _states(harness) == ["open"]
+
+    play(_app_of(source, dependency.work, maximum_batching_window_in_seconds=1, idempotency={"key": "$"}), scenario)
