@@ -20,6 +20,7 @@ _WITHOUT_RESPONSE = {
     DiscardReason.RECORD_EXPIRED,
     DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED,
     DiscardReason.ENGINE_CRASH,
+    DiscardReason.IDEMPOTENCY_FAILED,
 }
 
 

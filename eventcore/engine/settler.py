@@ -173,6 +173,8 @@ class Settler:
         context = self._context
         reason = run.verdict.reason
         assert reason is not None, "a discard has a reason"
+        # A record whose key was refused was not given to the function.
+        invocations -= reason is DiscardReason.IDEMPOTENCY_FAILED
         now_ms = context.clock.now_ms()
         failed = FailedBatch(
             batch=part,

@@ -199,6 +199,10 @@ def test_a_known_key_with_another_payload_has_failed_and_says_so(source: str) ->
         (failure,) = pipeline.failures
         assert failure.error_type == "IdempotencyValidationError"
         assert "another payload" in failure.error_message
+        assert failure.attempts == 0
+        record = pipeline.delivered_to("queue:discards")[0].json
+        assert record["requestContext"]["approximateInvokeCount"] == 0
+        assert "responseContext" not in record
 
 
 def test_another_payload_within_one_batch_has_failed_too() -> None:
