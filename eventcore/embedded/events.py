@@ -52,6 +52,8 @@ class WaitingEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     body: bytes  #: JSON
+    #: As it was received. What is sent on: a text that was made JSON may be longer than a message can be.
+    received: bytes
     state: EventState
     receipt: str
     begun: int  #: how often this try was begun before
@@ -71,9 +73,11 @@ class WaitingEvent(msgspec.Struct, frozen=True, kw_only=True):
 def read_event(record: Record) -> WaitingEvent:
     """Return what a message of an event queue says; one that was sent there by hand is an event as well."""
     known = {name: value for name, value in record.headers if name in _STATE}
+    received = record.body or b"{}"
     return WaitingEvent(
         request_id=record.id,
-        body=_as_json(record.body or b"{}"),
+        body=_as_json(received),
+        received=received,
         state=EventState(
             accepted_ms=_number(known.get(_ACCEPTED), record.arrived_ms),
             attempts=_number(known.get(_ATTEMPTS), 0),
@@ -90,7 +94,7 @@ def send_again(function: str, event: WaitingEvent, state: EventState, *, delay_s
     own = {_ACCEPTED: state.accepted_ms, _ATTEMPTS: state.attempts, _THROTTLES: state.throttles}
     message = NewMessage(
         id=event.request_id,
-        body=event.body,
+        body=event.received,
         headers=(*event.headers, *[(name, b"%d" % number) for name, number in own.items()]),
         delay_s=delay_s,
     )

@@ -146,23 +146,24 @@ class EventSettling:
         now_ms = context.clock.now_ms()
         spec = context.function.spec
         record = invocation_record(delivery, function_arn=spec.arn, version=spec.version, now_ms=now_ms)
-        return self._dispatch(event, delivery, destination, record, {}, now_ms)
+        return self._dispatch(event, delivery, "record", destination, record, {}, now_ms)
 
     def _write_dead_letter(self, event: WaitingEvent, delivery: Delivery, queue: Reference) -> list[Operation]:
         now_ms = self._context.clock.now_ms()
-        return self._dispatch(event, delivery, queue, event.body, dead_letter_attributes(delivery), now_ms)
+        attributes = dead_letter_attributes(delivery)
+        return self._dispatch(event, delivery, "dead letter", queue, event.received, attributes, now_ms)
 
     def _dispatch(
         self,
         event: WaitingEvent,
         delivery: Delivery,
+        kind: str,
         destination: Reference,
         payload: bytes,
         attributes: Mapping[str, str],
         now_ms: int,
     ) -> list[Operation]:
         context = self._context
-        kind = "dead letter" if payload is event.body else "record"
         condition = "" if delivery.reason is None else delivery.reason.value
         place = f"{event_queue(context.name)}/{kind}"
         own = {**attributes, LINEAGE: hand_on_lineage(event.lineage, context.name)}

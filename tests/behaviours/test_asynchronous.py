@@ -395,6 +395,22 @@ def test_a_message_that_is_no_json_is_an_event_that_is_a_text(body: bytes) -> No
     play(_app(_fail, maximum_retry_attempts=0, on_failure="queue:failed"), scenario)
 
 
+def test_a_long_message_that_is_no_json_is_carried_as_it_was_sent() -> None:
+    """Made JSON, each of its bytes takes five: more than a message can hold."""
+    body = b"\xff" * 1_000_000
+
+    async def scenario(harness: Harness) -> None:
+        await _once({})(harness)
+        await harness.send("queue:events.work", [body])
+        await harness.run_until_idle()
+        (_, dead) = await harness.messages("dead")
+        assert dead.body == body
+        (_, failure) = sorted(await harness.failures(), key=lambda failure: failure.created_ms)
+        assert (failure.attempts, failure.reason) == (3, "RetriesExhausted")
+
+    play(_app(_fail, dead_letter_queue="dead", on_failure="queue:failed"), scenario)
+
+
 def test_a_restart_goes_on_with_the_same_attempts() -> None:
     async def run() -> None:
         app = _app(_fail, on_failure="queue:failed")
