@@ -21,6 +21,7 @@ EventcoreError
 ├─ InvocationError             the function's fault, as exceptions for direct callers
 │   ├─ HandlerError, HandlerTimeout, HandlerCrashed
 │   └─ BadResponse
+├─ RuntimeUnavailable          no environment can be started: a system error, never counted as an attempt
 ├─ Throttled                   our own limit; never counted as an attempt
 ├─ CommandError                a command can't do what was asked; carries the exit code
 └─ ConnectorUnavailable        a client library is missing; the message is the command that installs it
@@ -201,6 +202,10 @@ class HandlerCrashed(InvocationError):
 
 class BadResponse(InvocationError):
     """The handler's response can't be used."""
+
+
+class RuntimeUnavailable(EventcoreError):
+    """No environment can be started."""
 
 
 class Throttled(EventcoreError):

@@ -76,7 +76,7 @@ class EventReporter:
                 request_id=request_id,
                 attempt=state.attempts,
                 delay_ms=delay_s * 1000,
-                error=THROTTLED_MESSAGE if is_throttled else fault_text(fault),
+                error=THROTTLED_MESSAGE if is_throttled and fault is None else fault_text(fault),
                 location=fault.location if fault else "",
                 is_throttled=is_throttled,
             )

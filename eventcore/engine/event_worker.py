@@ -9,6 +9,7 @@ pause. Those that no hand has taken wait in the queue, as long as their age allo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -26,9 +27,10 @@ from eventcore.engine.assembly import Surroundings
 from eventcore.engine.dispatcher import RELEASED
 from eventcore.engine.event_reporter import EventReporter
 from eventcore.engine.event_settling import EventContext, EventSettling
+from eventcore.engine.invocation_record import system_error
 from eventcore.engine.status import FunctionStatus
 from eventcore.engine.supervision import attempt, explain
-from eventcore.errors import EventcoreError, SourceClosed
+from eventcore.errors import RuntimeUnavailable, SourceClosed, SourceUnavailable, StoreUnavailable
 from eventcore.ids import IdFactory
 from eventcore.model import Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.sources import QueueSource
@@ -45,6 +47,8 @@ LEASE_MARGIN_S = 30
 #: The first pause after a failure of the store, and the longest, seconds.
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 60.0
+#: The longest pause before an event is put back whose end could not be written, seconds: its lease holds so long.
+HAND_BACK_MAX_S = 5.0
 
 THROTTLED = Outcome(kind=OutcomeKind.THROTTLED)
 
@@ -65,6 +69,8 @@ class EventWorker:
         self._waits: dict[anyio.CancelScope, None] = {}
         self._invocations: dict[anyio.CancelScope, None] = {}
         self._running = 0
+        self._failures = 0  #: of the receive, in a row
+        self._unsettled = 0  #: events whose end could not be written, in a row
 
     def status(self) -> FunctionStatus | None:
         """Return a snapshot; None where there never was an event."""
@@ -73,17 +79,15 @@ class EventWorker:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Deliver until `drain`; a store that is away is waited out."""
-        failures = 0
-        while not self._stopping.is_set():
-            error = await attempt(self._serve, event_queue(self._context.name))
-            if error is None or isinstance(error, SourceClosed):
-                break
-            failures += 1
-            self._context.reporter.problem = explain(error)
-            pause_ms = backoff_ms(failures, self._ids.jitter(), first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
-            with anyio.move_on_after(pause_ms / 1000):
-                await self._stopping.wait()
+        """Deliver until `drain`; a store that is away is waited out, and what runs meanwhile goes on."""
+        async with anyio.create_task_group() as tasks:
+            while not self._stopping.is_set():
+                error = await attempt(lambda: self._serve(tasks), event_queue(self._context.name))
+                if error is None or isinstance(error, SourceClosed):
+                    break
+                self._failures += 1
+                self._context.reporter.problem = explain(error)
+                await self._pause(self._failures, max_s=PAUSE_MAX_S)
         await self._queue.aclose()
 
     def drain(self) -> None:
@@ -110,13 +114,16 @@ class EventWorker:
                 del self._waits[scope]
         return None
 
+    async def _pause(self, failures: int, *, max_s: float) -> None:
+        pause_ms = backoff_ms(failures, self._ids.jitter(), first_s=PAUSE_FIRST_S, max_s=max_s)
+        await self._until_stopped(self._stopping.wait, within_s=pause_ms / 1000)
+
     # -- receiving -----------------------------------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
+    async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
         await self._wait_defined()
-        async with anyio.create_task_group() as tasks:
-            while not self._stopping.is_set():
-                await self._until_stopped(lambda: self._poll(tasks))
+        while not self._stopping.is_set():
+            await self._until_stopped(lambda: self._poll(tasks))
 
     async def _wait_defined(self) -> None:
         """Wait until the queue is made, by its first event: no function costs a poll of the store before that."""
@@ -141,6 +148,7 @@ class EventWorker:
             visibility_timeout_s=self._context.function.spec.timeout_s + LEASE_MARGIN_S,
         )
         self._context.reporter.problem = ""
+        self._failures = 0
         for request_id in received.expired:
             self._context.reporter.expired(request_id)
         for record in received.records:
@@ -149,13 +157,32 @@ class EventWorker:
             tasks.start_soon(self._handle, record)
 
     async def _handle(self, record: Record) -> None:
+        """Bring one event to an end; what goes wrong with it ends no other."""
         try:
-            event = read_event(record)
-            decision, outcome = await self._try(event)
-            await self._settling.settle(event, decision, outcome)
+            error = await attempt(lambda: self._deliver(record), event_queue(self._context.name))
+            if error is not None:
+                self._context.reporter.problem = explain(error)
+            if isinstance(error, StoreUnavailable):
+                await self._hand_back(record)
         finally:
             self._running -= 1
             self._hands.release()
+
+    async def _deliver(self, record: Record) -> None:
+        event = read_event(record)
+        decision, outcome = await self._try(event)
+        await self._settling.settle(event, decision, outcome)
+        self._unsettled = 0
+
+    async def _hand_back(self, record: Record) -> None:
+        """Show an event again whose end could not be written, as not begun: no engine has died in it.
+
+        Where that can't be written either, it shows when its lease ends.
+        """
+        self._unsettled += 1
+        await self._pause(self._unsettled, max_s=HAND_BACK_MAX_S)
+        with suppress(SourceUnavailable):
+            await self._queue.hand_back((record.receipt,))
 
     # -- trying --------------------------------------------------------------------------------------------------------
 
@@ -180,8 +207,6 @@ class EventWorker:
             outcome = await self._invoke(event)
         finally:
             context.function.slots.release()
-        if outcome.kind is OutcomeKind.THROTTLED:
-            context.reporter.throttled()
         return decide_after(event.state, retry, outcome.kind, now_ms=context.clock.now_ms()), outcome
 
     async def _wait_slot(self, event: WaitingEvent) -> EventDecision | None:
@@ -211,7 +236,7 @@ class EventWorker:
         return None if has_slot else msgspec.structs.replace(decision, delay_s=decision.delay_s - HAND_WAIT_S)
 
     async def _invoke(self, event: WaitingEvent) -> Outcome:
-        """Run the function; RELEASED when it was ended by `abort`, THROTTLED when it could not be run at all."""
+        """Run the function; RELEASED when it was ended by `abort`, THROTTLED with a fault when none can be run."""
         context = self._context
         if self._stopping.is_set():
             return RELEASED
@@ -228,9 +253,9 @@ class EventWorker:
                 context.reporter.invoked(event.request_id, event.state)
                 outcome = await context.function.runtime.invoke(context.function.spec, invocation)
                 await signals.reach("dispatcher.after_invoke")
-            except EventcoreError:
+            except RuntimeUnavailable as error:
                 # Not the function's fault: a system error, which uses up no attempt (§2).
-                outcome = THROTTLED
+                return system_error(event.request_id, error)
             finally:
                 del self._invocations[scope]
         if outcome.fault is not None or outcome.failed:

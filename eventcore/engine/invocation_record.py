@@ -12,7 +12,8 @@ import msgspec
 
 from eventcore.clock import iso_ms
 from eventcore.delivery.lineage import CHAIN_MAX
-from eventcore.model import DiscardReason, Outcome, OutcomeKind
+from eventcore.errors import RuntimeUnavailable
+from eventcore.model import DiscardReason, Fault, FaultCause, Outcome, OutcomeKind
 from eventcore.ports.store import BODY_BYTES_MAX
 
 #: The condition of an event that its function has taken.
@@ -37,12 +38,20 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         """What the last try was answered with, as over HTTP; None without one."""
         if self.outcome is None:
             return None
-        return 429 if self.outcome.kind is OutcomeKind.THROTTLED else 200
+        if self.outcome.kind is not OutcomeKind.THROTTLED:
+            return 200
+        return 429 if self.outcome.fault is None else 500
 
     @property
     def has_response(self) -> bool:
         """Whether the function itself has answered the last try."""
         return self.status_code == 200
+
+
+def system_error(request_id: str, error: RuntimeUnavailable) -> Outcome:
+    """Return the outcome of a try for which no environment could be had: as a throttle, but it says why."""
+    fault = Fault(cause=FaultCause.EXIT, error_type=type(error).__name__, message=str(error), request_id=request_id)
+    return Outcome(kind=OutcomeKind.THROTTLED, fault=fault)
 
 
 def invocation_record(delivery: Delivery, *, function_arn: str, version: str, now_ms: int) -> bytes:

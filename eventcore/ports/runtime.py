@@ -105,6 +105,9 @@ class Runtime(Protocol):
 
         Returns within the function's timeout plus the kill budget. Cancelled, the invocation's environment is killed
         before the cancellation goes on: no handler runs that nobody waits for.
+
+        Raises:
+            RuntimeUnavailable: no environment can be started, and not for a reason that lies in the function.
         """
         ...
 

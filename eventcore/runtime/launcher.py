@@ -15,7 +15,7 @@ from typing import IO
 
 import anyio
 
-from eventcore.errors import EventcoreError
+from eventcore.errors import RuntimeUnavailable
 from eventcore.runtime import protocol
 from eventcore.runtime.channel import Channel, Deadlines
 from eventcore.runtime.remote import RemoteEnvironment
@@ -108,11 +108,11 @@ class Launcher:
         self._process.wait(timeout=CLOSE_WAIT_S)
         self._errors.close()
 
-    def why_ended(self) -> EventcoreError:
+    def why_ended(self) -> RuntimeUnavailable:
         """Return the error that says why there is no zygote, with the last of its own words."""
         self._errors.seek(0)
         words = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        return EventcoreError(": ".join(["no environment can be started", "the zygote ended", *words]))
+        return RuntimeUnavailable(": ".join(["no environment can be started", "the zygote ended", *words]))
 
 
 def open_launcher(

@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 
 from eventcore.clock import Clock
-from eventcore.errors import EventcoreError
+from eventcore.errors import RuntimeUnavailable
 from eventcore.ids import IdFactory
 from eventcore.model import Fault
 from eventcore.ports.runtime import FunctionSpec
@@ -70,7 +70,7 @@ class Starter:
             The environment, busy; why it can't serve; or None when it was killed by its request id.
 
         Raises:
-            EventcoreError: there is no process to be had, which is no fault of the function's.
+            RuntimeUnavailable: there is no process to be had, which is no fault of the function's.
         """
         refusal = _refuse(function)
         if refusal is not None:
@@ -82,7 +82,7 @@ class Starter:
             self._reporter.init_start(function)
             environment = self._open(pool, launcher, function)
         except OSError as error:
-            raise EventcoreError(f"no environment can be started: {error.strerror or error}") from error
+            raise RuntimeUnavailable(f"no environment can be started: {error.strerror or error}") from error
         environment.request_id = request_id or ""
         if request_id is not None:
             self.serving[request_id] = environment
@@ -220,7 +220,7 @@ def _why_unready(
     if launcher.refusal:
         return faults.setup_fault("Runtime.PreloadRefused", launcher.refusal)
     if environment.why_not_started:
-        raise EventcoreError(f"no environment can be started: {environment.why_not_started}")
+        raise RuntimeUnavailable(f"no environment can be started: {environment.why_not_started}")
     if environment.was_never_started:
         launcher.give_up()
         raise launcher.why_ended()

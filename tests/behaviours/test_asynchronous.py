@@ -12,9 +12,17 @@ import pytest
 
 import eventcore
 from eventcore.delivery.asynchronous import BEGUN_MAX
-from eventcore.errors import CommandError, ConfigError, StoreUnavailable, Throttled
-from eventcore.model import DiscardReason
-from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, Store
+from eventcore.errors import (
+    CommandError,
+    ConfigError,
+    ProgrammingError,
+    RuntimeUnavailable,
+    StoreUnavailable,
+    Throttled,
+)
+from eventcore.model import DiscardReason, Invocation, Outcome
+from eventcore.ports.runtime import FunctionSpec, Runtime
+from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, SendMessages, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.events import EventDelivered, EventDiscarded, EventInvoked, EventRetried, InvocationFinished
 from eventcore.testing import Scripted, open_pipeline
@@ -551,6 +559,130 @@ def test_a_store_that_is_away_for_a_moment_loses_nothing_and_tells_once() -> Non
     assert refused
     assert [event.attempt for event in harness.events(EventInvoked)] == [1, 1]
     assert len(harness.events(EventDiscarded)) == 1
+
+
+def test_an_event_whose_end_can_not_be_written_ends_no_other_and_was_not_begun() -> None:
+    """The other one runs once; the first is not taken for one in which the engine died, and waits for no lease."""
+    refused: list[Operation] = []
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if len(refused) <= BEGUN_MAX and any(
+            isinstance(each, SendMessages) and each.queue == "done" and b'"requestPayload":1' in each.messages[0].body
+            for each in operations
+        ):
+            refused.append(operations[0])
+            raise StoreUnavailable("the disk is full for a moment")
+        return await store.commit(operations)
+
+    calls: Counter[int] = Counter()
+
+    async def work(event: int, context: Any) -> None:
+        calls[event] += 1
+        await anyio.sleep(100 * (event - 1))
+
+    async def scenario(harness: Harness) -> None:
+        await harness.invoke_async("work", 1)
+        await harness.invoke_async("work", 2)
+        await harness.run_until_idle()
+        assert harness.events(EventDiscarded) == []
+        assert len(await harness.messages("done")) == 2
+
+    play_scripted(_app(work, on_success="queue:done"), scenario, commit=commit)
+    assert calls == {1: len(refused) + 1, 2: 1}
+    assert len(refused) > BEGUN_MAX
+
+
+def test_a_receive_that_fails_ends_no_invocation() -> None:
+    refused: list[Operation] = []
+    calls: list[Any] = []
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        is_receive = any(isinstance(each, ReceiveMessages) and each.queue == "events.work" for each in operations)
+        if calls and is_receive and len(refused) < 3:
+            refused.extend(operations)
+            raise StoreUnavailable("locked for a moment")
+        return await store.commit(operations)
+
+    async def work(event: Any, context: Any) -> None:
+        calls.append(event)
+        await anyio.sleep(100)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.invoke_async("work", 1)
+        await harness.advance(1)
+        await harness.invoke_async("work", 2)
+        await harness.run_until_idle()
+
+    play_scripted(_app(work), scenario, commit=commit)
+    assert refused
+    assert calls == [1, 2]
+
+
+def test_an_error_of_ours_in_one_event_is_told_and_ends_no_other() -> None:
+    calls: list[Any] = []
+
+    async def work(event: Any, context: Any) -> None:
+        calls.append(event)
+        await anyio.sleep(100)
+
+    async def scenario(harness: Harness) -> None:
+        function = harness.engine.registry.get("work")
+        function.runtime = _Refusing(function.runtime, ProgrammingError("a mistake of ours"), count=1)
+        await harness.invoke_async("work", 1)
+        await harness.invoke_async("work", 2)
+        await harness.advance(0.5)
+        (status,) = (await harness.status()).functions
+        assert status.problem == "a mistake of ours"
+        await harness.run_until_idle()
+        assert harness.events(EventRetried) == []
+
+    play(_app(work), scenario)
+    assert calls == [2, 1]
+
+
+def test_an_event_for_which_no_environment_can_be_had_waits_and_says_why() -> None:
+    """A system error uses up no attempt (§2), is no throttle, and is told as what it is."""
+    error = RuntimeUnavailable("no environment can be started: no memory")
+
+    async def scenario(harness: Harness) -> None:
+        function = harness.engine.registry.get("work")
+        function.runtime = _Refusing(function.runtime, error, count=100)
+        await _once()(harness)
+        record = await _record(harness)
+        assert record["requestContext"]["condition"] == "EventAgeExceeded"
+        assert record["requestContext"]["approximateInvokeCount"] == 0
+        assert record["responseContext"] == {"statusCode": 500}
+        assert "responsePayload" not in record
+        (dead,) = await harness.messages("dead")
+        assert ("ErrorCode:Number", b"500") in dead.headers
+        assert ("ErrorMessage", str(error).encode()) in dead.headers
+        (status,) = (await harness.status()).functions
+        assert status.throttled == 0
+        (failure,) = await harness.failures()
+        assert failure.error_message == str(error)
+
+    app = _app(_sleep, maximum_event_age_in_seconds=60, on_failure="queue:failed", dead_letter_queue="dead")
+    harness = play(app, scenario)
+    told = harness.events(EventRetried)
+    assert [str(error) in event.error for event in told] == [True] * 5
+
+
+class _Refusing:
+    """A runtime whose machine has nothing left for the first invocations."""
+
+    def __init__(self, runtime: Runtime, error: Exception, *, count: int) -> None:
+        self._runtime = runtime
+        self._error = error
+        self._left = count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    async def invoke(self, function: FunctionSpec, invocation: Invocation) -> Outcome:
+        self._left -= 1
+        if self._left >= 0:
+            raise self._error
+        return await self._runtime.invoke(function, invocation)
 
 
 def test_an_event_in_which_the_engine_dies_each_time_is_given_up() -> None:
