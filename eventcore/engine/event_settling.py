@@ -78,7 +78,7 @@ class EventSettling:
             outcome: of its try; None without one.
 
         Raises:
-            StoreUnavailable: it may or may not be durable; the event shows again when its lease ends.
+            StoreUnavailable: it may or may not be durable; put back, the event shows again only where it is not.
         """
         if decision.verdict is EventVerdict.RETRY:
             await self._put_back(event, decision, outcome)
