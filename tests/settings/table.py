@@ -11,11 +11,14 @@ from eventcore.config.describe import describe, without_null
 from eventcore.config.structs import Section
 from tests.settings.forced import REGISTRY, SECTIONS
 
-HEAD = """# Every setting acts
+HEAD = """# Every setting, and the test that shows that it acts
 
 Written by `python -m tests.settings --write` (and `--servers --write`): each setting's test ran as it is, and passed;
 then with the setting held at its default, or a required one at another value, and failed. What each setting means is in
 the [README](README.md); which of them are refused together is there under their codes.
+
+Rows that say "needs servers" have a test that starts brokers: it runs as it is with the others of `tests/servers`, and
+that it fails without the setting was not shown yet.
 
 | Setting | Takes | Default | Acts: the test that passes with it and fails without | |
 |---|---|---|---|---|
@@ -34,7 +37,7 @@ def _rows(runs: Mapping[str, str]) -> Iterator[str]:
         if setting in runs:
             test, is_shown = runs[setting], "yes"
         else:
-            test, is_shown = REGISTRY["shown"].get(setting, ""), "not run yet"
+            test, is_shown = REGISTRY["shown"].get(setting, ""), "needs servers"
         cells = [f"`{setting}`", said.expected.replace("|", "/"), default, f"`{test}`", is_shown]
         yield f"| {' | '.join(cells)} |"
 
