@@ -19,6 +19,7 @@ def lint_retries(subject: Subject, findings: Findings) -> None:
     mapping = subject.mapping
     if mapping.retry_schedule is not None:
         _lint_schedule(mapping.retry_schedule, subject.path("retry_schedule"), findings)
+        _lint_pauses_of_nothing(subject, findings)
     breaker = mapping.circuit_breaker
     if breaker is not None and breaker.pause > breaker.maximum_pause:
         message = f"the first pause of {breaker.pause:g} seconds is above the longest of {breaker.maximum_pause:g}"
@@ -30,11 +31,24 @@ def lint_retries(subject: Subject, findings: Findings) -> None:
         findings.add("EC142", path, message, "leave out those that are retried as all others")
     known: set[str] = set()
     for index, rule in enumerate(mapping.retry_exceptions):
-        _lint_rule(rule, (*path, index), known, findings)
+        _lint_rule(rule, (*path, index), known, mapping.maximum_retry_attempts, findings)
         known.add(rule.error_type)
 
 
-def _lint_rule(rule: RetryExceptionConfig, path: KeyPath, known: set[str], findings: Findings) -> None:
+def _lint_pauses_of_nothing(subject: Subject, findings: Findings) -> None:
+    """Refuse pauses before retries that there are none of; a rule may have retries of its own."""
+    mapping = subject.mapping
+    has_own = any(rule.maximum_retry_attempts and rule.retry_schedule is None for rule in mapping.retry_exceptions)
+    if mapping.maximum_retry_attempts == 0 and not has_own:
+        message = "nothing is retried here: its pauses have no effect"
+        seen = (subject.path("maximum_retry_attempts"),)
+        hint = "write maximum_retry_attempts = 1 or more, or take it out"
+        findings.add("EC142", subject.path("retry_schedule"), message, hint, depends_on=seen)
+
+
+def _lint_rule(
+    rule: RetryExceptionConfig, path: KeyPath, known: set[str], attempts: int | None, findings: Findings
+) -> None:
     if rule.error_type in known:
         message = f"`{rule.error_type}` has a rule already, which is the one that holds"
         findings.add("EC142", (*path, "error_type"), message, "take out one of them")
@@ -47,6 +61,10 @@ def _lint_rule(rule: RetryExceptionConfig, path: KeyPath, known: set[str], findi
         findings.add("EC142", (*path, "error_type"), message, "write give_up = true, or maximum_retry_attempts = 3")
     if rule.retry_schedule is not None:
         _lint_schedule(rule.retry_schedule, (*path, "retry_schedule"), findings)
+        if (attempts if rule.maximum_retry_attempts is None else rule.maximum_retry_attempts) == 0:
+            message = f"`{rule.error_type}` is not retried: these pauses have no effect"
+            hint = "write maximum_retry_attempts = 1 or more, or take it out"
+            findings.add("EC142", (*path, "retry_schedule"), message, hint)
 
 
 def _lint_schedule(schedule: RetryScheduleConfig, path: KeyPath, findings: Findings) -> None:

@@ -278,6 +278,18 @@ CASES = [
         "EC142", "mappings.s.retry_schedule.initial", "above the longest of 60", "higher maximum",
     ),
     (
+        {"mappings__s": STREAM.replace("= 2", "= 0") + 'retry_schedule = { kind = "linear" }'},
+        "EC142", "mappings.s.retry_schedule", "nothing is retried", "maximum_retry_attempts = 1",
+    ),
+    (
+        {"mappings__q": QUEUE + 'retry_exceptions = [{ error_type = "E", maximum_retry_attempts = 0, retry_schedule = { kind = "linear" } }]'},
+        "EC142", "mappings.q.retry_exceptions[0].retry_schedule", "is not retried", "maximum_retry_attempts = 1",
+    ),
+    (
+        {"mappings__s": STREAM.replace("= 2", "= 0") + 'retry_exceptions = [{ error_type = "E", retry_schedule = { kind = "linear" } }]'},
+        "EC142", "mappings.s.retry_exceptions[0].retry_schedule", "is not retried", "maximum_retry_attempts = 1",
+    ),
+    (
         {"mappings__s": STREAM + 'retry_exceptions = [{ error_type = "ValueError" }]'},
         "EC142", "mappings.s.retry_exceptions[0].error_type", "says nothing", "give_up = true",
     ),
@@ -396,6 +408,10 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {"mappings__s": STREAM + "maximum_record_age_in_seconds = 60"},
         {"mappings__s": STREAM + "maximum_record_age_in_seconds = -1"},
         {"mappings__s": STREAM.replace("= 2", "= -1")},
+        {
+            "mappings__s": STREAM.replace("= 2", "= 0")
+            + 'retry_schedule = { kind = "linear" }\nretry_exceptions = [{ error_type = "E", maximum_retry_attempts = 3 }]'
+        },
         {"mappings__s": STREAM.replace("maximum_retry_attempts = 2", "maximum_record_age_in_seconds = 60")},
         {"mappings__s": STREAM.replace("LATEST", "AT_TIMESTAMP") + "starting_position_timestamp = 0"},
         {"mappings__s": STREAM.replace('"f"', '"g"') + 'on_failure = "function:f"'},
