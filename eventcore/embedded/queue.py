@@ -212,8 +212,8 @@ class EmbeddedQueue:
             self._deletes.withdraw(delete)
         return delete.result()
 
-    async def hand_back(self, receipts: Sequence[str]) -> None:
-        """Show messages at once as if they had not been received; see `QueueSource.hand_back`.
+    async def hand_back(self, receipts: Sequence[str], *, hidden_s: int = 0) -> None:
+        """Show messages as if they had not been received; see `QueueSource.hand_back`.
 
         Raises:
             SourceUnavailable: the store can't write; nothing was changed.
@@ -224,7 +224,7 @@ class EmbeddedQueue:
                 ChangeVisibility(
                     queue=self.name,
                     receipts=tuple(receipts),
-                    timeout_s=0,
+                    timeout_s=hidden_s,
                     now_ms=self._clock.now_ms(),
                     is_uncounted=True,
                 )

@@ -51,6 +51,12 @@ class MappingBreaker:
         """Whether nothing may begin."""
         return not self._breaker.lets_in
 
+    @property
+    def pause_left_s(self) -> float:
+        """How long it is until the next probe; 0 unless it is open."""
+        is_open = self._breaker.state is BreakerState.OPEN
+        return max(0.0, self._breaker.probe_s - anyio.current_time()) if is_open else 0.0
+
     def begin(self, batch: Batch) -> None:
         """Note that a batch is about to be invoked, which the gate has let in; nobody may wait in between."""
         if self._breaker.begin():

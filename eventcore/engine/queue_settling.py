@@ -6,6 +6,7 @@ what several batches have done meanwhile. What else there is to write, a batch w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -224,7 +225,7 @@ class QueueSettling:
             if invoked.lease.is_extended and outcome is not UNCOUNTED:
                 await self._return_on_time(invoked)
             if outcome is UNCOUNTED:
-                await context.source.hand_back(_receipts(invoked, _KEPT))
+                await self._hand_back(invoked)
             elif context.retry is not None:
                 await self._return_on_schedule(invoked)
         await signals.reach("settler.after_ack")
@@ -259,6 +260,13 @@ class QueueSettling:
             now_ms=self._context.clock.now_ms(),
             is_final=False,
         )
+
+    async def _hand_back(self, invoked: Invoked) -> None:
+        """Give back what a breaker does not count, hidden until after the next probe: another message is to be that."""
+        context = self._context
+        assert context.breaker is not None, "it has said so"
+        hidden_s = math.ceil(context.breaker.pause_left_s) + context.visibility_timeout_s
+        await context.source.hand_back(_receipts(invoked, _KEPT), hidden_s=min(hidden_s, VISIBILITY_MAX_S))
 
     async def _return_when_free(self, invoked: Invoked) -> None:
         """Let messages come back when the claim on their key has ended at the latest: each receive counts."""

@@ -102,8 +102,13 @@ class QueueSource(Protocol):
         """Delete messages by receipt; return the receipts that no longer own theirs (those were not deleted)."""
         ...
 
-    async def hand_back(self, receipts: Sequence[str]) -> None:
-        """Show messages at once as if they had not been received: this receive does not count."""
+    async def hand_back(self, receipts: Sequence[str], *, hidden_s: int = 0) -> None:
+        """Show messages as if they had not been received: this receive does not count.
+
+        Args:
+            receipts: those that no longer own their message are passed over.
+            hidden_s: 0-43,200; seconds before they show.
+        """
         ...
 
     async def change_visibility(self, receipts: Sequence[str], timeout_s: int) -> Mapping[str, str]:

@@ -173,7 +173,7 @@ class ChangeVisibility(Operation, frozen=True, kw_only=True):
     receipts: tuple[str, ...]
     timeout_s: int
     now_ms: int
-    is_uncounted: bool = False  #: with ``timeout_s`` 0: they were as good as not received, and count one receive less
+    is_uncounted: bool = False  #: they were as good as not received, and count one receive less
 
 
 class PurgeQueue(Operation, frozen=True, kw_only=True):

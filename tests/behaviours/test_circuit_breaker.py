@@ -202,6 +202,29 @@ def test_a_probe_whose_shard_is_lost_lets_the_next_batch_be_the_probe() -> None:
     assert _states(harness) == ["open", "half-open", "closed"]
 
 
+def test_one_poison_message_does_not_keep_it_open() -> None:
+    done: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        if numbers(event) == [1]:
+            raise ConnectionError("always")
+        done.extend(numbers(event))
+
+    queue = {"visibility_timeout": 20, "redrive_policy": {"dead_letter_queue": "dead", "max_receive_count": 3}}
+    breaker = {"failures": 1, "pause": 60, "maximum_pause": 60}
+
+    async def scenario(harness: Harness) -> None:
+        for number in range(1, 20):
+            await send_numbers(harness, 1, source="queue:orders", first=number)
+            await harness.advance(60)
+        await harness.run_until_idle()
+        assert [message.body for message in await harness.messages("dead")] == [b"1"]
+
+    harness = play(queue_app(work, queue=queue, batch_size=1, circuit_breaker=breaker), scenario)
+    assert sorted(done) == list(range(2, 20))
+    assert _states(harness)[-1] == "closed"
+
+
 # -- what counts as a failure ------------------------------------------------------------------------------------------
 
 SOURCES = pytest.mark.parametrize("source", ["queue:orders", "stream:orders"])

@@ -296,7 +296,7 @@ class FifoQueue:
                 self._hidden.push((until_ms, message.key))
             else:
                 self._show(message)
-                message.receive_count -= operation.is_uncounted
+            message.receive_count -= operation.is_uncounted
             message.visible_ms = until_ms
             renewed[receipt] = write_receipt(message.key, message.receive_count, until_ms)
         return renewed

@@ -241,7 +241,7 @@ class MemoryQueues:
                 queue.hide(message, until_ms)
             else:
                 message.visible_ms = until_ms
-                message.receive_count -= operation.is_uncounted
+            message.receive_count -= operation.is_uncounted
             if is_sooner:
                 self._wake(queue.topic)
             renewed[receipt] = write_receipt(message.key, message.receive_count, until_ms)

@@ -291,6 +291,21 @@ class QueueConformance:
 
         self.check(scenario)
 
+    def test_a_message_that_is_handed_back_hidden_was_not_received(self) -> None:
+        """It shows after its time, and its receive does not count."""
+
+        async def scenario(queue: QueueUnderTest) -> None:
+            _need_extension(queue)
+            await queue.send([b"a"])
+            for _ in range(3):
+                (message,) = (await queue.source.receive(1, wait_s=HAPPENS_WITHIN_S)).records
+                assert message.attributes["ApproximateReceiveCount"] == "1"
+                await queue.source.hand_back([message.receipt], hidden_s=VISIBILITY_S)
+                assert not (await queue.source.receive(1, wait_s=0)).records
+                await queue.pass_time(VISIBILITY_S)
+
+        self.check(scenario)
+
     def test_a_stale_receipt_changes_nothing(self) -> None:
         """The receipt of an earlier receive is not returned, and leaves the message to its owner."""
 

@@ -87,6 +87,25 @@ class FifoPromises(StoreKit):
 
         self.check(scenario)
 
+    def test_what_is_handed_back_hidden_of_a_group_was_not_received(self) -> None:
+        """Its receive does not count, and its group waits until it shows."""
+
+        async def scenario(store: Store) -> None:
+            await _define(store)
+            await _send(store, "g", "1", "2")
+            for round_s in (0, 100, 200):
+                result = await commit_one(store, ReceiveMessages(queue="orders", count_max=1, now_ms=at(round_s)))
+                assert [(message.id, message.receive_count) for message in result.messages] == [("1", 1)]
+                receipts = (result.messages[0].receipt,)
+                handed_back = ChangeVisibility(
+                    queue="orders", receipts=receipts, timeout_s=100, now_ms=at(round_s), is_uncounted=True
+                )
+                await commit_one(store, handed_back)
+                early = await commit_one(store, ReceiveMessages(queue="orders", count_max=1, now_ms=at(round_s + 99)))
+                assert not early.messages
+
+        self.check(scenario)
+
     def test_a_message_of_a_fifo_queue_comes_back_as_it_was_sent(self) -> None:
         """With its group and its deduplication id, in a receive and in a peek."""
         headers = (("trace", b"\x00\xff"),)
