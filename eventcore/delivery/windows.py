@@ -22,7 +22,7 @@ from eventcore.model import BatchWindow, DiscardReason, Outcome, OutcomeKind, Re
 
 #: A state of more bytes, written as JSON, ends its window early (§4).
 STATE_BYTES_MAX = 1024 * 1024
-#: A window whose end has passed waits so long for a record of a later one before it is closed, seconds (§4).
+#: A window whose end has passed waits so long for a record, of it or of a later one, before it is closed, seconds (§4).
 IDLE_S = 120.0
 #: The attempts of a final call belong to no record.
 NOT_CALLED = Part(last=-1)

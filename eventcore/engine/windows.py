@@ -108,10 +108,12 @@ class WindowIntake(ShardIntake):
         if self._is_ended and windows.current is not None and not state.parts and not len(self):
             windows.end()
             return ()
-        with anyio.move_on_after(None if state.parts else windows.pause_s) as patience:
+        # A window is idle while no record waits: one that waits for its batch is of it.
+        with anyio.move_on_after(None if state.parts or len(self) else windows.pause_s) as patience:
             records = await super().take(state)
         if patience.cancelled_caught:
-            windows.end()
+            if not len(self):
+                windows.end()
             return ()
         if not records:
             return records

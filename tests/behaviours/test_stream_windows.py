@@ -162,6 +162,29 @@ def test_two_minutes_after_its_end_a_window_is_closed_without_a_later_record() -
     assert work.seen == [[1], []]
 
 
+def test_a_window_is_not_closed_while_a_record_of_it_waits_for_its_batch() -> None:
+    """A batching window that outlasts the two minutes: the final call comes behind all of the window's records."""
+    work = Counting()
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 2)
+        await harness.advance(20)
+        await send_numbers(harness, 1, first=3)
+        await harness.advance(290)
+        assert work.seen == [[1, 2]]
+        await harness.advance(30)
+        assert work.seen == [[1, 2], [3]]
+        await harness.advance(200)
+
+    play(
+        stream_app(work, tumbling_window_in_seconds=30, batch_size=2, maximum_batching_window_in_seconds=300),
+        scenario,
+    )
+    assert work.seen == [[1, 2], [3], []]
+    assert [call.state for call in work.calls] == [{}, {"count": 2}, {"count": 3}]
+    assert {call.window for call in work.calls} == {"00:00-00:30"}
+
+
 def test_a_batch_ends_with_its_window_and_does_not_wait_for_more() -> None:
     """No batch has records of two windows, and a batching window is not waited for once a later record is there."""
     work = Counting()
