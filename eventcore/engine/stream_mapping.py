@@ -112,8 +112,14 @@ class StreamMapping:
     # -- ShardListener -------------------------------------------------------------------------------------------------
 
     async def on_taken(self, shards: Sequence[TakenShard]) -> None:
-        """Begin work on shards. Returns at once."""
+        """Begin work on shards. Returns at once.
+
+        Raises:
+            SourceUnavailable: a shard has what only other settings of the mapping can finish.
+        """
         assert self._tasks is not None, "the source is opened inside the task group"
+        for taken in shards:
+            self._refuse_parked(taken)
         for taken in shards:
             before = self._ending.pop(taken.shard, None)
             worker = self._make_worker(taken)
@@ -132,6 +138,21 @@ class StreamMapping:
         if self._context.lanes > 1 or taken.state.parked:
             return LanedShard(self._context, self._parking, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
         return ShardWorker(self._context, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
+
+    def _refuse_parked(self, taken: TakenShard) -> None:
+        """Refuse windows for a shard with parked keys: its lanes would give the function no window, and drop its state.
+
+        Raises:
+            SourceUnavailable: until they are redriven.
+        """
+        if self._context.window_length_s and taken.state.parked:
+            mapping = self._context.mapping
+            raise SourceUnavailable(
+                f"keys of {taken.shard} are parked from when `{mapping}` had lanes ({len(taken.state.parked)}), and "
+                f"windows can't keep their order: take out tumbling_window_in_seconds until "
+                f"`eventcore mapping redrive {mapping}` has given them back",
+                source=self._context.source_reference,
+            )
 
     async def on_revoked(self, shards: Sequence[str]) -> None:
         """Stop work on shards: settled or handed back when this returns, within the budget."""

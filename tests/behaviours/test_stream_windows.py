@@ -562,3 +562,45 @@ def test_a_shard_that_is_moved_without_an_engine_begins_with_no_window() -> None
 
     run_virtual(run)
     assert [(call.numbers, call.state) for call in work.calls] == [([1], {}), ([2], {"count": 1}), ([2], {})]
+
+
+def test_a_shard_with_parked_keys_is_not_begun_with_windows() -> None:
+    """Keys that `lanes` has parked keep their order, and a window has one state: redriven first, then windows."""
+    work = Counting()
+    is_mended = False
+
+    async def fail(event: dict[str, Any], context: Any) -> None:
+        key = event["Records"][0]["kinesis"]["partitionKey"]
+        if key != "x" and not is_mended:
+            raise ValueError(f"{key} fails")
+
+    async def run() -> None:
+        nonlocal is_mended
+        laned = stream_app(fail, lanes=2, batch_size=1)
+        windowed = stream_app(work, **WINDOW)
+        async with open_memory_store() as store:
+            async with open_harness(laned, store=store) as harness:
+                for key in ("x", "a", "b"):
+                    await harness.send("stream:orders", ["1"], key=key)
+                    await harness.advance(20)
+                (mapping,) = (await harness.status()).mappings
+                assert mapping.shards[0].parked == 1
+            async with open_harness(windowed, store=store) as harness:
+                await harness.advance(60)
+                (mapping,) = (await harness.status()).mappings
+                assert mapping.state == "Problem"
+                assert "keys of shardId-000000000000 are parked" in mapping.reason
+                assert "eventcore mapping redrive orders" in mapping.reason
+                assert work.calls == []
+            is_mended = True
+            async with open_harness(laned, store=store) as harness:
+                await harness.run_until_idle()
+                for keys in (1, 0):
+                    step = await harness.engine.redrive("orders", SHARD, count_max=10)
+                    assert step.keys == keys
+            async with open_harness(windowed, store=store) as harness:
+                await send_numbers(harness, 1, first=7)
+                await harness.run_until_idle()
+
+    run_virtual(run)
+    assert work.seen == [[7]]
