@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from eventcore_connectors.kafka.local.ports import free_ports
 from tests.behaviours.commands import Done, run
 
 Up = Callable[..., Done]
@@ -26,13 +27,6 @@ printf '%s\\n' "$@" >> "{log}"
 echo "no such image"
 exit 125
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -59,7 +53,7 @@ def up(tmp_path: Path, programs: Callable[[str, str], None]) -> Up:
     """Return what runs the command on a free port, with the programs of the test alone."""
     del programs
     return lambda *arguments, port=None: run(
-        "up", "kafka", "--port", str(port or free_port()), *arguments, cwd=tmp_path
+        "up", "kafka", "--port", str(port or free_ports(1)[0]), *arguments, cwd=tmp_path
     )
 
 
@@ -96,7 +90,7 @@ def test_where_docker_answers_a_pinned_container_is_run_on_loopback(
     log = tmp_path / "called"
     programs("docker", DOCKER.format(log=log, image="exit 0"))
     programs("java", JAVA.format(version="21.0.2"))
-    port = free_port()
+    (port,) = free_ports(1)
     refused = up(port=port)
     assert refused.returncode == 1
     assert "no such image" in refused.stderr
@@ -238,7 +232,7 @@ def test_nothing_is_deleted_without_being_asked(tmp_path: Path, programs: Callab
     kept = tmp_path / "data" / "kafka-data" / "meta.properties"
     kept.parent.mkdir(parents=True)
     kept.write_text("version=1\n")
-    refused = run("up", "kafka", "--port", str(free_port()), "--data", "data", "--fresh", cwd=tmp_path, data="n\n")
+    refused = run("up", "kafka", "--port", str(free_ports(1)[0]), "--data", "data", "--fresh", cwd=tmp_path, data="n\n")
     assert refused.returncode == 130
     assert kept.exists()
 

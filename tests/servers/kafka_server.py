@@ -20,7 +20,8 @@ import anyio
 
 from eventcore.errors import CommandError
 from eventcore_connectors.kafka.local import docker, jars, java
-from eventcore_connectors.kafka.local.settings import broker_settings, free_ports
+from eventcore_connectors.kafka.local.ports import free_ports
+from eventcore_connectors.kafka.local.settings import broker_settings
 from eventcore_connectors.kafka.local.topics import answers
 
 #: For Docker, which may download first.
@@ -133,10 +134,16 @@ class KafkaServer:
     def wait_ready(self) -> None:
         """Wait until the broker answers, and until groups can be joined."""
         try:
-            anyio.run(_wait_ready, self.address)
+            anyio.run(_wait_ready, self.address, self._raise_if_ended)
         except TimeoutError as error:
             self.stop()
             raise ServerUnavailable(f"the broker did not answer within {READY_TIMEOUT_S} s:\n{self.tail()}") from error
+
+    def _raise_if_ended(self) -> None:
+        """Raise ServerUnavailable if the broker has ended by itself."""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            self._process = None
+            raise ServerUnavailable(f"the broker ended with exit code {code}:\n{self.tail()}")
 
     def stop(self) -> None:
         """Stop the broker: SIGTERM, then SIGKILL, by its process id."""
@@ -189,9 +196,10 @@ class KafkaServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
 
 
-async def _wait_ready(address: str) -> None:
+async def _wait_ready(address: str, raise_if_ended: Callable[[], None] = lambda: None) -> None:
     with anyio.fail_after(READY_TIMEOUT_S):
-        while not await answers(address):  # noqa: ASYNC110 - another process is waited for
+        while not await answers(address):
+            raise_if_ended()
             await anyio.sleep(0.1)
 
 

@@ -18,7 +18,8 @@ from eventcore.errors import CommandError, ConnectorUnavailable
 from eventcore.ports.servers import Progress, ServerRequest, Way
 from eventcore_connectors.kafka.local import docker, java, tied
 from eventcore_connectors.kafka.local.jars import find_jars
-from eventcore_connectors.kafka.local.settings import HOST, KAFKA_VERSION, broker_settings, free_ports
+from eventcore_connectors.kafka.local.ports import free_ports
+from eventcore_connectors.kafka.local.settings import HOST, KAFKA_VERSION, broker_settings
 from eventcore_connectors.kafka.local.topics import answers, make_topics
 
 #: Ready in 3 s alone on two cores; other work may run.

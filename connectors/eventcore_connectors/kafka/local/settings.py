@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import ExitStack
 from pathlib import Path
 
 #: `compose/kafka.yaml` and its README name the same one.
@@ -50,12 +48,3 @@ def broker_settings(*, port: int, controller_port: int, data: Path, bind: str = 
         "group.consumer.session.timeout.ms": "6000",
         "log.cleaner.backoff.ms": "100",
     }
-
-
-def free_ports(count: int) -> list[int]:
-    """Return so many ports of loopback, each another one, that nobody has."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
