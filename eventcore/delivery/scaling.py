@@ -46,8 +46,11 @@ class QueueScaling:
         return None if self._since_s is None or self.limit >= self._maximum else self._since_s + STEP_S
 
     def want_more(self, now_s: float) -> None:
-        """Note that messages wait, and as many batches run as may."""
-        if self._since_s is None:
+        """Note that messages wait, and as many batches run as may.
+
+        No step of the way up counts while the function keeps failing: it would undo each cut within a second.
+        """
+        if self._since_s is None or self._is_failing:
             self._since_s = now_s
         steps = int((now_s - self._since_s) / STEP_S)
         if steps:
@@ -66,8 +69,12 @@ class QueueScaling:
     def note_error(self) -> None:
         """Note that the function has failed with a batch."""
         self._failures += 1
-        if self._cuts_on_errors and self._failures >= REPEATED:
+        if self._is_failing:
             self.limit = max(self._least, self.limit // 2)
+
+    @property
+    def _is_failing(self) -> bool:
+        return self._cuts_on_errors and self._failures >= REPEATED
 
     def note_success(self) -> None:
         """Note that a batch came back."""

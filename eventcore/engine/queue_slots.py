@@ -39,9 +39,14 @@ class QueueSlots:
             if self._taken < scaling.limit:
                 break
             await self._wait(scaling.next_rise_s)
-            if not self._has_waiting():
-                scaling.want_no_more()
+            self._note_waiting()
+        self._note_waiting()
         self._taken += 1
+
+    def _note_waiting(self) -> None:
+        """Let no time count toward more slots in which nothing waits for one."""
+        if not self._has_waiting():
+            self._scaling.want_no_more()
 
     async def _wait(self, until_s: float | None) -> None:
         """Wait until a slot is given back, or until a time of the loop."""

@@ -136,6 +136,46 @@ def test_errors_cut_nothing_where_failed_messages_are_reported() -> None:
     assert seen[0] == 5
 
 
+def test_a_cut_lasts_for_as_long_as_the_function_fails() -> None:
+    """A minute of failures would bring 300 batches more, if it counted like one of work."""
+    running = Running(2)
+    seen: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await running(event, context)
+        raise ValueError("always")
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 500, source="queue:orders")
+        seen.extend(await watch(harness, running, 1.5, 5.0, 31.0, 61.0))
+        harness.engine.abort()
+
+    play(scaled_app(work), scenario)
+    assert seen == [10, 2, 2, 2]
+
+
+def test_time_in_which_no_message_waits_brings_no_batches_more() -> None:
+    """Two of five batches end at once, and one message waits: there is a slot too many from then on."""
+    running = Running(0.5)
+    seen: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await running(event, context)
+        if numbers(event)[0] <= 2:
+            raise ValueError("always")
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 6, source="queue:orders")
+        await harness.advance(15)
+        await send_numbers(harness, 60, first=7, source="queue:orders")
+        await harness.advance(0.4)
+        seen.append(running.count)
+        harness.engine.abort()
+
+    play(scaled_app(work, function_response_types=["ReportBatchItemFailures"]), scenario)
+    assert seen == [5]
+
+
 def test_a_cut_ends_batches_as_they_are_done() -> None:
     """Forty run; one that is done makes room for two that fail; so those that are done next have no successor."""
     running = 0

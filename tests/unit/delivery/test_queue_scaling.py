@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventcore.delivery.scaling import LEAST, QueueScaling
+from eventcore.delivery.scaling import LEAST, REPEATED, QueueScaling
 
 
 def test_it_starts_with_five_and_adds_five_a_second_while_messages_wait() -> None:
@@ -61,6 +61,19 @@ def test_repeated_errors_cut_it_by_halves_and_successes_bring_it_back() -> None:
     for _ in range(50):
         scaling.note_success()
     assert scaling.limit == 40
+
+
+def test_it_does_not_rise_while_the_function_keeps_failing() -> None:
+    scaling = QueueScaling(maximum=1250)
+    scaling.want_more(0.0)
+    for _ in range(REPEATED):
+        scaling.note_error()
+    for second in range(1, 20):
+        scaling.want_more(float(second))
+    assert (scaling.limit, scaling.next_rise_s) == (2, 20.0)
+    scaling.note_success()
+    scaling.want_more(20.0)
+    assert scaling.limit == 8  # one back, and five more
 
 
 def test_errors_cut_nothing_where_failed_messages_are_reported() -> None:
