@@ -24,6 +24,8 @@ from eventcore.ports.ranges import RangeSource
 READ_STEP = 1000
 #: Failures that a report names, of all that it counts.
 FAILURES_MAX = 100
+#: A wait for the next record that is told, seconds: who watches would think that it hangs.
+WAIT_TOLD_S = 30.0
 #: Shards that run side by side: each holds up to two batches' worth of records, some 12 MB, and no more invocations can
 #: run at once than the function has slots. With a speed all do, for each record has its time.
 SHARDS_AT_ONCE = 16
@@ -76,6 +78,10 @@ class ReplayListener(Protocol):
 
     def on_failure(self, failure: ReplayFailure) -> None:
         """Hear of a failure."""
+        ...
+
+    def on_wait(self, shard: str, wait_s: float) -> None:
+        """Hear that nothing of a shard is due for so long, seconds: at least `WAIT_TOLD_S`."""
         ...
 
 
@@ -170,13 +176,21 @@ class Replay:
     async def _run_shard(self, shard: _Waiting) -> None:
         while not self._stopping.is_set() and await self._fill(shard):
             if self._first_ms is not None:
-                with anyio.CancelScope(deadline=self._due_s(shard.records[0])):
-                    await self._stopping.wait()
+                await self._wait_due(shard)
             ready = self._ready(shard.records)
             count, _ = cut(ready, self._batching)
             await self._run_batch(shard.name, shard.take(count))
         if not self._stopping.is_set():
             self._go_on(shard.name, shard.end)
+
+    async def _wait_due(self, shard: _Waiting) -> None:
+        """Wait until the next record of a shard is to run, or for `stop`."""
+        due_s = self._due_s(shard.records[0])
+        wait_s = due_s - anyio.current_time()
+        if wait_s >= WAIT_TOLD_S:
+            self._listener.on_wait(shard.name, wait_s)
+        with anyio.CancelScope(deadline=due_s):
+            await self._stopping.wait()
 
     async def _fill(self, shard: _Waiting) -> bool:
         """Read on when a batch's worth is not there; tell whether there is something to run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -188,22 +189,29 @@ class _Command:
         return found[0] if found else None
 
     async def run(self) -> int:
-        from eventcore.archive.replay import ReplayReport
         from eventcore.cli.replay_source import open_source
 
-        async with open_source(self._request.target, self._place, self._pipeline) as source:
-            plan = await self._plan(source)
-            if self._request.is_dry:
-                self._tell_dry(plan)
-                return ExitCode.OK
-            self._output.note(f"{'runs' if plan.count else 'nothing to run:'} {self._show_plan(plan)}")
-            if not plan.count:
-                self._tell_report(ReplayReport(records=0, invocations=0, failed=0, failures=(), left=()))
-                return ExitCode.OK
-            self._tell_not_imitated()
-            if not self._request.is_confirmed:
-                confirm("The handler has its real effects. Go on?")
-            return await self._replay(source, plan)
+        # A count leaves nothing behind, and asks for the file only to read in it.
+        has_file = not self._request.is_dry or self._request.bounds is None
+        with self._state.hold() if has_file else nullcontext():
+            async with open_source(self._request.target, self._place, self._pipeline) as source:
+                return await self._run(source)
+
+    async def _run(self, source: RangeSource) -> int:
+        from eventcore.archive.replay import ReplayReport
+
+        plan = await self._plan(source)
+        if self._request.is_dry:
+            self._tell_dry(plan)
+            return ExitCode.OK
+        self._output.note(f"{'runs' if plan.count else 'nothing to run:'} {self._show_plan(plan)}")
+        if not plan.count:
+            self._tell_report(ReplayReport(records=0, invocations=0, failed=0, failures=(), left=()))
+            return ExitCode.OK
+        self._tell_not_imitated()
+        if not self._request.is_confirmed:
+            confirm("The handler has its real effects. Go on?")
+        return await self._replay(source, plan)
 
     async def _plan(self, source: RangeSource) -> _Plan:
         extents = [
@@ -229,7 +237,9 @@ class _Command:
         return f"{count} of {plan.reference} through {plan.function}{': ' if shards else ''}{shards}"
 
     def _tell_not_imitated(self) -> None:
-        """Say which of the mapping's settings have no effect here."""
+        """Say what has no effect here: some of the mapping's settings, and --resume beside another replay."""
+        if not self._state.is_mine:
+            self._output.warn("another replay of them runs: interrupted, this one can't go on with --resume")
         mapping = self._mapping
         if mapping is None:
             return
@@ -270,8 +280,9 @@ class _Command:
         listener.finish(report)
         if report.left:
             done = show_count(report.records, "record")
+            again = f"; to go on: {self._repeat('--resume')}" if self._state.is_mine else ""
             clear_line()
-            self._output.warn(f"interrupted after {done}; to go on: {self._repeat('--resume')}")
+            self._output.warn(f"interrupted after {done}{again}")
 
     def _repeat(self, *arguments: str, topic: str = "") -> str:
         """Return the command once more, with other arguments for its range, and one of its topics alone."""

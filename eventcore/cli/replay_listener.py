@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventcore.cli.output import Output, clear_line, show_line
+from eventcore.cli.output import Output, clear_line, show_line, show_span
 from eventcore.cli.replay_state import Position, ReplayState
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class Listener:
         error = f"{failure.error_type}: {failure.error_message}" if failure.error_type else failure.error_message
         clear_line()
         self._output.warn(f"{failure.shard} [{failure.first}{last}] failed: {show_line(error)}{where}")
+
+    def on_wait(self, shard: str, wait_s: float) -> None:
+        """Say that the next record of a shard comes much later, as it did then: nothing hangs."""
+        clear_line()
+        self._output.note(f"{shard}: the next record is due in {show_span(wait_s * 1000)}")
 
     def finish(self, report: ReplayReport) -> None:
         """Keep how far it is, or forget it when nothing is left."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -32,13 +35,44 @@ class ReplayState:
         self._reference = reference
         self._function = function
         self._written_s = 0.0
+        #: Whether what is written is this replay's: another one may run, of another range or from another terminal.
+        self.is_mine = False
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the file this replay's while the block lasts, unless another process has it: `is_mine` tells.
+
+        Raises:
+            CommandError: the state folder can't be written.
+        """
+        path = self._path.with_suffix(".lock")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.is_mine = False
+            else:
+                self.is_mine = True
+            yield
+        finally:
+            os.close(descriptor)
 
     def read(self) -> Sequence[Position]:
         """Return how far the last replay was.
 
         Raises:
-            CommandError: none was interrupted, or its file can't be read.
+            CommandError: none was interrupted, it still runs, or its file can't be read.
         """
+        if not self.is_mine:
+            raise CommandError(
+                f"a replay of {self._reference} through {self._function} runs: it goes on by itself",
+                hint="run another range beside it: --from",
+            )
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=tuple[Position, ...])
         except FileNotFoundError:
@@ -50,23 +84,26 @@ class ReplayState:
             raise CommandError(f"{self._path} can't be read: {error}", hint="say where to begin: --from") from error
 
     def write(self, positions: Sequence[Position], *, is_urgent: bool = False) -> None:
-        """Keep how far it is; unless it is urgent, at most each `WRITE_EVERY_S`.
+        """Keep how far it is, if the file is this replay's; unless it is urgent, at most each `WRITE_EVERY_S`.
 
         Raises:
             CommandError: the state folder can't be written.
         """
         now_s = anyio.current_time()
-        if not is_urgent and now_s < self._written_s + WRITE_EVERY_S:
+        if not self.is_mine or (not is_urgent and now_s < self._written_s + WRITE_EVERY_S):
             return
         self._written_s = now_s
         beside = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_bytes(msgspec.json.encode(positions))
             beside.replace(self._path)
         except OSError as error:
-            raise CommandError(f"{self._path} can't be written: {error}") from error
+            raise self._unwritable(error) from error
 
     def clear(self) -> None:
-        """Forget it: it is through."""
-        self._path.unlink(missing_ok=True)
+        """Forget it, if the file is this replay's: it is through."""
+        if self.is_mine:
+            self._path.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> CommandError:
+        return CommandError(f"{self._path} can't be written: {error}")

@@ -197,3 +197,28 @@ def test_an_interrupted_one_goes_on_where_it_was(tmp_path: Path, times: int) -> 
     (folder / "handlers.py").write_text("def work(event, context): ...\n")
     assert ask(*shlex.split(command), "--yes", cwd=folder)["records"] == 3 - ran
     assert run(*shlex.split(command), cwd=folder).returncode == 1
+
+
+def test_two_at_once_do_not_share_how_far_they_are(tmp_path: Path) -> None:
+    """The first keeps it; the other one runs all the same, and says that it can't be gone on with."""
+    folder = write_gated(tmp_path, ONE_BY_ONE, GATED)
+    assert run("send", "stream:orders", "a", "b", "c", "--key", "k", cwd=folder).returncode == 0
+    with running("replay", "stream:orders", "--from", "0", "--yes", cwd=folder, until="runs up to 3") as replay:
+        wait_gated(folder)
+        refused = run("replay", "stream:orders", "--resume", cwd=folder)
+        assert (refused.returncode, "it goes on by itself" in refused.stderr) == (1, True)
+        begin = ("replay", "stream:orders", "--from", "2", "--yes")
+        with running(*begin, cwd=folder, until="can't go on with --resume") as second:
+            wait_gated(folder)
+            second.send_signal(signal.SIGINT)
+            second.wait_line("ending: running batches may finish")
+            second.send_signal(signal.SIGINT)
+            second.wait_line("interrupted after 0 records")
+            assert second.wait() == 130
+        replay.send_signal(signal.SIGINT)
+        replay.wait_line("ending: running batches may finish")
+        replay.send_signal(signal.SIGINT)
+        _, _, command = replay.wait_line("interrupted after").partition("to go on: eventcore ")
+        assert replay.wait() == 130
+    plan = ask(*shlex.split(command), "--dry-run", cwd=folder)
+    assert (plan["records"], plan["shards"][0]["position"]) == (3, 0)

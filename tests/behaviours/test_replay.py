@@ -36,12 +36,16 @@ class Heard:
     def __init__(self) -> None:
         self.done: list[tuple[str, int]] = []
         self.failures: list[ReplayFailure] = []
+        self.waits: list[tuple[str, float]] = []
 
     def on_done(self, shard: str, position: int) -> None:
         self.done.append((shard, position))
 
     def on_failure(self, failure: ReplayFailure) -> None:
         self.failures.append(failure)
+
+    def on_wait(self, shard: str, wait_s: float) -> None:
+        self.waits.append((shard, wait_s))
 
 
 class CountedRange(EmbeddedRange):
@@ -208,6 +212,16 @@ def test_the_records_keep_their_distances_in_time(speed: float, least_s: float, 
     _, _, took_s = replay(work, NUMBERS, pause_s=10, speed=speed)
     assert least_s <= took_s <= most_s
     assert len(at_s) == (25 if speed else 3)
+
+
+@pytest.mark.parametrize(("pause_s", "told"), [(3600.0, [360.0, 360.0]), (90.0, [])])
+def test_a_long_wait_for_the_next_record_is_told(pause_s: float, told: list[float]) -> None:
+    """Who watches would think that it hangs."""
+
+    async def work(batch: eventcore.Batch) -> None: ...
+
+    _, heard, _ = replay(work, NUMBERS[:3], pause_s=pause_s, speed=10.0)
+    assert [round(wait_s) for _, wait_s in heard.waits] == told
 
 
 def test_what_is_left_when_it_is_interrupted_is_known() -> None:

@@ -25,6 +25,7 @@ from eventcore_connectors.kafka.membership import (
     OPEN_TIMEOUT_S,
     ClientClosed,
     ClientFailed,
+    TopicMissing,
     Unreachable,
     describe,
     locate,
@@ -154,7 +155,7 @@ async def _count_partitions(client: Any, topic: str, where: str) -> int:
         if error is errors.NoError:
             return len(found[-1])
         if error is errors.UnknownTopicOrPartitionError and anyio.current_time() >= give_up:
-            raise Unreachable(f"the topic does not exist: {where}")
+            raise TopicMissing(where)
         if not error.retriable:
             raise error(where)
         await anyio.sleep(_LOOK_AGAIN_S)

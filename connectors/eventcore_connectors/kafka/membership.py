@@ -26,6 +26,16 @@ class Unreachable(Exception):
     """A broker or a topic can't be reached; the message names both."""
 
 
+class TopicMissing(Unreachable):
+    """A topic does not exist, and no client of ours makes it: a misspelt name would become a topic."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"the topic does not exist: {where}; make it with kafka-topics.sh --create, or, on a broker of "
+            "`eventcore up kafka`, with its --topic NAME:PARTITIONS"
+        )
+
+
 class ClientFailed(Exception):
     """The client library gives up, or the broker refuses for good; the message is its own."""
 

@@ -27,6 +27,7 @@ from eventcore_connectors.kafka.membership import (
     Fenced,
     OutOfRange,
     PartitionsHook,
+    TopicMissing,
     Unreachable,
     locate,
     read_metadata,
@@ -131,7 +132,7 @@ class LibrdkafkaMember:
                 return {topic: len(found.partitions)}
             is_missing = found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
             if is_missing and anyio.current_time() >= give_up:
-                raise Unreachable(f"the topic does not exist: {self._where}")
+                raise TopicMissing(self._where)
             if found.error is not None and not is_missing and found.error.code() not in _MOVED:
                 raise ClientFailed(str(found.error))
             await anyio.sleep(_AGAIN_S)
