@@ -275,12 +275,24 @@ def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> in
 
 
 def find_mark(state: ShardState) -> ShardState:
-    """Return a taken shard's state with the mark that the owner before left turned into a count (design §3)."""
-    if not state.marked or not state.parts:
-        return msgspec.structs.replace(state, marked=False)
+    """Return a taken shard's state with the mark that the owner before left turned into a count (design §3).
+
+    It is the final call's where the window has one: nothing else runs until that window is closed.
+    """
+    unmarked = msgspec.structs.replace(state, marked=False)
+    if not state.marked:
+        return unmarked
+    if state.window is not None and state.window.final.request_id:
+        final = _counted(state.window.final)
+        return msgspec.structs.replace(unmarked, window=msgspec.structs.replace(state.window, final=final))
+    if not state.parts:
+        return unmarked
     head, *rest = state.parts
-    counted = msgspec.structs.replace(head, marks=head.marks + 1)
-    return ShardState(parts=(counted, *rest))
+    return msgspec.structs.replace(unmarked, parts=(_counted(head), *rest))
+
+
+def _counted(part: Part) -> Part:
+    return msgspec.structs.replace(part, marks=part.marks + 1)
 
 
 def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:

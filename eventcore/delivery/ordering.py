@@ -50,7 +50,8 @@ class ShardState(msgspec.Struct, frozen=True, array_like=True):
 
     version: int = STATE_VERSION
     parts: tuple[Part, ...] = ()
-    #: The first part is being invoked right now; found by the next owner, it means that the engine died there.
+    #: The first part, or the window's final call once it has begun, is being invoked right now; found by the next
+    #: owner, it means that the engine died there.
     marked: bool = False
     lanes: tuple[LaneState, ...] = ()  #: of a shard with lanes: failing keys
     #: Of a shard with lanes: keys whose records wait elsewhere, each with the position of the first that does.

@@ -9,6 +9,7 @@ import anyio
 import msgspec
 
 from eventcore import signals
+from eventcore.delivery.decide import find_mark
 from eventcore.delivery.ordering import ShardState
 from eventcore.engine.windows import ShardWindows
 from eventcore.errors import SourceError, SourceUnavailable
@@ -53,7 +54,9 @@ class ShardCheckpoint:
         self._stopping = stopping
         self._windows = windows
         self.position = taken.checkpoint
-        self.kept = taken.state  #: what the source keeps of the failing work, as far as we wrote it
+        #: What the source keeps of the failing work, as far as we wrote it. The mark that the owner before left is
+        #: counted here, and stays there until we write: whoever comes before that has to find it too.
+        self.kept = find_mark(taken.state)
 
     async def write(self, position: int, state: ShardState, *, is_urgent: bool) -> None:
         """Tell the source; one outside that is away is asked again for `WRITE_PATIENCE_S`.

@@ -22,7 +22,6 @@ from eventcore.delivery.decide import (
     decide_recursive,
     decide_skip,
     decide_stream,
-    find_mark,
 )
 from eventcore.delivery.ordering import Part, ShardState, Window
 from eventcore.delivery.partial import Report
@@ -150,7 +149,7 @@ class Lane:
             self._end_skip()
 
     async def _work(self) -> None:
-        state = find_mark(self._checkpoint.kept)
+        state = self._checkpoint.kept
         gate = self._context.gate
         while not self._stopping.is_set():
             if gate.find(self._shard) is not None and self._skip is None:
@@ -212,7 +211,7 @@ class Lane:
         invocations = part.attempt
         if decision is None:
             invocations += 1
-            outcome = await self._try(batch, state)
+            outcome = await self._try(batch, part, state)
             report = self._read(batch, outcome)
             decision = decide_stream(
                 records,
@@ -245,13 +244,17 @@ class Lane:
         """Return which records of a batch its outcome names failed."""
         return self._context.dispatcher.read(batch, outcome)
 
-    async def _try(self, batch: Batch, state: ShardState) -> Outcome:
+    async def _try(self, batch: Batch, part: Part, state: ShardState) -> Outcome:
         """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
 
         Else the record that kills engines would have its neighbours of other shards marked each time, and they would
         be given up with it.
+
+        Args:
+            batch: what to invoke the function with.
+            part: what has happened to it so far.
+            state: of the shard, or lane, while it runs.
         """
-        part = state.parts[0]
         is_marked = self._is_first or part.attempt > 0 or part.marks > 0
         if not part.marks:
             return await self._invoke(batch, state if is_marked else None)
@@ -285,7 +288,7 @@ class Lane:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
 
         Args:
-            batch: what to invoke it with; not empty where ``state`` is given.
+            batch: what to invoke it with; empty for a window's final call.
             state: marked before the invocation begins; None when no mark is needed.
         """
         context = self._context
@@ -301,7 +304,8 @@ class Lane:
         answer = Answer(RELEASED, None, batch)
         try:
             if state is not None:
-                await self._checkpoint.mark(batch.first.position, state)
+                position = batch.first.position if len(batch) else self._checkpoint.position
+                await self._checkpoint.mark(position, state)
             self._is_first = False
             if self._stopping.is_set() or context.gate.find(self._shard) is not None:
                 # Stopped or paused while it waited in line.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from eventcore.delivery.decide import find_mark
 from eventcore.delivery.ordering import EMPTY, ShardState
 from eventcore.engine.batcher import RecordBuffer
 from eventcore.engine.books import Books
@@ -43,7 +44,7 @@ class ShardWorker:
         self._intake: ShardIntake
         self._lane: Lane
         if context.window_length_s:
-            windows = ShardWindows(context.window_length_s, taken.state.window, context.clock)
+            windows = ShardWindows(context.window_length_s, find_mark(taken.state).window, context.clock)
             windowed = WindowBuffer(context.batching, windows, size_bytes_max=buffer_bytes_max)
             self._intake = intake = WindowIntake(context.source, taken.shard, windowed, windows)
             self._checkpoint = ShardCheckpoint(context.source, taken, stopping, windows)

@@ -116,7 +116,8 @@ class WindowedLane(Lane):
         """
         context = self._context
         if not window.final.request_id:
-            window = _called(window, request_id=context.ids.new_id())
+            call = msgspec.structs.replace(window.final, request_id=context.ids.new_id())
+            window = msgspec.structs.replace(window, final=call)
         decision = decide_before_final(window, context.retry, now_ms=context.clock.now_ms())
         outcome: Outcome | None = None
         if self._skip is not None and decision is None:
@@ -126,7 +127,9 @@ class WindowedLane(Lane):
             super()._make_batch((), call), window=view(window, is_final=True), request_id=call.request_id
         )
         if decision is None:
-            outcome = await self._call(batch, window, state)
+            # Its request id goes with a mark, which is the final call's by that (`find_mark`).
+            self._windows.replace(window)
+            outcome = await self._try(batch, call, state)
             decision = decide_final(
                 window, outcome, context.retry, now_ms=context.clock.now_ms(), jitter=context.ids.jitter()
             )
@@ -152,13 +155,6 @@ class WindowedLane(Lane):
         await self._checkpoint.write(self._checkpoint.position, state, is_urgent=True)
         self._tell_window(batch, decision, outcome, discarded)
         return decision.delay_ms
-
-    async def _call(self, batch: Batch, window: Window, state: ShardState) -> Outcome:
-        """Make a final call, marked as other invocations are: first of its shard, or called before."""
-        if self._is_first or window.final.attempt or window.final.marks:
-            self._windows.replace(_called(window, marks=window.final.marks + 1))
-            await self._checkpoint.write(self._checkpoint.position, state, is_urgent=True)
-        return await self._invoke(batch, None)
 
     def _tell_window(
         self, batch: Batch, decision: FinalDecision, outcome: Outcome | None, discarded: Sequence[Discarded]
@@ -187,10 +183,3 @@ class WindowedLane(Lane):
 
 def _settles(runs: Sequence[Run]) -> bool:
     return any(run.verdict.kind is VerdictKind.SETTLE for run in runs)
-
-
-def _called(window: Window, *, request_id: str = "", marks: int = 0) -> Window:
-    """Return a window with more known of its final call."""
-    call = window.final
-    final = msgspec.structs.replace(call, request_id=request_id or call.request_id, marks=marks or call.marks)
-    return msgspec.structs.replace(window, final=final)

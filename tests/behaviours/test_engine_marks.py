@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import pytest
 
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.lanes import lane_key, lane_name
+from eventcore.delivery.ordering import LaneState, Part, ShardState
 from eventcore.engine.checkpoint import WRITE_PATIENCE_S
 from eventcore.errors import SourceUnavailable
 from eventcore.testing import Fate, Faults, Scripted, open_pipeline
@@ -154,3 +156,53 @@ def test_a_mark_whose_answer_got_lost_is_taken_back_where_it_stands() -> None:
         assert pipeline.now_s > WRITE_PATIENCE_S
     assert set(checkpoints) == {0, 1}
     assert checkpoints[-1] == 1
+
+
+def _died_in(lanes: int) -> ShardState:
+    """What an engine leaves that died in the first record."""
+    part = Part(last=0, request_id="r")
+    if lanes == 1:
+        return ShardState(parts=(part,), marked=True)
+    return ShardState(lanes=(LaneState(lane_name(lane_key(record(0), 1)), (part,), marked=True),))
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_mark_that_was_found_outlives_a_restart_before_the_next_write(lanes: int) -> None:
+    """The mapping starts anew while the batch waits for a slot: it still is the one in which an engine died."""
+    died = _died_in(lanes)
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        if not event["Records"]:
+            await anyio.sleep(60)
+
+    async def fail_after_the_first_record() -> None:
+        if stream.opened_count <= RESTARTS and stream.source.owned.get("orders-0"):
+            await anyio.sleep(1)
+            raise SourceUnavailable("away")
+
+    async def scenario(harness: Harness) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(lanes):
+                tasks.start_soon(harness.engine.invoke, "work", {"Records": []})
+            await harness.advance(1)
+            stream.shards["orders-0"].append(record(0))
+            stream.source.wake()
+            await harness.advance(30)
+            assert stream.opened_count == RESTARTS + 1
+            assert stream.kept["orders-0"] == (0, died)
+        await harness.advance(60)
+        assert [settled.count for settled in harness.settled] == [1]
+
+    stream = ScriptedStream({"orders-0": []}, is_settle_durable=True)
+    stream.kept["orders-0"] = (0, died)
+    stream.on_receive = fail_after_the_first_record
+    app = scripted_app(work, timeout=90, concurrency=lanes, lanes=lanes, batch_size=1)
+    play_scripted(app, scenario, stream)
+    # Counted once, however often it was found.
+    assert max(_marks(settled.state) for settled in stream.settled) == 1
+    assert stream.kept["orders-0"] == (1, ShardState())
+
+
+def _marks(state: ShardState) -> int:
+    parts = [*state.parts, *(part for lane in state.lanes for part in lane.parts)]
+    return max((part.marks for part in parts), default=0)

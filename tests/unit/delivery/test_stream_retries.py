@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from eventcore.delivery.decide import FINAL_CAUSES, MARKS_MIN, decide_before_stream, decide_stream, find_mark
-from eventcore.delivery.ordering import EMPTY, Part, ShardState
+from eventcore.delivery.ordering import EMPTY, Part, ShardState, Window
 from eventcore.delivery.partial import SUCCESS
 from eventcore.delivery.retry import BACKOFF_MAX_S, StreamRetry, backoff_ms
 from eventcore.model import DiscardReason, FaultCause, Outcome, OutcomeKind, VerdictKind
@@ -278,3 +278,16 @@ def test_a_clean_state_has_no_mark_to_find() -> None:
     kept = ShardState(parts=(Part(last=4, attempt=1),))
     assert find_mark(kept) == kept
     assert find_mark(ShardState(marked=True)) == EMPTY
+
+
+def test_a_mark_is_the_final_calls_once_that_has_begun() -> None:
+    """What waits behind the window is not blamed for it, and stays."""
+    waiting = (Part(last=4, attempt=1),)
+    window = Window(start_ms=0, end_ms=10_000, final=Part(last=-1, request_id="r", marks=1))
+    found = find_mark(ShardState(parts=waiting, marked=True, window=window))
+    assert found.window is not None
+    assert (found.parts, found.marked, found.window.final.marks) == (waiting, False, 2)
+    # Not begun: it is of the batch.
+    begun = find_mark(ShardState(parts=waiting, marked=True, window=Window(start_ms=0, end_ms=10_000)))
+    assert begun.window is not None
+    assert (begun.parts[0].marks, begun.window.final.marks) == (1, 0)
