@@ -30,7 +30,6 @@ from eventcore.delivery.asynchronous import EventRetry
 from eventcore.delivery.breaker import BreakerPolicy
 from eventcore.delivery.idempotency import IdempotencyPolicy
 from eventcore.delivery.retry import StreamRetry
-from eventcore.delivery.scaling import CONCURRENCY_MAX
 
 
 class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +59,7 @@ class EffectiveMapping(msgspec.Struct, frozen=True, kw_only=True):
     is_exactly_once: bool  #: Kafka only: results, discards and offsets are one transaction
     starting_position: StartingPosition  #: streams only
     consumer_group_id: str  #: Kafka only
-    maximum_concurrency: int  #: batches at the same time; queues only: a stream runs one a shard
+    maximum_concurrency: int  #: batches at the same time, never more than the function may have; queues only
 
     @property
     def destinations(self) -> tuple[Reference, ...]:
@@ -168,6 +167,7 @@ def _resolve_mapping(name: str, mapping: MappingConfig, functions: Mapping[str, 
     source = parse_reference(mapping.source)
     window_s = mapping.maximum_batching_window_in_seconds
     timestamp_s = mapping.starting_position_timestamp or 0
+    invocations_max = functions[mapping.function].invocations_max
     return EffectiveMapping(
         name=name,
         source=source,
@@ -192,7 +192,8 @@ def _resolve_mapping(name: str, mapping: MappingConfig, functions: Mapping[str, 
         is_exactly_once=mapping.delivery == "exactly_once",
         starting_position=StartingPosition(mapping.starting_position or "TRIM_HORIZON", round(timestamp_s * 1000)),
         consumer_group_id=mapping.consumer_group_id or defaults.default_group(name),
-        maximum_concurrency=mapping.maximum_concurrency or CONCURRENCY_MAX,
+        # More would wait for the function with hidden messages in their hands.
+        maximum_concurrency=min(mapping.maximum_concurrency or invocations_max, invocations_max),
     )
 
 
@@ -265,6 +266,9 @@ def _origin(pipeline: EffectivePipeline, path: KeyPath) -> str:
         mapping = pipeline.loaded.config.mappings[name]
         if defaults.has_default_attempts(parse_reference(mapping.source), mapping):
             return "default, as in Lambda: Kafka with on_failure and no limit"
+    if path == ("mappings", name, "maximum_concurrency") and not provenance.is_written(path):
+        function = pipeline.mappings[name].function
+        return f"default: functions.{function}.{pipeline.functions[function].limit_setting}"
     # A list is one row, and its variables stand at its entries.
     inside = [names for place, names in provenance.variables.items() if place[: len(path)] == path]
     variables = [name for names in inside for name in names]

@@ -43,7 +43,7 @@ CODES: Mapping[str, str] = {
     "EC125": "a handler that is not there, or whose file is not Python (`validate` alone looks)",
     "EC126": "Kafka's security settings contradict each other, or one is missing",
     "EC127": "a file that is not there",
-    "EC128": "more lanes, or a higher parallelization factor, than the function may have invocations",
+    "EC128": "lanes, a parallelization factor or a maximum concurrency above what the function may have at a time",
     "EC129": "results, or exactly-once delivery, where they can't be had",
     "EC130": "a filter whose pattern can't be used",
     "EC131": "a FIFO queue and a standard queue, one the dead-letter queue of the other",

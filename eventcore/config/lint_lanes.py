@@ -19,14 +19,6 @@ def lint_lanes(subject: Subject, findings: Findings) -> None:
             "write lanes = 10, or take it out",
             depends_on=(subject.path("lanes"),),
         )
-    concurrency = ("functions", subject.mapping.function, "concurrency")
-    if subject.function is not None and lanes > max(1, subject.function.invocations_max):
-        message = (
-            f"{lanes} lanes, and {subject.mapping.shown('function')} may have {subject.function.invocations_max} "
-            f"invocations at the same time: the others would only wait"
-        )
-        hint = f"write [functions.{subject.mapping.shown('function')}] concurrency = {lanes}, or fewer lanes"
-        findings.add("EC128", subject.path("lanes"), message, hint, depends_on=(concurrency,))
     if subject.parking is None:
         return
     if subject.is_read_from(subject.parking):
@@ -51,7 +43,8 @@ def lint_parallelization(subject: Subject, findings: Findings) -> None:
     path = subject.path("parallelization_factor")
     if subject.mapping.parallelization_factor is not None and subject.source.kind == "kafka":
         message = "Kafka mappings have no parallelization factor, in Lambda neither"
-        hint = f"write lanes = {max(factor, 2)}: so many keys of a partition at a time, each in order"
+        instead = f"write lanes = {factor}: so many keys of a partition at a time, each in order"
+        hint = "take it out" if factor == 1 else instead
         findings.add("EC141", path, message, hint, depends_on=(subject.path("source"),))
         return
     if factor == 1:
@@ -59,15 +52,6 @@ def lint_parallelization(subject: Subject, findings: Findings) -> None:
     if (subject.mapping.lanes or 1) > 1:
         message = "both divide a shard's records: lanes by key, the factor into so many parts of several keys each"
         findings.add("EC141", path, message, "take out this or lanes", depends_on=(subject.path("lanes"),))
-    concurrency = ("functions", subject.mapping.function, "concurrency")
-    if subject.function is not None and factor > subject.function.concurrency:
-        name = subject.mapping.shown("function")
-        message = (
-            f"{factor} batches of a shard at a time, and {name} may have {subject.function.concurrency} "
-            "invocations: the others would only wait"
-        )
-        hint = f"write [functions.{name}] concurrency = {factor}, or a lower factor"
-        findings.add("EC128", path, message, hint, depends_on=(concurrency,))
 
 
 def lint_kafka_lanes(subject: Subject, findings: Findings) -> None:

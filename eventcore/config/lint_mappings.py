@@ -7,6 +7,7 @@ from typing import Any
 from eventcore.config.convert import Draft
 from eventcore.config.defaults import ON_FAILURE, default_group, has_default_attempts
 from eventcore.config.findings import Findings
+from eventcore.config.lint_concurrency import lint_concurrency
 from eventcore.config.lint_filters import lint_filters
 from eventcore.config.lint_idempotency import lint_idempotency
 from eventcore.config.lint_lanes import lint_kafka_lanes, lint_lanes, lint_parallelization
@@ -61,6 +62,7 @@ def lint_mappings(draft: Draft, findings: Findings) -> None:
             _lint_stream(subject, findings)
         else:
             _lint_queue(subject, findings)
+        lint_concurrency(subject, findings)
         lint_filters(subject, findings)
         lint_retries(subject, findings)
         lint_idempotency(subject, findings)
@@ -211,8 +213,7 @@ def _lint_redrive(subject: Subject, queue: QueueConfig, findings: Findings) -> N
 def _lint_stream(subject: Subject, findings: Findings) -> None:
     for setting in QUEUE_SETTINGS:
         if getattr(subject.mapping, setting) is not None:
-            message = "a stream runs one batch a shard: its number of shards is its concurrency"
-            findings.add("EC105", subject.path(setting), message, "take it out")
+            findings.add("EC105", subject.path(setting), *_explain_queue_setting(subject))
     _lint_start(subject, findings)
     age = subject.mapping.maximum_record_age_in_seconds
     if age is not None and 0 <= age < RECORD_AGE_MIN_S:
@@ -229,6 +230,14 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
     lint_windows(subject, findings)
     lint_results(subject, findings)
     _lint_limits(subject, findings)
+
+
+def _explain_queue_setting(subject: Subject) -> tuple[str, str]:
+    """Return what `maximum_concurrency` means to whoever writes it for a stream, and what does that here."""
+    message = "batches of a stream run at the same time by its shards, and within a shard by key"
+    if subject.source.kind == "kafka":
+        return message, "write lanes: so many keys of a partition at a time, each in order; or take it out"
+    return message, "write parallelization_factor or lanes: so many of a shard at a time; or take it out"
 
 
 def _lint_start(subject: Subject, findings: Findings) -> None:

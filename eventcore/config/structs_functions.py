@@ -95,6 +95,11 @@ class FunctionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
         reserved = self.reserved_concurrent_executions
         return self.concurrency if reserved is None else reserved
 
+    @property
+    def limit_setting(self) -> str:
+        """The name of the setting that says so."""
+        return "concurrency" if self.reserved_concurrent_executions is None else "reserved_concurrent_executions"
+
 
 #: Settings of a function's own processes: an inline function has none.
 PROCESS_SETTINGS = ("memory_size", "ephemeral_storage", "environment", "preload", "start", "idle_timeout")

@@ -158,7 +158,15 @@ class MappingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ) = None
     # -- queues
     maximum_concurrency: (
-        Annotated[int, Meta(ge=2, le=1000, description="batches of a queue at the same time; 1,250 without one")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=2,
+                le=1000,
+                description="batches of a queue at the same time; without one as many as its function may have",
+            ),
+        ]
+        | None
     ) = None
     # -- kafka
     consumer_group_id: (

@@ -1,17 +1,16 @@
 """How many batches of a queue mapping may run at the same time. Pure.
 
 Source: Lambda semantics §3.1 "Polling/scaling": a mapping starts with five, adds 300 a minute while messages wait, up
-to `maximum_concurrency` or 1,250, and falls back to five when it is idle. Repeated errors of the function make it cut
-them, unless it reports failed messages. How far and how fast is not documented: here by halves, to two, and back with
-each batch that succeeds. Of a FIFO queue as many batches as it has active groups run, from the start.
+to `maximum_concurrency` or what its function may have (AWS's own cap of 1,250 is above that), and falls back to five
+when it is idle. Repeated errors of the function make it cut them, unless it reports failed messages. How far and how
+fast is not documented: here by halves, to two, and back with each batch that succeeds. Of a FIFO queue as many batches
+as it has active groups run, from the start.
 """
 
 from __future__ import annotations
 
 #: Batches that a mapping starts with, and keeps when it is idle.
 STARTS_WITH = 5
-#: The most where the mapping names no maximum.
-CONCURRENCY_MAX = 1250
 #: While messages wait, so many more, so often: 300 a minute.
 STEP = 5
 STEP_S = 1.0

@@ -327,8 +327,7 @@ def _queue_mapping(
             filter=make_filter(settings, source.shape),
             batching=cut_batches(settings.batch_size, settings.window_s, form, source.shape),
             scaling=QueueScaling(
-                # More would wait for the function with hidden messages in their hands.
-                maximum=min(settings.maximum_concurrency, function.concurrency),
+                maximum=settings.maximum_concurrency,
                 is_fifo=source.capabilities.keeps_groups,
                 cuts_on_errors=not settings.reports_failures,
             ),

@@ -244,7 +244,7 @@ def test_a_batch_that_waits_for_its_function_does_not_begin_when_its_queue_is_pa
     app = eventcore.App()
     app.queue("orders")
     app.function("work", runtime="inline", concurrency=1)(work)
-    app.mapping("orders", source="queue:orders", function="work", batch_size=1, maximum_concurrency=5)
+    app.mapping("orders", source="queue:orders", function="work", batch_size=1)
 
     async def scenario(harness: Harness) -> None:
         control = Control(app, harness)

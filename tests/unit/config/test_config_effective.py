@@ -91,7 +91,7 @@ def test_lambdas_defaults_for_a_stream(pipeline):
 def test_lambdas_defaults_for_a_queue(pipeline):
     mapping = pipeline.mappings["queue"]
     assert (mapping.kind, mapping.batch_size, mapping.window_s) == ("queue", 10, 0.0)
-    assert mapping.maximum_concurrency == 1250
+    assert mapping.maximum_concurrency == 10
 
 
 def test_what_is_written_holds(pipeline):
@@ -164,6 +164,14 @@ def test_settings_that_mean_nothing_for_a_source_are_left_out(rows):
     assert "mappings.plain.maximum_concurrency" not in rows
     assert "mappings.plain.consumer_group_id" not in rows
     assert rows["mappings.kafka.consumer_group_id"].value == "eventcore-kafka"
+
+
+@pytest.mark.parametrize("setting", ["concurrency", "reserved_concurrent_executions"])
+def test_a_queue_without_a_maximum_runs_as_many_batches_as_its_function_may_have(load, setting):
+    text = PIPELINE.replace("[functions.f]", f"[functions.f]\n{setting} = 7")
+    rows = {row.path: row for row in explain(resolve(load(text)))}
+    row = rows["mappings.queue.maximum_concurrency"]
+    assert (row.value, row.origin) == (7, f"default: functions.f.{setting}")
 
 
 def test_settings_of_processes_are_left_out_for_inline_functions(rows):

@@ -72,6 +72,7 @@ STREAM = 'source = "stream:s"\nfunction = "f"\nstarting_position = "LATEST"\nmax
 KAFKA = 'source = "kafka:k/t"\nfunction = "f"\nstarting_position = "LATEST"\n'
 QUEUE = 'source = "queue:q"\nfunction = "g"\n'
 INLINE = 'handler = "a.b"\nruntime = "inline"\n'
+RESERVED = 'handler = "a.b"\nreserved_concurrent_executions = 3'
 SERVERS = 'bootstrap_servers = "h:1"\n'
 KIP848 = SERVERS + 'client = "librdkafka"\ngroup_protocol = "consumer"\n'
 REDRIVE = 'redrive_policy = { dead_letter_queue = "dead" }\n'
@@ -122,7 +123,8 @@ CASES = [
     ({"mappings__q": QUEUE + "maximum_retry_attempts = 1"}, "EC104", "mappings.q.maximum_retry_attempts", "redrive policy", "max_receive_count"),
     ({"mappings__q": QUEUE + "maximum_record_age_in_seconds = 60"}, "EC104", "mappings.q.maximum_record_age_in_seconds", "retention", "message_retention_period"),
     ({"mappings__q": QUEUE + "bisect_batch_on_function_error = false"}, "EC104", "mappings.q.bisect_batch_on_function_error", "not split", "take it out"),
-    ({"mappings__s": STREAM + "maximum_concurrency = 2"}, "EC105", "mappings.s.maximum_concurrency", "number of shards", "take it out"),
+    ({"mappings__s": STREAM + "maximum_concurrency = 2"}, "EC105", "mappings.s.maximum_concurrency", "by its shards", "parallelization_factor or lanes"),
+    ({"mappings__k": KAFKA + "maximum_concurrency = 2"}, "EC105", "mappings.k.maximum_concurrency", "by its shards", "write lanes"),
     ({"mappings__s": STREAM + 'consumer_group_id = "x"'}, "EC106", "mappings.s.consumer_group_id", "only Kafka", "take it out"),
     ({"mappings__q": QUEUE + 'consumer_group_id = "x"'}, "EC106", "mappings.q.consumer_group_id", "only Kafka", "take it out"),
     # ranges that depend on others
@@ -255,6 +257,20 @@ CASES = [
     (
         {"mappings__s": STREAM + "parallelization_factor = 2\nlanes = 2"},
         "EC141", "mappings.s.parallelization_factor", "both divide", "this or lanes",
+    ),
+    ({"mappings__k": KAFKA + "parallelization_factor = 1"}, "EC141", "mappings.k.parallelization_factor", "in Lambda neither", "take it out"),
+    ({"mappings__q": QUEUE + "maximum_concurrency = 11"}, "EC128", "mappings.q.maximum_concurrency", "g may have 10 inv", "[functions.g] concurrency = 11"),
+    (
+        {"functions__g": 'handler = "a.c"\nreserved_concurrent_executions = 1', "mappings__q": QUEUE + "maximum_concurrency = 2"},
+        "EC128", "mappings.q.maximum_concurrency", "may have 1 inv", "reserved_concurrent_executions = 2, or take it out",
+    ),
+    (
+        {"functions__f": RESERVED, "mappings__s": STREAM + "parallelization_factor = 4"},
+        "EC128", "mappings.s.parallelization_factor", "may have 3 inv", "[functions.f] reserved_concurrent_executions = 4",
+    ),
+    (
+        {"functions__f": RESERVED, "mappings__k": KAFKA + "lanes = 4"},
+        "EC128", "mappings.k.lanes", "may have 3 inv", "[functions.f] reserved_concurrent_executions = 4",
     ),
     (
         {"functions__f": 'handler = "a.b"\nconcurrency = 3', "mappings__s": STREAM + "parallelization_factor = 4"},
@@ -420,6 +436,10 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {"functions__f": 'handler = "a.b"\ntimeout = 840'},
         {"functions__f": 'handler = "pkg/a.b"\ncode = "src"'},
         {"functions__f": INLINE + "timeout = 5\nconcurrency = 1"},
+        {"functions__f": RESERVED, "mappings__s": STREAM + "parallelization_factor = 3"},
+        {"functions__f": RESERVED.replace("3", "20"), "mappings__s": STREAM + "lanes = 20"},
+        {"functions__f": RESERVED.replace("3", "0"), "mappings__s": STREAM + "lanes = 20"},
+        {"mappings__q": QUEUE + "maximum_concurrency = 10"},
         {"functions__f": 'handler = "a.b"\nenvironment = { AWS_ACCESS_KEY_ID = "x" }'},
         {"kafka__k": 'bootstrap_servers = "h:1,[::1]:9092, i:65535"'},
         {"kafka__k": SERVERS + "session_timeout_ms = 9000"},

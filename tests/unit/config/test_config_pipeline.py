@@ -165,7 +165,7 @@ def test_everything_that_a_file_can_say_can_be_said_in_python(write, load):
                     maximum_batching_window_in_seconds=2, function_response_types=["ReportBatchItemFailures"],
                     starting_position="AT_TIMESTAMP", starting_position_timestamp=3, maximum_retry_attempts=4,
                     maximum_record_age_in_seconds=60, bisect_batch_on_function_error=True, on_failure="http:h")
-        app.mapping("q", source="queue:q", function=enrich, maximum_concurrency=7)
+        app.mapping("q", source="queue:q", function=enrich, maximum_concurrency=2)
         app.mapping("k", source="kafka:k/t", function=enrich, starting_position="LATEST", consumer_group_id="g")
         app.queue("q", visibility_timeout=60, message_retention_period=61, delay=1,
                   maximum_message_size=2000, redrive_policy={"dead_letter_queue": "d", "max_receive_count": 2})
@@ -210,7 +210,7 @@ def test_everything_that_a_file_can_say_can_be_said_in_python(write, load):
         [mappings.q]
         source = "queue:q"
         function = "enrich"
-        maximum_concurrency = 7
+        maximum_concurrency = 2
         [mappings.k]
         source = "kafka:k/t"
         function = "enrich"
