@@ -1,6 +1,7 @@
 """Streams (Lambda semantics §4, §12): the rules that were recorded on DynamoDB Streams, and those of bisect.
 
 The rules are played on the embedded stream and on Kafka; the shape of DynamoDB's records comes with its connector.
+Filters: `filters.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from tests.conformance.scenarios.table import delivery, scenario
 
 CONNECTOR = "a DynamoDB connector"
 MANAGEMENT = "a management API"
+TOPICS = "topics"
+OBJECTS = "object stores"
 
 
 @delivery("dynamodb/duplicate-mapping-conflict", awaits={1: MANAGEMENT})
@@ -37,14 +40,17 @@ def disable(stage: Stage) -> None:
         assert batches(pipeline) == [[1]]
 
 
-@delivery("dynamodb/on-failure-sqs", awaits={2: CONNECTOR})
-def on_failure(stage: Stage) -> None:
+def _on_failure(stage: Stage) -> None:
     pipeline = stage.play(Scripted(then=ValueError("always")), batch_size=1, maximum_retry_attempts=1)
     assert len(pipeline.invocations) == 2
     (failed,) = stage.failed
     assert failed["requestContext"]["condition"] == "RetryAttemptsExhausted"
     assert failed["requestContext"]["approximateInvokeCount"] == 2
     assert failed["responseContext"]["functionError"] == "Unhandled"
+
+
+for _name, _awaits in (("sqs", CONNECTOR), ("sns", TOPICS), ("s3", OBJECTS)):
+    delivery(f"dynamodb/on-failure-{_name}", awaits={2: _awaits})(_on_failure)
 
 
 def _unusable(response: Any) -> Any:
@@ -114,15 +120,6 @@ def age_limit_while_disabled(stage: Stage) -> None:
         assert message.json["requestContext"]["condition"] == "RecordAgeExceeded"
         assert message.json["requestContext"]["approximateInvokeCount"] == 1
         assert "responseContext" not in message.json
-
-
-@scenario("dynamodb/filter-leaves-gaps-in-one-batch")
-def filter_leaves_gaps() -> None:
-    criteria = {"filters": [{"pattern": {"data": {"n": [2, 4]}}}]}
-    with Stage("stream").open(Scripted(), filter_criteria=criteria) as pipeline:
-        pipeline.send("stream:orders", [{"n": number} for number in range(1, 5)], key="k")
-        pipeline.run_until_idle()
-        assert batches(pipeline) == [[{"n": 2}, {"n": 4}]]
 
 
 @delivery("dynamodb/retry-spacing-measured")

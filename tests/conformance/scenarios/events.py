@@ -11,13 +11,14 @@ import anyio
 import pytest
 
 import eventcore
-from eventcore.errors import Throttled
+from eventcore.errors import ConfigError, Throttled
 from eventcore.testing import Scripted, VirtualPipeline, open_pipeline
 from tests.conformance.scenarios.stage import gaps
 from tests.conformance.scenarios.table import scenario
 
 MANAGEMENT = "a management API"
 VERSIONS = "versions and aliases"
+TOPICS = "topics"
 #: An event that holds the function's one slot, and one that waits for it.
 HOLD, WAITS = {"id": "hold"}, {"id": "waits"}
 
@@ -189,6 +190,35 @@ def long_message() -> None:
         assert len(_dead_letter(pipeline)["ErrorMessage"].encode()) == 1024
 
 
+@scenario("async/sns-chain-to-sns-dlq", awaits={1: TOPICS, 3: TOPICS})
+def dead_letter_of_a_notification() -> None:
+    """The event is a topic's by its shape alone; the dead letter is it, whole, with three attributes and our own."""
+    about = {"Message": '{"raise_error":1}', "Subject": None, "MessageAttributes": {}}
+    event = {"Records": [{"EventSource": "aws:sns", "EventVersion": "1.0", "Sns": about}]}
+    with _open(_fail(), maximum_retry_attempts=0, dead_letter_queue="dead") as pipeline:
+        request_id = pipeline.invoke_async("work", event)
+        pipeline.run_until_idle()
+        assert _told(pipeline, "dead") == event
+        attributes = _dead_letter(pipeline)
+    assert attributes.pop("eventcore-lineage") == "work=1"
+    expected = {"RequestID": request_id, "ErrorCode": "200", "ErrorMessage": "Test exception (this is intentional)"}
+    assert attributes == expected
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@scenario("async/event-invoke-config-rules", awaits=dict.fromkeys((1, 4, 5, 7, 8), MANAGEMENT))
+def settings_of_events() -> None:
+    with pytest.raises(ConfigError, match="You can't specify the function as a destination for itself"):
+        _app(on_success="function:work").loaded()
+    with pytest.raises(ConfigError, match="nobody"):
+        _app(on_failure="function:nobody").loaded()
+    assert _app(maximum_event_age_in_seconds=21_600).loaded()
+    with pytest.raises(ConfigError, match="maximum_event_age_in_seconds"):
+        _app(maximum_event_age_in_seconds=21_601).loaded()
+
+
 # -- room --------------------------------------------------------------------------------------------------------------
 
 
@@ -306,3 +336,49 @@ def recreated_function() -> None:
         assert [call.event for call in pipeline.invocations] == [HOLD, WAITS]
         again = pipeline.invocations[1]
         assert (again.request_id, again.response) == (request_id, "new")
+
+
+def _app_without_work() -> eventcore.App:
+    app = eventcore.App()
+    app.queue("failed")
+    app.function("other", handler="nowhere.other")
+    return app
+
+
+def _deleted(retries: int) -> Callable[[], None]:
+    """A deployment without the function: what waits for it stays, for no settings of it are left to tell anybody."""
+
+    def play() -> None:
+        settings: Any = {"reserved_concurrent_executions": 1, "maximum_retry_attempts": retries}
+        with _open(Scripted(takes_s=22), on_failure="queue:failed", **settings) as pipeline:
+            pipeline.invoke_async("work", HOLD)
+            pipeline.advance(1)
+            pipeline.invoke_async("work", WAITS)
+            pipeline.restart(_app_without_work(), functions={"other": Scripted()})
+            pipeline.advance(3600)
+            assert [call.event for call in pipeline.invocations] == [HOLD]
+            (waiting,) = pipeline.delivered_to("queue:events.work")
+            assert waiting.json == WAITS
+
+    return play
+
+
+for _retries in (0, 1):
+    _awaits = {2: MANAGEMENT, 3: MANAGEMENT}
+    scenario(f"async/deleted-target-function-retry{_retries}", awaits=_awaits)(_deleted(_retries))
+
+
+@scenario("async/retry-resolves-alias-again", awaits={2: VERSIONS})
+def retry_runs_what_is_deployed() -> None:
+    """Between two tries the function is deployed anew."""
+    settings: Any = {"maximum_retry_attempts": 1}
+    with _open(_fail(), on_failure="queue:failed", **settings) as pipeline:
+        request_id = pipeline.invoke_async("work", WAITS)
+        pipeline.advance(30)
+        again = _app(on_failure="queue:failed", **settings)
+        pipeline.restart(again, functions={"work": Scripted(then=ValueError("of the second"))})
+        pipeline.run_until_idle()
+        assert [call.request_id for call in pipeline.invocations] == [request_id] * 2
+        record = _told(pipeline, "failed")
+    assert record["requestContext"]["approximateInvokeCount"] == 2
+    assert record["responsePayload"]["errorMessage"] == "of the second"

@@ -55,3 +55,13 @@ def disabled_before_the_topic() -> None:
         pipeline.restart(stage.app(), functions={"work": Scripted()})
         pipeline.run_until_idle()
         assert batches(pipeline) == [[1]]
+
+
+@scenario("kafka/self-managed-endpoint-errors", awaits={1: "a management API"})
+def no_endpoints() -> None:
+    app = eventcore.App()
+    app.kafka("local", bootstrap_servers="")
+    app.function("work", handler="nowhere.work")
+    app.mapping("orders", source="kafka:local/orders", function="work", starting_position="TRIM_HORIZON")
+    with pytest.raises(ConfigError, match="bootstrap_servers"):
+        app.loaded()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
 import pytest
 
-import eventcore
 from eventcore.delivery.hash_keys import share_of
 from eventcore.errors import ConfigError
 from eventcore.testing import Scripted, open_pipeline
@@ -15,6 +15,7 @@ from tests.conformance.scenarios.stage import REPORTS, Stage, batches, bodies, g
 from tests.conformance.scenarios.table import delivery, scenario
 
 UNHANDLED = {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"}
+CONNECTOR = "a Kinesis connector"
 REPORTED = {**UNHANDLED, "functionError": None}
 
 
@@ -52,6 +53,7 @@ def disabled(stage: Stage) -> None:
         assert len(pipeline.invocations) == 1
 
 
+@delivery("kinesis/on-failure-sns", awaits={4: "topics"})
 @delivery("kinesis/on-failure-sqs")
 def on_failure(stage: Stage) -> None:
     settings = {"batch_size": 1, "maximum_batching_window_in_seconds": 1, "maximum_retry_attempts": 1}
@@ -131,28 +133,6 @@ for _name, _play in _RESPONSES.items():
     delivery(f"kinesis/batch-response-{_name}")(_play)
 
 
-@scenario("kinesis/filter-on-decoded-data")
-def filter_on_data() -> None:
-    app = eventcore.App()
-    app.stream("orders", shards=1)
-    for name in ("function_1", "function_2"):
-        app.function(name, handler="nowhere.work")
-        pattern = {"data": {"event_type": [name]}}
-        app.mapping(
-            name,
-            source="stream:orders",
-            function=name,
-            starting_position="TRIM_HORIZON",
-            filter_criteria={"filters": [{"pattern": pattern}]},
-        )
-    records = [{"event_type": "function_1"}, {"event_type": "function_2"}]
-    with open_pipeline(app, functions={"function_1": Scripted(), "function_2": Scripted()}) as pipeline:
-        pipeline.send("stream:orders", records, key="k")
-        pipeline.run_until_idle()
-        calls = sorted((call.function, call.bodies) for call in pipeline.invocations)
-        assert calls == [("function_1", [records[0]]), ("function_2", [records[1]])]
-
-
 @delivery("kinesis/last-processing-result-values")
 def last_processing_result(stage: Stage) -> None:
     """The word for what was never invoked stands in the management API's reply; here nothing was said yet."""
@@ -198,15 +178,47 @@ def request_ids(stage: Stage) -> None:
         assert message.json["requestContext"]["approximateInvokeCount"] == 3
 
 
-@scenario("kinesis/damaged-kpl-aggregate-stays-opaque")
-def damaged_aggregate() -> None:
+@delivery("kinesis/enhanced-fan-out-arn-kept", awaits={1: CONNECTOR, 2: CONNECTOR})
+def reported_without_retries(stage: Stage) -> None:
+    settings = {"batch_size": 1, "maximum_retry_attempts": 0, "function_response_types": REPORTS}
+    pipeline = stage.play(stage.report(1), **settings)
+    assert batches(pipeline) == [[1]]
+    (failed,) = stage.failed
+    context = failed["requestContext"]
+    assert (context["condition"], context["approximateInvokeCount"]) == ("RetryAttemptsExhausted", 1)
+    assert failed["responseContext"] == REPORTED
+
+
+#: What the producer library puts before several records in one.
+_MAGIC = b"\xf3\x89\x9a\xc2"
+
+
+def _stays_opaque(body: bytes) -> None:
     """Read by polling: an embedded stream never looks into its records."""
-    magic = b"\xf3\x89\x9a\xc2"
-    bodies = [magic + b"\x0a\x01k\x1a\x00" + b"\x00" * 16, magic]
+    bodies = [b"before", body, b"after"]
     with Stage("stream").open(Scripted()) as pipeline:
         pipeline.send("stream:orders", bodies, key="k")
         pipeline.run_until_idle()
         assert [record.body for call in pipeline.invocations for record in call.records] == bodies
+
+
+@scenario("kinesis/damaged-kpl-aggregate-stays-opaque")
+def damaged_aggregate() -> None:
+    for body in (_MAGIC + b"\x0a\x01k\x1a\x00" + b"\x00" * 16, _MAGIC):
+        _stays_opaque(body)
+
+
+def _aggregate(count: int) -> bytes:
+    """So many records in one: a table of keys, an entry a record, and the digest of all that."""
+    entry = b"\x08\x00\x1a\x01x"  # partition_key_index 0, data "x"
+    message = b"\x0a\x01k" + b"".join(b"\x1a" + bytes([len(entry)]) + entry for _ in range(count))
+    return _MAGIC + message + hashlib.md5(message, usedforsecurity=False).digest()
+
+
+@scenario("kinesis/aggregate-with-foreign-hash-key", awaits={1: CONNECTOR})
+@scenario("kinesis/kpl-aggregate-standard-vs-efo", awaits={2: CONNECTOR})
+def aggregate() -> None:
+    _stays_opaque(_aggregate(3))
 
 
 @scenario("kinesis/duplicate-mapping-conflict", awaits={1: "a management API", 2: "a management API"})

@@ -43,6 +43,8 @@ class Stage:
         self.source = {"stream": "stream:orders", "kafka": "kafka:local/orders"}[kind]
         #: What names the batch in a failure record.
         self.info = {"stream": "KinesisBatchInfo", "kafka": "KafkaBatchInfo"}[kind]
+        #: What filters call a record's data.
+        self.data = {"stream": "data", "kafka": "value"}[kind]
 
     def app(self, *, function: dict[str, Any] | None = None, **mapping: Any) -> eventcore.App:
         app = eventcore.App()
