@@ -66,14 +66,15 @@ def resume_command(options: Options, mapping: str, shard: str) -> None:
 @mapping_command.command("seek")
 @_mapping
 @click.option("--to", "target", required=True, metavar="WHERE", help="`beginning`, `end`, an offset, a time, or `-2h`")
-@click.option("--shard", default="", metavar="SHARD", help="this shard alone  [default: every one that is owned]")
+@click.option("--shard", default="", metavar="SHARD", help="this shard alone  [default: every one]")
 @click.option("--yes", is_flag=True, help="do not ask before records are skipped")
 @click.option("--dry-run", is_flag=True, help="say what would be moved, and move nothing")
 @pass_options
 def seek_command(options: Options, mapping: str, target: str, shard: str, yes: bool, dry_run: bool) -> None:
     """Move the positions of a stream's mapping: back, to run records again, or forward, to leave some out.
 
-    The batch that runs is finished or handed back first; what keeps failing is forgotten.
+    The batch that runs is finished or handed back first; what keeps failing is forgotten. A shard that was split or
+    merged is read again before those that it became, which wait for it.
     """
     from eventcore.cli.seek import plan_seek
 

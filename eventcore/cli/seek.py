@@ -14,6 +14,7 @@ from eventcore.cli.replay_source import open_source_of
 from eventcore.config.reference import Reference, parse_reference
 from eventcore.engine.status import MappingState, MappingStatus
 from eventcore.errors import CommandError
+from eventcore.http.contract import ListShards
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -42,24 +43,38 @@ def plan_seek(place: PipelinePlace, asker: Asker, mapping: MappingStatus, shard:
             f"`{mapping.mapping}` keeps its positions in its consumer group, and no engine runs here that is a member",
             hint="start it: eventcore run",
         )
-    # Children of a shard that was split or merged, which is still read, have not been begun: there is nothing to move.
-    begun = [entry for entry in mapping.shards if not entry.waits_for]
-    owned = {entry.shard: entry.checkpoint for entry in begun if shard in {"", entry.shard}}
-    if not owned:
+    known = {entry.shard: entry.checkpoint for entry in mapping.shards}
+    drained = _find_drained(asker, mapping, reference) if known else {}
+    # By name parents come before their children: these begin once more when all before them is settled.
+    meant = {name: at for name, at in sorted((known | drained).items()) if shard in {"", name}}
+    if not meant:
         names = ", ".join(entry.shard for entry in mapping.shards) or "none"
         what = f"has not the shard {shard}" if shard else "has no shards"
         raise CommandError(f"`{mapping.mapping}` {what} now", hint=f"it has: {names}")
-    return anyio.run(_find_moves, place, asker, reference, owned, bound)
+    moves = anyio.run(_find_moves, place, asker, reference, meant, bound)
+    return [move for move in moves if move.shard not in drained or move.to < move.at]
+
+
+def _find_drained(asker: Asker, mapping: MappingStatus, reference: Reference) -> dict[str, int]:
+    """Return the shards that were split or merged and are read to their ends, each with its end.
+
+    A running engine does not count them among its shards any more.
+    """
+    if reference.kind != "stream" or mapping.state is not MappingState.ENABLED:
+        return {}
+    counted = {entry.shard for entry in mapping.shards}
+    shards = asker.ask(ListShards(stream=reference.name))
+    return {shard.shard: shard.end for shard in shards if shard.children and shard.shard not in counted}
 
 
 async def _find_moves(
-    place: PipelinePlace, asker: Asker, reference: Reference, owned: dict[str, int], bound: Bound
+    place: PipelinePlace, asker: Asker, reference: Reference, meant: dict[str, int], bound: Bound
 ) -> list[Move]:
     async with open_source_of(reference, asker, read_pipeline(place)) as source:
         extents = {extent.shard: extent for extent in await source.open()}
         found = await source.find(bound.at_ms) if bound.at_ms is not None else {}
         moves = []
-        for shard, checkpoint in owned.items():
+        for shard, checkpoint in meant.items():
             extent = extents.get(shard)
             if extent is None:
                 raise CommandError(f"{shard} is not there any more")

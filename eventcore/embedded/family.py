@@ -5,7 +5,7 @@ Source: Lambda semantics §4 "Resharding" and §12: parents first, then siblings
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from eventcore.embedded.sharding import shard_name
 from eventcore.ports.sources import TakenShard
@@ -18,7 +18,7 @@ class ShardFamily:
     def __init__(self, extents: Sequence[ShardExtent]) -> None:
         self._parents: dict[str, tuple[str, ...]] = {}
         self._ends: dict[str, int] = {}  #: by closed shard: where it ends
-        self._drained: set[str] = set()
+        self._drained: dict[str, TakenShard] = {}
         self._waiting: dict[str, TakenShard] = {}
         self._count = 0
         self.learn(extents)
@@ -42,10 +42,33 @@ class ShardFamily:
         """Tell whether all of a closed shard was settled, so that nobody works on it any more."""
         return name in self._drained
 
-    def checkpoint(self, name: str, first: int) -> int:
-        """Return where a waiting shard will begin; ``first`` for one that was made a moment ago."""
-        held = self._waiting.get(name)
-        return held.checkpoint if held is not None else first
+    def find(self, name: str) -> TakenShard | None:
+        """Return a shard that nobody works on: one that waits, or that is drained; None for any other."""
+        return self._waiting.get(name) or self._drained.get(name)
+
+    def descendants(self, name: str) -> set[str]:
+        """Return the shards that a shard became by splits and merges, their children too."""
+        found: set[str] = set()
+        # Parents have lower numbers than their children.
+        for child in sorted(self._parents):
+            if not found.union((name,)).isdisjoint(self._parents[child]):
+                found.add(child)
+        return found
+
+    def keep_back(self, shards: Sequence[TakenShard], drained: Iterable[str]) -> None:
+        """Let shards wait again, and drained ones among them, until a parent is drained once more.
+
+        Args:
+            shards: that were worked on until now.
+            drained: names; those of others are passed over.
+        """
+        self._waiting.update({shard.shard: shard for shard in shards})
+        self._waiting.update({name: self._drained.pop(name) for name in drained if name in self._drained})
+
+    def move(self, shard: TakenShard) -> None:
+        """Take over where a shard that nobody works on was moved; `hold` tells whether it can be read."""
+        self._drained.pop(shard.shard, None)
+        self._waiting[shard.shard] = shard
 
     def is_drained(self, shard: TakenShard) -> bool:
         """Tell whether a shard is closed and all of it is settled.
@@ -62,16 +85,16 @@ class ShardFamily:
         ready: list[TakenShard] = []
         # Parents have lower numbers than their children.
         for name in sorted(self._waiting):
-            if not self._drained.issuperset(self._parents.get(name, ())):
+            if not self._drained.keys() >= set(self._parents.get(name, ())):
                 continue
             shard = self._waiting.pop(name)
             if self.is_drained(shard):
-                self._drained.add(name)
+                self._drained[name] = shard
             else:
                 ready.append(shard)
         return ready
 
-    def release(self, drained: Sequence[str]) -> list[TakenShard]:
+    def release(self, drained: Sequence[TakenShard]) -> list[TakenShard]:
         """Let shards go whose end was settled; return those that can be read now."""
-        self._drained.update(drained)
+        self._drained.update({shard.shard: shard for shard in drained})
         return self.hold(())

@@ -129,6 +129,7 @@ class EmbeddedStream:
         self._shards: dict[str, _Shard] = {}
         self._family = ShardFamily(())
         self._turn = 0
+        self._resharding = anyio.Lock()  #: held while shards make way for others
         self._listener: ShardListener | None = None
         #: Shards that a settle found in another's hands; the next receive says so and takes them again.
         self._fenced: list[str] = []
@@ -187,14 +188,17 @@ class EmbeddedStream:
     async def _follow(self, extents: Sequence[ShardExtent]) -> None:
         """Take shards that were made by a split or merge, let drained parents go, and begin with their children."""
         assert self._listener is not None, "it is open"
-        family, listener = self._family, self._listener
+        async with self._resharding:
+            await self._follow_now(extents, self._listener)
+
+    async def _follow_now(self, extents: Sequence[ShardExtent], listener: ShardListener) -> None:
+        family = self._family
         if new := family.learn(extents):
             await self._take(listener, new)
         while drained := [name for name, shard in self._shards.items() if family.is_drained(shard.kept)]:
-            await listener.on_revoked(drained)
-            for name in drained:
-                del self._shards[name]
-            await self._announce(listener, family.release(drained))
+            await listener.on_revoked(drained, why="all of it is settled, and its children go on")
+            left = [self._shards.pop(name).kept for name in drained if name in self._shards]
+            await self._announce(listener, family.release(left))
 
     async def _with_window(self, checkpoint: Checkpoint) -> ShardState:
         """Return a checkpoint's state with the window that is open there."""
@@ -377,32 +381,71 @@ class EmbeddedStream:
             # Its children may be waiting for this.
             self._wake()
 
-    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
-        """Move an owned shard's checkpoint, and begin there anew; see `StreamSource.seek`."""
-        owned = self._shards.get(shard)
-        if owned is None:
-            raise self._lost(shard, 0)
-        name = checkpoint_shard(self.name, shard)
-        epoch = owned.epoch + 1
-        # One transaction, which the store refuses when somebody else has raised the epoch.
-        moves: list[Operation] = [
-            SeekCheckpoint(mapping=self._mapping, shard=name, position=position),
-            SaveCheckpoint(mapping=self._mapping, shard=name, epoch=epoch, position=position, state=state),
-        ]
-        if self._has_windows:
-            moves.append(PutNote(name=window_note(self._mapping, name), value=b""))
+    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard | None:
+        """Move a shard's checkpoint, and begin there anew; see `StreamSource.seek`."""
+        if shard not in self._shards:
+            async with self._resharding:
+                await self._seek_back(shard, position)
+            return None
+        owned = self._shards[shard]
+        taken = TakenShard(shard=shard, epoch=owned.epoch + 1, checkpoint=position, state=state)
         try:
-            with self._translated():
-                await self._store.commit(moves)
+            await self._move(taken)
         except FencedOut as error:
             self._fence(owned)
             raise self._lost(shard, owned.epoch) from error
         if self._shards.get(shard) is not owned:
             raise self._lost(shard, owned.epoch)
-        taken = TakenShard(shard=shard, epoch=epoch, checkpoint=position, state=state)
         self._shards[shard] = _Shard(taken)
         self._wake()
         return taken
+
+    async def _seek_back(self, shard: str, position: int) -> None:
+        """Move a shard that waits for its parents, or that is drained: then those wait that it was split into.
+
+        They are told to the listener as they come: nothing of them runs before what is in front of it.
+        """
+        assert self._listener is not None, "it is open"
+        family, listener = self._family, self._listener
+        held = family.find(shard)
+        if held is None:
+            raise self._lost(shard, 0)
+        state = ShardState(parked=held.state.parked)
+        taken = TakenShard(shard=shard, epoch=held.epoch + 1, checkpoint=position, state=state)
+        if family.has_drained(shard):
+            if family.is_drained(taken):
+                return
+            line = sorted(family.descendants(shard))
+            if running := [name for name in line if name in self._shards]:
+                await listener.on_revoked(running, why=f"{shard} is read again before it")
+            family.keep_back([self._shards.pop(name).kept for name in running if name in self._shards], line)
+        try:
+            await self._move(taken)
+        except FencedOut as error:
+            raise self._lost(shard, held.epoch) from error
+        family.move(taken)
+        await self._announce(listener, family.hold(()))
+        self._wake()
+
+    async def _move(self, taken: TakenShard) -> None:
+        """Write where a shard was moved by hand.
+
+        Raises:
+            FencedOut: somebody else has it.
+            SourceUnavailable: it may or may not have been written.
+        """
+        name = checkpoint_shard(self.name, taken.shard)
+        # One transaction, which the store refuses when somebody else has raised the epoch.
+        moves: list[Operation] = [
+            SeekCheckpoint(mapping=self._mapping, shard=name, position=taken.checkpoint),
+            SaveCheckpoint(
+                mapping=self._mapping, shard=name, epoch=taken.epoch, position=taken.checkpoint, state=taken.state
+            ),
+        ]
+        if self._has_windows:
+            moves.append(PutNote(name=window_note(self._mapping, name), value=b""))
+        with self._translated():
+            await self._store.commit(moves)
 
     def _fence(self, owned: _Shard) -> None:
         """Give up a shard that another has; the next receive says so, and takes it again."""
@@ -416,25 +459,28 @@ class EmbeddedStream:
         return ShardLost(message, source=self.name, shard=shard, epoch=epoch)
 
     async def lag(self) -> Sequence[ShardLag]:
-        """Return how far behind each owned shard is: exactly, for the store is asked."""
+        """Return how far behind each shard is: exactly, for the store is asked."""
         with self._translated():
             extents = await self._store.extents(self.name)
         lags = [self._lag_of(extent) for extent in extents]
         return [lag for lag in lags if lag is not None]
 
     def _lag_of(self, extent: ShardExtent) -> ShardLag | None:
-        """Return how far behind a shard is: an owned one, or one that waits for its parents."""
+        """Return how far behind a shard is: an owned one, a drained one, or one that waits for its parents."""
         name = shard_name(extent.shard)
         owned = self._shards.get(name)
-        if owned is None and (not extent.parents or self._family.has_drained(name)):
+        if owned is None and not extent.parents and not self._family.has_drained(name):
             return None
-        checkpoint = owned.checkpoint if owned is not None else self._family.checkpoint(name, extent.first)
+        held = owned or self._family.find(name)
+        checkpoint = held.checkpoint if held is not None else extent.first  # made a moment ago
+        is_drained = self._family.has_drained(name)
         return ShardLag(
             shard=name,
             checkpoint=checkpoint,
             end=extent.end,
             lag=max(0, extent.end - max(checkpoint, extent.first)),
-            waits_for="" if owned is not None else " ".join(map(shard_name, extent.parents)),
+            waits_for="" if owned is not None or is_drained else " ".join(map(shard_name, extent.parents)),
+            is_drained=is_drained,
         )
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from eventcore import signals
+from eventcore.delivery.ordering import EMPTY
 from eventcore.engine.batcher import BUFFER_BYTES_MAX, SHARD_BYTES_MIN
 from eventcore.engine.breaker import guarded
 from eventcore.engine.laned_shard import LanedShard
@@ -29,6 +30,8 @@ from eventcore.ports.sources import ShardLag, StreamSource, TakenShard
 RECEIVE_WAIT_S = 5.0
 #: Clean-up of a source may take this long when the mapping is cancelled, seconds.
 CLOSE_GRACE_S = 10.0
+#: Why a shard is not ours any more, as people are told.
+ANOTHER_OWNER = "another owner may take it"
 
 
 class StreamMapping:
@@ -154,7 +157,7 @@ class StreamMapping:
                 source=self._context.source_reference,
             )
 
-    async def on_revoked(self, shards: Sequence[str]) -> None:
+    async def on_revoked(self, shards: Sequence[str], *, why: str = "") -> None:
         """Stop work on shards: settled or handed back when this returns, within the budget."""
         workers = [self._workers[shard] for shard in shards if shard in self._workers]
         for worker in workers:
@@ -167,16 +170,19 @@ class StreamMapping:
         with anyio.move_on_after(CLOSE_GRACE_S):
             for worker in workers:
                 await worker.finished.wait()
-        await self.on_lost(shards)
+        self._abandon(shards, why or ANOTHER_OWNER)
 
     async def on_lost(self, shards: Sequence[str]) -> None:
         """Abandon shards at once."""
+        self._abandon(shards, ANOTHER_OWNER)
+
+    def _abandon(self, shards: Sequence[str], why: str) -> None:
         for shard in shards:
             worker = self._workers.pop(shard, None)
             if worker is not None:
                 worker.abandon()
                 self._ending[shard] = worker.finished
-                self._context.reporter.released(shard, "another owner may take it")
+                self._context.reporter.released(shard, why)
         self._share_buffers()
 
     def _share_buffers(self) -> None:
@@ -208,6 +214,8 @@ class StreamMapping:
     async def seek(self, shard: str, position: int) -> int:
         """Move a shard's position: what runs is finished or handed back, what fails is forgotten, and it begins anew.
 
+        A shard that was split or merged and read to its end is read again before those that it became.
+
         Returns:
             Where it was, once what ran was settled; -1: nothing was ever settled.
 
@@ -217,6 +225,9 @@ class StreamMapping:
             SourceUnavailable, StoreUnavailable: it may or may not have been moved.
         """
         async with self._moving:
+            if shard not in self._workers and (held := await self._find_held(shard)) is not None:
+                await self._move_held(shard, position)
+                return held.checkpoint
             worker = self._find(shard)
             try:
                 taken = await self._move(worker, shard, position)
@@ -235,9 +246,27 @@ class StreamMapping:
         if self._workers.get(shard) is not worker:
             raise ShardLost(source=self._context.source_reference, shard=shard)
         taken = await self._source.seek(shard, position, worker.kept_by_seek)
+        if taken is None:
+            raise ShardLost(source=self._context.source_reference, shard=shard)
         # What came while it was moved is void: its books are closed once more.
         self._workers.pop(shard).abandon()
         return taken
+
+    async def _find_held(self, shard: str) -> ShardLag | None:
+        """Return a shard that nobody works on, for it waits or is drained; None for any other."""
+        held = [lag for lag in await self._source.lag() if lag.shard == shard and (lag.waits_for or lag.is_drained)]
+        return held[0] if held else None
+
+    async def _move_held(self, shard: str, position: int) -> None:
+        """Move a shard that nobody works on; the source says which are worked on after that."""
+        is_moved = False
+        try:
+            await self._context.settler.forget(shard)
+            await self._source.seek(shard, position, EMPTY)
+            is_moved = True
+        finally:
+            if not is_moved and not self._is_stopping:
+                self._begin_anew(shard)
 
     async def _end(self, worker: ShardWorker | LanedShard) -> None:
         """Let what runs be settled, or released when it takes longer than a rebalance would wait."""

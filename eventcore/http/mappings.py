@@ -136,7 +136,8 @@ class MappingOperations:
                 f"`{mapping.name}` keeps its positions in its consumer group, and no engine runs that is a member",
                 hint="start it: eventcore run",
             )
-        for shard, position in request.positions.items():
+        # By name parents come before their children, which must not begin meanwhile.
+        for shard, position in sorted(request.positions.items()):
             if self._engine is not None:
                 before = await self._engine.mapping(mapping.name).seek(shard, position)
                 entry = self._entry(request.by, "seek", shard, f"from {before} to {position}")

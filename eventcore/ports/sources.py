@@ -175,10 +175,14 @@ class ShardListener(Protocol):
         """Begin work on shards. Returns at once."""
         ...
 
-    async def on_revoked(self, shards: Sequence[str]) -> None:
+    async def on_revoked(self, shards: Sequence[str], *, why: str = "") -> None:
         """Stop work on shards: returns when their batches are settled or handed back, within the engine's budget.
 
         The source still accepts `settle` for them until this returns.
+
+        Args:
+            shards: their names.
+            why: for people; empty where another owner may take them.
         """
         ...
 
@@ -195,6 +199,8 @@ class ShardLag(msgspec.Struct, frozen=True, kw_only=True):
     end: int  #: the position that the next record would get; -1 unknown
     lag: int  #: records between the checkpoint and the end, as far as known
     waits_for: str = ""  #: shards that are read to their ends before this one, which has no owner until then
+    #: It was split or merged, and all of it is settled: it has no owner, unless it is moved back.
+    is_drained: bool = False
 
 
 class ResultRecord(msgspec.Struct, frozen=True):
@@ -250,16 +256,19 @@ class StreamSource(Protocol):
         """
         ...
 
-    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
-        """Move an owned shard's checkpoint anywhere, durably, and begin there anew; return the shard as taken again.
+    async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard | None:
+        """Move a shard's checkpoint anywhere, durably, and begin there anew; return the shard as taken again.
 
         What was received of it before is void: nobody works on it, and none of it is settled any more. No receive
         returns records from the new position on before this has returned.
 
+        None for a shard of `lag` that waits or is drained. Before a drained one is read again, its listener is told
+        that the shards it became are revoked: they wait for it once more. It is told of what can be read then, too.
+
         Args:
-            shard: an owned shard.
+            shard: an owned shard, or one of those.
             position: the first record that `receive` returns next, if it is there.
-            state: replaces the failing work.
+            state: replaces the failing work; of a shard without an owner, parked keys alone are kept.
 
         Raises:
             ShardLost: the shard has another owner; nothing was written.
@@ -273,7 +282,7 @@ class StreamSource(Protocol):
         ...
 
     async def lag(self) -> Sequence[ShardLag]:
-        """Return how far behind each owned shard is, and each that waits, from what is known without asking outside."""
+        """Return how far behind each owned shard is, and each that waits or is drained, without asking outside."""
         ...
 
     async def aclose(self) -> None:

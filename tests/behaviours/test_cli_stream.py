@@ -70,3 +70,23 @@ def test_a_shard_that_is_split_under_a_running_engine_is_finished_first(tmp_path
         engine.wait_line("a poison order", "attempt 2 failed")
         assert run("mapping", "skip", "orders", "--shard", "shardId-000000000000", cwd=folder).returncode == 0
         engine.wait_line("work | order b")
+
+
+def test_a_seek_brings_back_what_came_before_a_split(tmp_path: Path) -> None:
+    """The parent is read to its end and no shard of the mapping any more: its records come again, and come first."""
+    folder = write_pipeline(tmp_path, POISONED, STREAM)
+    with running("dev", cwd=folder) as engine:
+        assert run("send", "stream:orders", "a", "--key", "k", cwd=folder).returncode == 0
+        engine.wait_line("work | order a")
+        assert run("stream", "split", "orders", "0", cwd=folder).returncode == 0
+        assert run("send", "stream:orders", "b", "--key", "k", cwd=folder).returncode == 0
+        engine.wait_line("work | order b")
+        dry = ask("mapping", "seek", "orders", "--to", "beginning", "--dry-run", cwd=folder)
+        assert {move["shard"]: (move["at"], move["to"]) for move in dry}["shardId-000000000000"] == (1, 0)
+        stays = ask("mapping", "seek", "orders", "--to", "end", "--dry-run", cwd=folder)
+        assert "shardId-000000000000" not in {move["shard"] for move in stays}
+        moved = run("mapping", "seek", "orders", "--to", "beginning", "--yes", cwd=folder)
+        assert moved.returncode == 0, moved.stderr
+        assert "up to 2 records come again" in moved.stderr
+        engine.wait_line("work | order a")
+        engine.wait_line("work | order b")

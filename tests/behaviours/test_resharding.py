@@ -6,6 +6,7 @@ A parent is read to its end, with its retries and discards, before its children 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -14,13 +15,15 @@ import pytest
 from eventcore.delivery.hash_keys import share_of
 from eventcore.embedded.resharding import list_shards
 from eventcore.embedded.sharding import shard_name
-from eventcore.errors import CommandError
+from eventcore.errors import CommandError, SourceUnavailable, StoreUnavailable
+from eventcore.ports.store import Operation, SeekCheckpoint, Store
 from eventcore.store.memory import open_memory_store
-from eventcore.telemetry.events import BatchInvoked, ShardTaken
+from eventcore.telemetry.events import BatchInvoked, ShardReleased, ShardTaken
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
+from tests.behaviours.control import Control
 from tests.behaviours.orders import numbers, play, stream_app
-from tests.behaviours.scripted_source import books
+from tests.behaviours.scripted_source import books, play_scripted
 
 LOW, HIGH = (next(f"k{number}" for number in range(100) if share_of(b"k%d" % number, 2) == half) for half in (0, 1))
 
@@ -280,6 +283,124 @@ def test_parked_keys_are_redriven_before_the_children_begin() -> None:
 
     play(stream_app(work, lanes=2), scenario)
     assert work.order == {"k0": [0, 7], "k1": [0, 7]}
+
+
+def _released(harness: Harness) -> list[tuple[str, str]]:
+    return [(event.shard, event.why) for event in harness.events(ShardReleased)]
+
+
+def test_a_drained_parent_is_told_as_such() -> None:
+    async def scenario(harness: Harness) -> None:
+        await send(harness, (LOW, 1))
+        await harness.run_until_idle()
+        await harness.split("orders", shard_name(0))
+        await harness.advance(0.1)
+        assert _released(harness) == [(shard_name(0), "all of it is settled, and its children go on")]
+
+    play(stream_app(Work(seconds=0)), scenario)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lanes": 5}, {"parallelization_factor": 3}])
+def test_a_drained_parent_that_is_moved_back_runs_again_before_its_children(settings: dict[str, Any]) -> None:
+    """What came before the split comes again first, whatever the children were doing, and each record once."""
+    work = Work(seconds=0.5)
+    app = stream_app(work, batch_size=2, **settings)
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await send(harness, *[(LOW, number) for number in range(4)])
+        left, right = await harness.split("orders", shard_name(0))
+        await harness.run_until_idle()
+        first, second = await harness.split("orders", left)
+        await send(harness, (LOW, 4), (LOW, 5), (HIGH, 6))
+        await harness.run_until_idle()
+        assert work.order[LOW] == [0, 1, 2, 3, 4, 5]
+        # A batch of a grandchild is running at that moment, and more of its records wait.
+        await send(harness, *[(LOW, number) for number in range(7, 13)])
+        await harness.advance(0.2)
+        await control.seek(2, shard_name(0))
+        (mapping,) = (await harness.status()).mappings
+        assert {shard.shard: shard.waits_for for shard in mapping.shards} == {
+            shard_name(0): "",
+            left: shard_name(0),
+            right: shard_name(0),
+            first: left,
+            second: left,
+        }
+        running = work.order[LOW][6:]
+        assert running == [7]
+        await harness.run_until_idle()
+        rest = [number for number in range(7, 13) if number not in running]
+        assert work.order[LOW] == [0, 1, 2, 3, 4, 5, *running, 2, 3, *rest]
+        assert work.order[HIGH] == [6]
+        assert (await control.log())[-1] == ("ann", "seek", shard_name(0), "from 4 to 2")
+        (mapping,) = (await harness.status()).mappings
+        assert {shard.shard for shard in mapping.shards} == {first, second, right}
+        await books(harness)
+
+    play(app, scenario)
+
+
+def test_a_whole_family_that_is_moved_back_runs_again_parents_first() -> None:
+    """Children that wait are moved as well, and a restart in the middle changes nothing."""
+    work = Work(seconds=0.5)
+    app = stream_app(work)
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(app, store=store) as harness:
+                await send(harness, (LOW, 1))
+                left, right = await harness.split("orders", shard_name(0))
+                await send(harness, (LOW, 2), (HIGH, 3))
+                merged = await harness.merge("orders", left, right)
+                await send(harness, (LOW, 4))
+                await harness.run_until_idle()
+                control = Control(app, harness)
+                for shard in (shard_name(0), left, right, merged):
+                    await control.seek(0, shard)
+                await harness.advance(0.1)
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+                await books(harness)
+                # Forward, too: what waits for a parent never runs.
+                control = Control(app, harness)
+                await control.seek(0, shard_name(0))
+                await control.seek(1, left)
+                await harness.run_until_idle()
+
+    run_virtual(run)
+    assert work.order[LOW] == [1, 2, 4, 1, 2, 4, 1]
+    assert work.order[HIGH] == [3, 3]
+
+
+def test_a_drained_parent_that_could_not_be_moved_back_holds_nothing_up() -> None:
+    """The store is away in the middle of it: the mapping starts anew where the store says."""
+    work = Work(seconds=0)
+    app = stream_app(work)
+    away = False
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if away and any(isinstance(operation, SeekCheckpoint) for operation in operations):
+            raise StoreUnavailable("the disk is away")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        nonlocal away
+        await send(harness, (LOW, 1))
+        await harness.split("orders", shard_name(0))
+        await harness.run_until_idle()
+        away = True
+        with pytest.raises(SourceUnavailable):
+            await Control(app, harness).seek(0, shard_name(0))
+        away = False
+        await send(harness, (LOW, 2))
+        await harness.advance(60)
+        assert work.order[LOW] == [1, 2]
+        await Control(app, harness).seek(0, shard_name(0))
+        await harness.run_until_idle()
+
+    play_scripted(app, scenario, commit=commit)
+    assert work.order[LOW] == [1, 2, 1]
 
 
 def test_what_can_not_be_done_is_refused_in_a_sentence() -> None:

@@ -84,8 +84,9 @@ class Reader:
             self.history.append(("taken", taken.shard))
         self._notify()
 
-    async def on_revoked(self, shards: Sequence[str]) -> None:
+    async def on_revoked(self, shards: Sequence[str], *, why: str = "") -> None:
         """Settle all that was received of shards, if told to, and let them go."""
+        del why
         for shard in shards:
             if self.settles_on_revoke and self.records.get(shard):
                 await self.settle(shard, self.records[shard][-1].position + 1)
@@ -138,7 +139,9 @@ class Reader:
 
     async def seek(self, shard: str, position: int, state: ShardState = EMPTY) -> int:
         """Move a shard as its owner; return how many of its records had come by then."""
-        self.taken[shard] = await self.source.seek(shard, position, state)
+        taken = await self.source.seek(shard, position, state)
+        assert taken is not None, "an owned shard is taken again"
+        self.taken[shard] = taken
         return len(self.positions(shard))
 
     def bodies(self, shard: str) -> list[bytes | None]:

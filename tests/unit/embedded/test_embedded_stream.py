@@ -97,7 +97,8 @@ class Listener:
             self.taken[taken.shard] = taken
             self.history.append(("taken", taken.shard))
 
-    async def on_revoked(self, shards: Sequence[str]) -> None:
+    async def on_revoked(self, shards: Sequence[str], *, why: str = "") -> None:
+        del why
         self.history += [("revoked", shard) for shard in shards]
 
     async def on_lost(self, shards: Sequence[str]) -> None:
