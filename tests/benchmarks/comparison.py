@@ -53,6 +53,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 1_000_000  #: messages behind those
     calls: int = 4_000
     many_calls: int = 20_000
+    pattern_turns: int = 15  #: of each contestant, a fifth of a second each
+    pattern_warm_up: int = 400_000  #: events
     forks: int = 300
     starts: int = 10
     rounds: int = 5
@@ -74,6 +76,8 @@ SMOKE = Scale(
     waiting=2_000,
     calls=20,
     many_calls=400,
+    pattern_turns=1,
+    pattern_warm_up=2_000,
     forks=5,
     starts=1,
     rounds=1,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tests.benchmarks.comparison import Comparison, Row, Scale
 from tests.benchmarks.kafka_rows import filter_rows, kafka_rows, peer_rows, span_rows
 from tests.benchmarks.measure import Contestant, Figures, Series
+from tests.benchmarks.ruler import is_ruler_at_hand
 
 #: What the forking parent of the floor holds: a zygote's resident memory, MB.
 PARENT_MB = 20
@@ -21,6 +22,7 @@ def comparisons(scale: Scale, address: str, topic: str) -> list[Comparison]:
         *peer_rows(scale, address, topic),
         *span_rows(scale, address, topic),
         *_durable(scale),
+        *_patterns(scale),
         *_processes(scale),
     ]
 
@@ -62,6 +64,35 @@ def _durable(scale: Scale) -> list[Comparison]:
         ],
     )
     return [*sends, queue, full, untraced]
+
+
+def _patterns(scale: Scale) -> list[Comparison]:
+    """Return the rows against event-ruler, where there is Java."""
+    if not is_ruler_at_hand():
+        return []
+    each = [
+        ("exact", 1, "one exact rule", 0.6, 1.0),
+        ("exact", 1_000, "1,000 exact rules", 0.2, 0.5),
+        ("two-fields", 1_000, "1,000 exact rules of two fields", 0.2, 0.5),
+        ("prefix", 1, "one prefix rule", 0.6, 1.0),
+        ("prefix", 1_000, "1,000 prefix rules", None, None),
+        ("wildcard", 1_000, "1,000 wildcard rules", None, None),
+        ("anything-but", 1_000, "1,000 rules of anything but, all of which match", None, None),
+        ("numeric", 1_000, "1,000 numeric ranges", None, None),
+    ]
+    return [
+        Comparison(
+            name=f"patterns-{kind}-{count}",
+            against="event-ruler",
+            ours=Contestant(
+                "patterns:against_ruler",
+                {"kind": kind, "rules": count, "turns": scale.pattern_turns, "warm_up": scale.pattern_warm_up},
+            ),
+            is_together=True,
+            rows=[Row(what=f"events of 900 B, JSON decoded, {what}", figure="per_s", least=least, goal=goal)],
+        )
+        for kind, count, what, least, goal in each
+    ]
 
 
 def _processes(scale: Scale) -> list[Comparison]:
