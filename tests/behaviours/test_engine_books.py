@@ -216,7 +216,7 @@ def test_of_an_abort_while_batches_wait_for_a_slot() -> None:
     app = eventcore.App()
     app.queue("orders", visibility_timeout=10)
     app.function("work", runtime="inline", concurrency=1)(_sleep(2))
-    app.mapping("orders", source="queue:orders", function="work", batch_size=1, maximum_concurrency=3)
+    app.mapping("orders", source="queue:orders", function="work", batch_size=1)
     play_scripted(app, scenario)
 
 
