@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from eventcore.embedded.reading import READ_BYTES_MAX, READ_RECORDS_MAX, read_stored
 from eventcore.embedded.shapes import KinesisShape, stream_arn
 from eventcore.embedded.sharding import shard_index, shard_name
-from eventcore.embedded.stream import READ_BYTES_MAX, READ_RECORDS_MAX, read_stored
 from eventcore.errors import SourceUnavailable
 from eventcore.ports.ranges import Extent, ReadRange
 from eventcore.ports.sources import EventShape

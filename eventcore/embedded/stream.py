@@ -1,4 +1,4 @@
-"""The embedded stream: a stream of the store, read as a `StreamSource`; how records get into it, and out by age.
+"""The embedded stream: a stream of the store, read as a `StreamSource`.
 
 Invariant: a position is handed out once by one open source, and what retention took before that is named as lost.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import anyio
 import msgspec
 
-from eventcore.clock import Clock
-from eventcore.delivery.hash_keys import share_of
 from eventcore.delivery.ordering import ShardState, decode_window, encode_window
 from eventcore.embedded.family import ShardFamily
+from eventcore.embedded.reading import READ_BYTES_MAX, READ_RECORDS_MAX, read_stored
 from eventcore.embedded.shapes import KinesisShape, stream_arn
 from eventcore.embedded.sharding import shard_name
+from eventcore.embedded.starting import StartingPoint
 from eventcore.errors import (
-    CommandError,
     FencedOut,
     ProgrammingError,
     ShardLost,
@@ -27,9 +25,7 @@ from eventcore.errors import (
     SourceUnavailable,
     StoreUnavailable,
 )
-from eventcore.ids import IdFactory
-from eventcore.model import Record, TimestampKind
-from eventcore.ports.connectors import OutgoingRecord, StartingPosition
+from eventcore.ports.connectors import StartingPosition
 from eventcore.ports.sources import (
     EventShape,
     LostRange,
@@ -40,35 +36,19 @@ from eventcore.ports.sources import (
     TakenShard,
 )
 from eventcore.ports.store import (
-    BODY_BYTES_MAX,
-    AppendRecords,
     Checkpoint,
-    NewRecord,
     Operation,
     PutNote,
     SaveCheckpoint,
     SeekCheckpoint,
     ShardExtent,
-    ShardLineage,
     Store,
     StoredRecord,
-    StreamSettings,
     TakeShard,
-    TrimStream,
 )
-from eventcore.store.resharding import follow
 
-#: Records of one read: it shares the reading connection with the command line.
-READ_RECORDS_MAX = 1000
-#: Bytes of one read, bodies: a few of the largest records.
-READ_BYTES_MAX = 4 * 1024 * 1024
 #: Reads of one receive, one a shard: a thousand shards must not keep the first one's records waiting.
 READS_MAX = 16
-#: Records of one `append_records`: they are one transaction, held in memory twice.
-APPEND_MAX = 10_000
-#: Records that one step of trimming drops, and steps of one call: about a second of the writer in short turns.
-TRIM_STEP_RECORDS = 1000
-TRIM_STEPS_MAX = 100
 
 
 def checkpoint_shard(stream: str, shard: str) -> str:
@@ -124,7 +104,7 @@ class EmbeddedStream:
         self.capabilities = StreamCapabilities(survives_restart=store.capabilities.is_durable, keeps_windows=True)
         self._store = store
         self._mapping = mapping
-        self._starting_position = starting_position
+        self._start = StartingPoint(name, starting_position, store=store)
         self._has_windows = has_windows
         self._shards: dict[str, _Shard] = {}
         self._family = ShardFamily(())
@@ -167,7 +147,8 @@ class EmbeddedStream:
                 [TakeShard(mapping=self._mapping, shard=checkpoint_shard(self.name, name)) for name in names]
             )
             if any(checkpoint.position < 0 for checkpoint in checkpoints):
-                checkpoints = await self._start(names, checkpoints)
+                is_here = any(checkpoint.position >= 0 for checkpoint in checkpoints) or bool(self._shards)
+                checkpoints = await self._start.begin(names, checkpoints, is_here=is_here)
         taken = [
             TakenShard(
                 shard=name,
@@ -206,47 +187,6 @@ class EmbeddedStream:
             note = await self._store.note(window_note(self._mapping, checkpoint.shard))
         window = decode_window(note, checkpoint.position)
         return msgspec.structs.replace(checkpoint.state, window=window)
-
-    async def _start(self, names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Give the checkpoints that were never settled their starting position, durably."""
-        extents = {shard_name(extent.shard): extent for extent in await self._store.extents(self.name)}
-        # What was made by a split or merge while the mapping was there is read from its beginning.
-        is_here = any(checkpoint.position >= 0 for checkpoint in checkpoints) or bool(self._shards)
-        started = [
-            checkpoint
-            if checkpoint.position >= 0
-            else msgspec.structs.replace(
-                checkpoint,
-                position=extents[name].first
-                if is_here and extents[name].parents
-                else await self._find_start(extents[name]),
-            )
-            for name, checkpoint in zip(names, checkpoints, strict=True)
-        ]
-        await self._store.commit(
-            [
-                SaveCheckpoint(
-                    mapping=checkpoint.mapping,
-                    shard=checkpoint.shard,
-                    epoch=checkpoint.epoch,
-                    position=checkpoint.position,
-                    state=checkpoint.state,
-                )
-                for checkpoint in started
-            ]
-        )
-        return started
-
-    async def _find_start(self, extent: ShardExtent) -> int:
-        match self._starting_position.kind:
-            case "TRIM_HORIZON":
-                return extent.first
-            case "LATEST":
-                return extent.end
-            case "AT_TIMESTAMP":
-                return await self._store.find_position(self.name, extent.shard, self._starting_position.at_ms)
-            case kind:
-                raise ProgrammingError(f"{kind} is not a starting position")
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -528,112 +468,3 @@ class _Shard:
 
 #: What was read of a shard, and where it began and ended just before.
 _Read = tuple[_Shard, ShardExtent, Sequence[StoredRecord]]
-
-
-def read_stored(stored: StoredRecord) -> Record:
-    """Return a record as the engine knows it."""
-    size_bytes = len(stored.body) + len(stored.key or b"")
-    if stored.headers:
-        size_bytes += sum([len(name) + len(value) for name, value in stored.headers])
-    return Record(
-        position=stored.position,
-        body=stored.body,
-        key=stored.key,
-        arrived_ms=stored.arrived_ms,
-        headers=stored.headers,
-        size_bytes=size_bytes,
-        timestamp_kind=TimestampKind.LOG_APPEND_TIME,
-    )
-
-
-async def append_records(
-    store: Store, stream: str, records: Sequence[OutgoingRecord], *, clock: Clock, ids: IdFactory
-) -> list[tuple[str, int]]:
-    """Append records to an embedded stream, all or none; return each one's shard and position once they are durable.
-
-    A key decides the shard (`share_of`); records without one are dealt out in turn, from a random shard on.
-
-    Raises:
-        CommandError: there is no such stream; there are more than `APPEND_MAX` records, or one is too long.
-        StoreUnavailable: nothing was appended.
-    """
-    if len(records) > APPEND_MAX:
-        raise CommandError(f"at most {APPEND_MAX} records can be sent at once, not {len(records)}")
-    if any(len(record.body) > BODY_BYTES_MAX for record in records):
-        raise CommandError(f"a record's body is at most {BODY_BYTES_MAX} bytes")
-    settings = (await store.streams()).get(stream)
-    if settings is None:
-        raise CommandError(f"there is no stream {stream}")
-    if not records:
-        return []
-    turn = ids.random_bits(32)
-    while True:
-        if settings.is_resharded:
-            shards = await _open_shards(store, stream)
-            new = tuple([_place(record, turn + index, settings.shards, shards) for index, record in enumerate(records)])
-        else:
-            new = tuple(
-                [
-                    NewRecord(
-                        shard=(turn + index) % settings.shards
-                        if record.key is None
-                        else share_of(record.key, settings.shards),
-                        body=record.body,
-                        key=record.key,
-                        headers=record.headers,
-                    )
-                    for index, record in enumerate(records)
-                ]
-            )
-        append = AppendRecords(stream=stream, records=new, now_ms=clock.now_ms(), is_strict=True)
-        try:
-            (positions,) = await store.commit([append])
-        except FencedOut:
-            # A shard was split or merged a moment ago.
-            settings = msgspec.structs.replace(settings, is_resharded=True)
-            continue
-        return [(shard_name(record.shard), position) for record, position in zip(new, positions, strict=True)]
-
-
-class _OpenShards(NamedTuple):
-    """The shards of a stream that was split or merged."""
-
-    numbers: Sequence[int]  #: of the open ones
-    lineages: Sequence[ShardLineage | None]  #: of all
-
-
-async def _open_shards(store: Store, stream: str) -> _OpenShards:
-    extents = await store.extents(stream)
-    numbers = [extent.shard for extent in extents if not extent.is_closed]
-    return _OpenShards(numbers, [extent.lineage for extent in extents])
-
-
-def _place(record: OutgoingRecord, turn: int, made: int, shards: _OpenShards) -> NewRecord:
-    """Return a record with the open shard that it goes to.
-
-    Args:
-        record: to be sent.
-        turn: of a record without a key.
-        made: shards that the stream was made with.
-        shards: of the stream.
-    """
-    if record.key is None:
-        shard = shards.numbers[turn % len(shards.numbers)]
-    else:
-        shard = follow(share_of(record.key, made), record.key, shards.lineages.__getitem__)
-    return NewRecord(shard=shard, body=record.body, key=record.key, headers=record.headers)
-
-
-async def trim_stream(store: Store, stream: str, settings: StreamSettings, now_ms: int) -> int:
-    """Drop records that are older or more than the stream's retention allows; return how many were dropped.
-
-    Stops after `TRIM_STEPS_MAX` steps: a later call goes on.
-    """
-    before_ms = now_ms - settings.retention_period * 1000
-    dropped = 0
-    for _ in range(TRIM_STEPS_MAX):
-        (count,) = await store.commit([TrimStream(stream=stream, before_ms=before_ms, count_max=TRIM_STEP_RECORDS)])
-        dropped += count
-        if not count:
-            break
-    return dropped

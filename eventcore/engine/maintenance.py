@@ -8,7 +8,7 @@ from contextlib import suppress
 import anyio
 
 from eventcore.clock import Clock
-from eventcore.embedded.stream import trim_stream
+from eventcore.embedded.trimming import trim_stream
 from eventcore.errors import StoreUnavailable
 from eventcore.ports.keys import SWEEP_MAX, SweepKeys
 from eventcore.ports.store import ReceiveMessages, Store, StreamSettings, TrimFailures

@@ -13,8 +13,8 @@ import eventcore
 from eventcore.archive.replay import SHARDS_AT_ONCE, Replay, ReplayFailure, ReplayReport, ReplayShard
 from eventcore.clock import LoopClock
 from eventcore.delivery.batching import BatchPolicy
+from eventcore.embedded.appending import append_records
 from eventcore.embedded.ranges import EmbeddedRange
-from eventcore.embedded.stream import append_records
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.ids import SeededIds

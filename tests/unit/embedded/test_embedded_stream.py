@@ -14,19 +14,11 @@ import pytest
 from eventcore.clock import LoopClock
 from eventcore.delivery.hash_keys import share_of
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
+from eventcore.embedded.appending import APPEND_MAX, append_records
+from eventcore.embedded.reading import READ_BYTES_MAX, READ_RECORDS_MAX
 from eventcore.embedded.sharding import shard_name
-from eventcore.embedded.stream import (
-    APPEND_MAX,
-    READ_BYTES_MAX,
-    READ_RECORDS_MAX,
-    READS_MAX,
-    TRIM_STEP_RECORDS,
-    TRIM_STEPS_MAX,
-    EmbeddedStream,
-    append_records,
-    checkpoint_shard,
-    trim_stream,
-)
+from eventcore.embedded.stream import READS_MAX, EmbeddedStream, checkpoint_shard
+from eventcore.embedded.trimming import TRIM_STEP_RECORDS, TRIM_STEPS_MAX, trim_stream
 from eventcore.errors import (
     CommandError,
     ProgrammingError,
