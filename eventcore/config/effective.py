@@ -155,6 +155,7 @@ def _resolve_idempotency(mapping: MappingConfig, function: FunctionConfig) -> Id
     claim_s, result_bytes_max = written.in_progress_timeout, written.maximum_result_bytes
     return IdempotencyPolicy(
         key=paths_of(written.key),
+        key_function=written.key_function or "",
         payload=paths_of(written.payload),
         requires_key=written.require_key,
         expires_after_s=written.expires_after,

@@ -77,7 +77,8 @@ class RetryExceptionKeywords(TypedDict, total=False):
 class IdempotencyKeywords(TypedDict, total=False):
     """Of a mapping's `idempotency`."""
 
-    key: Required[str | Sequence[str]]
+    key: str | Sequence[str]
+    key_function: str | None
     payload: str | Sequence[str]
     require_key: bool
     expires_after: int

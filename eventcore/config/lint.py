@@ -53,7 +53,7 @@ CODES: Mapping[str, str] = {
     "EC141": "a parallelization factor where it can't be had",
     "EC142": "a retry schedule, or the rule of an error type, whose settings contradict each other",
     "EC143": "a circuit breaker whose first pause is above its longest",
-    "EC147": "idempotency where it can't be had, or with a path that leads nowhere",
+    "EC147": "idempotency where it can't be had, or with a path or function that can't be one",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
     "EC153": "Kafka, `on_failure` and no limit: ten retries, as in Lambda",

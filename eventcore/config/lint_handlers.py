@@ -1,4 +1,4 @@
-"""Whether the functions' handlers are there, told without running a line of the user's code.
+"""Whether the functions' handlers and key functions are there, told without running a line of the user's code.
 
 Not among the checks of `lint`: a function that does not import must not keep the others from running. `validate` asks,
 with `load_config(..., also=lint_handlers)`.
@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from eventcore.config.findings import Findings
+from eventcore.config.provenance import KeyPath
 from eventcore.config.structs import PipelineConfig
 
 #: A module of this size is no source that people wrote, bytes.
@@ -30,7 +31,7 @@ class _Names(msgspec.Struct):
 
 
 def lint_handlers(config: PipelineConfig, findings: Findings, folder: Path) -> None:
-    """Add what is wrong with the handlers of a pipeline's functions, and what can't be told about them.
+    """Add what is wrong with the handlers and key functions of a pipeline, and what can't be told about them.
 
     What is badly written has been told before, and so has a folder that is not there.
     """
@@ -38,12 +39,19 @@ def lint_handlers(config: PipelineConfig, findings: Findings, folder: Path) -> N
         code = folder / function.code
         if findings.has_mistake(("functions", name, "handler")) or not code.is_dir():
             continue
-        module, _, attribute = function.handler.replace("/", ".").rpartition(".")
-        _check(findings, name, module, attribute, code)
+        _check(findings, ("functions", name, "handler"), function.handler, code)
+    for name, mapping in config.mappings.items():
+        path = ("mappings", name, "idempotency", "key_function")
+        key_function = mapping.idempotency.key_function if mapping.idempotency else None
+        function_of = config.functions.get(mapping.function)
+        if key_function is None or function_of is None or findings.has_mistake(path):
+            continue
+        if (code := folder / function_of.code).is_dir():
+            _check(findings, path, key_function, code)
 
 
-def _check(findings: Findings, name: str, module: str, attribute: str, code: Path) -> None:
-    path = ("functions", name, "handler")
+def _check(findings: Findings, path: KeyPath, handler: str, code: Path) -> None:
+    module, _, attribute = handler.replace("/", ".").rpartition(".")
     source, is_found = _find(module, code)
     if not is_found:
         others = sorted(file.stem for file in code.glob("*.py"))

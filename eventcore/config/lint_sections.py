@@ -10,6 +10,7 @@ from typing import Any
 
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
+from eventcore.config.handler_names import HANDLER, MODULE, suggest_handler
 from eventcore.config.lint_events import lint_events, used_by_events
 from eventcore.config.lint_mappings import RETENTION_MAX_S
 from eventcore.config.lint_references import check_name
@@ -27,9 +28,6 @@ from eventcore.config.structs import (
     Section,
 )
 
-#: `module.attribute`, with as many packages before it as it takes; `/` may stand for `.` there, as on Lambda.
-_HANDLER = re.compile(r"[A-Za-z_]\w*([./][A-Za-z_]\w*)*\.[A-Za-z_]\w*")
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _PORT_MAX = 65_535
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -77,11 +75,11 @@ def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
 
 def _lint_function(name: str, function: FunctionConfig, draft: Draft, findings: Findings, folder: Path) -> None:
     path: KeyPath = ("functions", name)
-    if not _HANDLER.fullmatch(function.handler):
+    if not HANDLER.fullmatch(function.handler):
         shown = function.shown("handler")
-        findings.add("EC120", (*path, "handler"), f"`{shown}` is not module.attribute", _suggest_handler(shown))
+        findings.add("EC120", (*path, "handler"), f"`{shown}` is not module.attribute", suggest_handler(shown))
     for index, module in enumerate(function.preload):
-        if not _MODULE.fullmatch(module):
+        if not MODULE.fullmatch(module):
             findings.add("EC120", (*path, "preload", index), "this is not a module's name", 'write it as "numpy"')
     # `Path.is_dir` raises for a name that is too long; this says that there is no such folder.
     if not os.path.isdir(folder / function.code):  # noqa: PTH112
@@ -91,15 +89,6 @@ def _lint_function(name: str, function: FunctionConfig, draft: Draft, findings: 
     lint_events(name, function, draft, findings)
     for variable, value in function.environment.items():
         _lint_variable((*path, "environment", variable), variable, value, findings)
-
-
-def _suggest_handler(handler: str) -> str:
-    guess = handler.removesuffix(".py").replace("/", ".").replace(":", ".").strip(".")
-    if _HANDLER.fullmatch(guess):
-        return f"did you mean `{guess}`?"
-    if _MODULE.fullmatch(guess):
-        return f"write `{guess}.NAME`, the function's name in the module"
-    return 'write it as "orders.enrich"'
 
 
 def _lint_inert(path: KeyPath, function: FunctionConfig, findings: Findings) -> None:

@@ -86,7 +86,18 @@ class IdempotencyConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
             description="path into the record's JSON; a list: all of them together are the key",
             examples=["$.order_id", "order.id"],
         ),
-    ]
+    ] = ()
+    key_function: (
+        Annotated[
+            str,
+            Meta(
+                description="instead: `module.attribute` below the function's `code`, called with each record; "
+                "its text is the key, None: it has none",
+                examples=["orders.key_of"],
+            ),
+        ]
+        | None
+    ) = None
     payload: Annotated[
         str | tuple[str, ...],
         Meta(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -31,7 +32,8 @@ Path = tuple[str | int, ...]
 class IdempotencyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a mapping says of its records' keys."""
 
-    key: tuple[str, ...]  #: paths, of which all values together are the key
+    key: tuple[str, ...] = ()  #: paths, of which all values together are the key
+    key_function: str = ""  #: `module.attribute` of what makes the key instead
     payload: tuple[str, ...] = ()  #: paths to what must be the same when a key comes again
     requires_key: bool = False  #: a record without a key has failed; else it is invoked each time it comes
     expires_after_s: int
@@ -88,7 +90,7 @@ class KeyReader:
         self._key = [parse_path(each) for each in policy.key]
         self._payload = [parse_path(each) for each in policy.payload]
         # With the paths: order 5 and customer 5 are not the same.
-        self._key_scope = msgspec.json.encode((function, self._key))
+        self._key_scope = msgspec.json.encode((function, policy.key_function or self._key))
         self._payload_scope = msgspec.json.encode((function, self._payload))
 
     def read(self, record: Record) -> Keyed:
@@ -103,10 +105,22 @@ class KeyReader:
         values = [find(document, path) for path in self._key]
         if None in values:
             return NO_KEY
+        return Keyed(_hash(self._key_scope, values), self._hash_payload(document))
+
+    def read_made(self, record: Record, made: bytes) -> Keyed:
+        """Return the key of a record for which the key function made a text; `NO_KEY` for an empty one."""
+        if not made:
+            return NO_KEY
         payload = b""
         if self._payload:
-            payload = _hash(self._payload_scope, [find(document, path) for path in self._payload])
-        return Keyed(_hash(self._key_scope, values), payload)
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                payload = self._hash_payload(msgspec.json.decode(record.body or b""))
+        return Keyed(_hash(self._key_scope, [made]), payload)
+
+    def _hash_payload(self, document: Any) -> bytes:
+        if not self._payload:
+            return b""
+        return _hash(self._payload_scope, [find(document, path) for path in self._payload])
 
 
 def _hash(scope: bytes, values: list[Any]) -> bytes:
@@ -121,6 +135,9 @@ class Known(msgspec.Struct, frozen=True):
     busy_until_ms: int = 0
     payload: bytes = b""
     results: tuple[OutgoingRecord, ...] = ()
+
+
+_NONE_UNREAD: Mapping[int, Fault] = {}
 
 
 class Sorted(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,12 +161,20 @@ def keys_of(keyed: Sequence[Keyed]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys([each.key for each in keyed if each.key]))
 
 
-def sort(keyed: Sequence[Keyed], states: dict[bytes, Known], *, requires_key: bool, is_ordered: bool) -> Sorted:
+def sort(
+    keyed: Sequence[Keyed],
+    states: dict[bytes, Known],
+    *,
+    requires_key: bool,
+    is_ordered: bool,
+    unread: Mapping[int, Fault] = _NONE_UNREAD,
+) -> Sorted:
     """Return what is done with each record of a batch.
 
     Args:
         keyed: of each record.
         states: of each key.
+        unread: why the key of a record could not be made, by index: it has failed.
         requires_key: a record without a key is refused.
         is_ordered: nothing passes a record that waits.
     """
@@ -162,7 +187,9 @@ def sort(keyed: Sequence[Keyed], states: dict[bytes, Known], *, requires_key: bo
     busy_until_ms = 0
     for index, each in enumerate(keyed):
         state = states.get(each.key)
-        if deferred and is_ordered:
+        if index in unread:
+            refused[index] = unread[index]
+        elif deferred and is_ordered:
             deferred.append(index)
         elif state is None:
             if requires_key:
@@ -263,5 +290,5 @@ def _no_key() -> Fault:
     return Fault(
         cause=FaultCause.IDEMPOTENCY,
         error_type=NO_KEY_ERROR,
-        message="the record is no JSON, or has no value where its idempotency key is to be",
+        message="the record has no idempotency key: it is no JSON, has no value there, or its key function made none",
     )

@@ -14,7 +14,7 @@ from eventcore.config.defaults import FILTER_SOURCES
 from eventcore.config.effective import EffectiveMapping
 from eventcore.config.reference import Reference
 from eventcore.delivery.batching import BatchPolicy
-from eventcore.delivery.idempotency import KeyReader
+from eventcore.delivery.idempotency import IdempotencyPolicy, KeyReader
 from eventcore.delivery.retry import NO_PLAN
 from eventcore.delivery.scaling import QueueScaling
 from eventcore.delivery.windows import STATE_BYTES_MAX
@@ -33,6 +33,7 @@ from eventcore.engine.parking import ParkingContext
 from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.queue_mapping import QueueMapping
 from eventcore.engine.rate import MappingRate
+from eventcore.engine.record_keys import KeyFunction, KeyPaths
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
 from eventcore.engine.router import Router
@@ -90,6 +91,8 @@ async def build_mapping(
             f"the function {settings.function} may not run: its reserved_concurrent_executions is 0; nothing is taken"
         )
     form = await function.prepare()
+    if settings.idempotency is not None and settings.idempotency.key_function:
+        await _key_function(settings.idempotency, function).prepare()
     if settings.source.kind == "queue":
         return _queue_mapping(settings, function, form, reporter, gate, around)
     return _stream_mapping(settings, function, form, reporter, gate, around)
@@ -154,7 +157,9 @@ def _dispatcher(
         )
     keys = RecordKeys(
         policy=policy,
-        read=KeyReader(function.spec.name, policy).read,
+        source=_key_function(policy, function)
+        if policy.key_function
+        else KeyPaths(KeyReader(function.spec.name, policy)),
         is_ordered=is_ordered,
         store=around.store,
         clock=around.clock,
@@ -163,6 +168,10 @@ def _dispatcher(
     return IdempotentDispatcher(
         function, shape, around.tracing, reporter, keys, reports_failures=reports_failures, wants_results=wants_results
     )
+
+
+def _key_function(policy: IdempotencyPolicy, function: Function) -> KeyFunction:
+    return KeyFunction(KeyReader(function.spec.name, policy), policy.key_function, function)
 
 
 def _stream_mapping(

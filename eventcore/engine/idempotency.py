@@ -12,7 +12,7 @@ which a record runs twice, once its claim has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import anyio
@@ -31,11 +31,12 @@ from eventcore.delivery.idempotency import (
 )
 from eventcore.delivery.partial import SUCCESS
 from eventcore.engine.dispatcher import Answer, Dispatcher
+from eventcore.engine.record_keys import KeySource
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.settler import SETTLE_GRACE_S
 from eventcore.errors import StoreUnavailable
 from eventcore.ids import IdFactory
-from eventcore.model import Batch, OutgoingRecord, Record
+from eventcore.model import Batch, OutgoingRecord
 from eventcore.ports.keys import ClaimKeys, CompleteKeys, Completion, KeyKind, KeyState, ReleaseKeys
 from eventcore.ports.sources import EventShape
 from eventcore.ports.store import Operation, Store
@@ -50,7 +51,7 @@ class RecordKeys(msgspec.Struct, frozen=True, kw_only=True):
     """What a mapping needs to tell repeated records."""
 
     policy: IdempotencyPolicy
-    read: Callable[[Record], Keyed]
+    source: KeySource
     is_ordered: bool  #: nothing may pass a record that waits: of a stream, or a FIFO queue
     store: Store
     clock: Clock
@@ -86,18 +87,28 @@ class IdempotentDispatcher(Dispatcher):
     async def invoke(self, batch: Batch, *, now_ms: int | None = None) -> Answer:
         """Run the function once with the records that were not processed yet; return what became of all.
 
-        Without any it is not run. Cancelled or failed on the way, the batch's keys are free again.
+        Without any it is not run, nor where a key function could not be asked: that is the outcome then. Cancelled or
+        failed on the way, the batch's keys are free again.
 
         Raises:
             StoreUnavailable: keys could not be claimed or completed.
         """
         keys = self._keys
-        keyed = [keys.read(record) for record in batch.records]
         owner = keys.ids.new_id()
+        known = await keys.source.find(batch, owner)
+        if known.outcome is not None:
+            return Answer(known.outcome, None, batch)
+        keyed = known.keyed
         is_over = False
         try:
             states = await self._claim(owner, keyed)
-            found = sort(keyed, states, requires_key=keys.policy.requires_key, is_ordered=keys.is_ordered)
+            found = sort(
+                keyed,
+                states,
+                requires_key=keys.policy.requires_key,
+                is_ordered=keys.is_ordered,
+                unread=known.unread,
+            )
             outcome, report, part = None, SUCCESS, batch
             if found.fresh:
                 part = batch if found.is_plain else _take(batch, found.fresh)

@@ -24,6 +24,10 @@ class HandlerForm(StrEnum):
     TYPED = "typed"  #: `(record: SomeStruct)`: one decoded record a call
 
 
+#: The version of a function under which what makes its records' idempotency keys runs.
+KEY_VERSION = "$KEY"
+
+
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A function as a runtime needs it."""
 

@@ -84,7 +84,8 @@ def _find_other(name: str, code: Path) -> str:
     """Return the module that bears the name of one in ``code`` and would be called in its place; empty without one."""
     module = sys.modules.get(name)
     is_here = module is not None and ((code / f"{name}.py").exists() or (code / name).is_dir())
-    file = getattr(module, "__file__", None) or f"built-in module '{name}'"
+    # A folder of modules without an `__init__` has no file.
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), f"built-in module '{name}'")
     return file if is_here and not Path(file).is_relative_to(code) else ""
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from eventcore.errors import ProgrammingError
 from eventcore.model import Invocation, Outcome, OutcomeKind, Record
-from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogLine, Runtime, RuntimeStatistics
+from eventcore.ports.runtime import KEY_VERSION, FunctionSpec, HandlerForm, LogLine, Runtime, RuntimeStatistics
 from eventcore.telemetry.events import (
     BatchRetried,
     BatchSettled,
@@ -262,7 +262,9 @@ class RecordingRuntime:
         return await self._runtime.prepare(function)
 
     async def invoke(self, function: FunctionSpec, invocation: Invocation) -> Outcome:
-        """Run the handler once and note it."""
+        """Run the handler once and note it; what makes idempotency keys is no invocation of a function."""
+        if function.version == KEY_VERSION:
+            return await self._runtime.invoke(function, invocation)
         event = invocation.build_event()
         # What the handler makes of its event must not change what is told of it.
         told = msgspec.json.decode(msgspec.json.encode(event))

@@ -69,6 +69,29 @@ def test_a_handler_that_is_not_there_is_a_mistake(find, handler, files, said):
     assert said in text
 
 
+def test_a_key_function_is_looked_for_below_its_functions_code(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "orders.py").write_text("def price(event): ...\ndef key_of(record): ...\n")
+    pipeline = """
+        [functions.f]
+        handler = "orders.price"
+        code = "code"
+        [queues.orders]
+        [mappings.m]
+        source = "queue:orders"
+        function = "f"
+        idempotency = { key_function = "orders.%s" }
+    """
+    (tmp_path / "eventcore.toml").write_text(pipeline % "key_of")
+    load_config(tmp_path, also=lint_handlers)
+    (tmp_path / "eventcore.toml").write_text(pipeline % "key_off")
+    with pytest.raises(ConfigError) as refused:
+        load_config(tmp_path, also=lint_handlers)
+    (mistake,) = refused.value.mistakes
+    assert (mistake.code, mistake.path) == ("EC125", "mappings.m.idempotency.key_function")
+    assert "did you mean `orders.key_of`?" in mistake.hint
+
+
 @pytest.mark.parametrize("handler", ["shop.orders.price", "shop/orders.price"])
 def test_packages_are_searched_and_not_run(find, handler):
     """With and without an `__init__`: this one would end the process."""

@@ -210,6 +210,15 @@ CASES = [
         {"mappings__s": STREAM + 'idempotency = { key = "id", maximum_result_bytes = 2 }'},
         "EC147", "mappings.s.idempotency.maximum_result_bytes", "no results to keep", "take it out",
     ),
+    ({"mappings__s": STREAM + "idempotency = { require_key = true }"}, "EC147", "mappings.s.idempotency.key", "no path to a key", "key_function"),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key = "id", key_function = "orders.key_of" }'},
+        "EC147", "mappings.s.idempotency.key_function", "here are both", "take out this or `key`",
+    ),
+    (
+        {"mappings__s": STREAM + 'idempotency = { key_function = "orders.py:key_of" }'},
+        "EC147", "mappings.s.idempotency.key_function", "`orders.py:key_of` is not module.attribute", "did you mean",
+    ),
     (
         {"mappings__s": STREAM + 'idempotency = { key = "id" }\ntumbling_window_in_seconds = 5'},
         "EC147", "mappings.s.idempotency", "processed in another window", "tumbling_window_in_seconds",
