@@ -23,8 +23,9 @@ QUEUE_BATCH_SIZE = 10
 STREAM_BATCH_SIZE = 100
 #: How long Kafka's first record waits for others, seconds (§5.1).
 KAFKA_WINDOW_S = 0.5
-#: A claim on an idempotency key outlasts the function's timeout by this: an environment is killed after it, seconds.
-CLAIM_MARGIN_S = 5
+#: A claim on an idempotency key outlasts the function's timeout by this, seconds: an environment's start (10), its kill
+#: after the deadline (1), the commit that completes the key (10), and what a busy machine adds.
+CLAIM_MARGIN_S = 25
 #: What is kept of one record's results, bytes: most are a few hundred.
 RESULT_BYTES_MAX = 65_536
 #: What is given up without a destination of its own (design §5).

@@ -118,7 +118,7 @@ class IdempotencyConfig(Section, frozen=True, kw_only=True, forbid_unknown_field
             Meta(
                 ge=1,
                 le=43_200,
-                description="seconds after which a key is free whose engine died; 5 more than the function's timeout",
+                description="seconds after which a key is free whose engine died; 25 more than the function's timeout",
             ),
         ]
         | None

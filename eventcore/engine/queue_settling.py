@@ -30,6 +30,9 @@ from eventcore.telemetry.tracing import NULL_TRACING
 _KEPT = frozenset({VerdictKind.RETRY, VerdictKind.RELEASE})
 _DONE = frozenset({VerdictKind.SETTLE, VerdictKind.DISCARD})
 _FAILED = frozenset({VerdictKind.RETRY})
+#: A message whose key is in progress comes back to look again after so long at most, seconds: most invocations are
+#: shorter than their claim, and such a receive does not count.
+DEFERRED_MAX_S = 5
 #: The attribute that says how often a message was received.
 _RECEIVE_COUNT = "ApproximateReceiveCount"
 
@@ -269,11 +272,11 @@ class QueueSettling:
         await context.source.hand_back(_receipts(invoked, _KEPT), hidden_s=min(hidden_s, VISIBILITY_MAX_S))
 
     async def _return_when_free(self, invoked: Invoked) -> None:
-        """Let messages come back when the claim on their key has ended at the latest: each receive counts."""
+        """Let messages look again whether their key is free, as not received: that they wait is no try of theirs."""
         batch, outcome = invoked.batch, invoked.outcome
         receipts = [invoked.lease.receipt(batch.records[index]) for index in outcome.deferred]
-        wait_s = min(VISIBILITY_MAX_S, -(-outcome.deferred_ms // 1000))
-        await self._context.source.change_visibility([receipt for receipt in receipts if receipt], wait_s)
+        wait_s = min(DEFERRED_MAX_S, -(-outcome.deferred_ms // 1000))
+        await self._context.source.hand_back([receipt for receipt in receipts if receipt], hidden_s=wait_s)
 
     async def _return_on_time(self, invoked: Invoked) -> None:
         """Let failed messages whose lease was extended come back at their own visibility timeout."""

@@ -221,7 +221,7 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     visible: int
     hidden: int  #: received and not settled
-    delayed: int  #: not yet received, and not yet due
+    delayed: int  #: not yet received, and not yet due; of a standard queue also what was handed back as not received
     oldest_ms: int = 0  #: sent time of the oldest; 0 when empty
     last_number: int = 0  #: of the message that was sent last; 0 before the first
     settings: QueueSettings = QueueSettings()

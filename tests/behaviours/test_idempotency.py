@@ -11,7 +11,10 @@ import msgspec
 import pytest
 
 import eventcore
+from eventcore.config.effective import resolve
+from eventcore.engine.settler import SETTLE_GRACE_S
 from eventcore.model import Batch, DiscardReason, OutgoingRecord
+from eventcore.runtime.process import INIT_LIMIT_S, TERM_GRACE_S
 from eventcore.telemetry.counters import CountersSnapshot
 from eventcore.testing import open_pipeline
 from eventcore.testing.virtual_pipeline import VirtualPipeline
@@ -269,17 +272,45 @@ def test_several_paths_are_one_key() -> None:
 # -- keys in progress --------------------------------------------------------------------------------------------------
 
 
-def test_a_message_whose_key_is_in_progress_comes_back_when_it_may_be_free() -> None:
-    """Not after its whole visibility timeout, and not more often than needed: each receive counts."""
+def test_a_message_whose_key_is_in_progress_soon_looks_again() -> None:
+    """Not after its whole visibility timeout, nor when the other's claim would end."""
     work = Work(takes_s=2)
     app = app_of(work.handler(), queue={"visibility_timeout": 300}, batch_size=1)
     with open_pipeline(app) as pipeline:
         pipeline.send("queue:orders", orders(1, 1, 2))
         pipeline.run_until_idle()
         assert sorted(work.calls) == [[1], [2]]
-        assert 7 <= pipeline.now_s <= 10  # the timeout of 3 seconds and 5 more
+        assert 2 <= pipeline.now_s <= 6
         found = counters(pipeline)
         assert (found.settled, found.repeated, found.returned, found.invoked) == (3, 1, 1, 2)
+
+
+@pytest.mark.parametrize("is_fifo", [False, True])
+def test_a_message_that_waits_for_its_key_comes_no_closer_to_its_dead_letter_queue(is_fifo: bool) -> None:
+    """§3.2: the redrive policy counts receives. The engine's death cost one of two; its claim outlasts many more."""
+    work = Work(takes_s=2)
+    kind = {"fifo_queue": True, "content_based_deduplication": True} if is_fifo else {}
+    redrive = {"dead_letter_queue": "dead", "max_receive_count": 2}
+    queue = {"visibility_timeout": 3, "redrive_policy": redrive, **kind}
+    app = app_of(work.handler(), queue=queue, keys={"in_progress_timeout": 60})
+    app.queue("dead", **({"fifo_queue": True} if is_fifo else {}))
+    with open_pipeline(app) as pipeline:
+        pipeline.send("queue:orders", orders(1, 2), key="g" if is_fifo else None)
+        pipeline.advance(1)
+        pipeline.crash()
+        pipeline.run_until_idle()
+        assert work.calls == [[1, 2], [1, 2]]
+        assert pipeline.delivered_to("queue:dead") == []
+        assert 60 <= pipeline.now_s <= 68
+        assert [each.attempt for each in pipeline.invocations] == [1, 2]
+
+
+def test_a_claim_outlasts_an_import_and_the_functions_timeout() -> None:
+    """An import may take 10 seconds, and the handler's time begins after it."""
+    app = app_of(Work(takes_s=1).handler())
+    (mapping,) = resolve(app.loaded()).mappings.values()
+    assert mapping.idempotency is not None
+    assert mapping.idempotency.in_progress_timeout_s >= INIT_LIMIT_S + 3 + TERM_GRACE_S + SETTLE_GRACE_S
 
 
 def test_a_message_that_waited_for_a_failure_runs_then() -> None:

@@ -237,11 +237,12 @@ class MemoryQueues:
             is_sooner = until_ms < message.visible_ms or not operation.timeout_s
             if queue.is_hidden(message):
                 queue.show(message)
+            # Before it is hidden again: one that was never received counts as delayed.
+            message.receive_count -= operation.is_uncounted
             if operation.timeout_s:
                 queue.hide(message, until_ms)
             else:
                 message.visible_ms = until_ms
-            message.receive_count -= operation.is_uncounted
             if is_sooner:
                 self._wake(queue.topic)
             renewed[receipt] = write_receipt(message.key, message.receive_count, until_ms)

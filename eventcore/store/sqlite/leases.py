@@ -92,10 +92,13 @@ def change_visibility(tx: Transaction, operation: port.ChangeVisibility) -> dict
     renewed = {}
     for owned in _owned(tx, queue, operation.receipts):
         for first, end, receive_count, first_receive_ms, _visible_ms in owned.marks:
-            mark = (first, end, receive_count - operation.is_uncounted, first_receive_ms, until_ms)
+            count = receive_count - operation.is_uncounted
+            mark = (first, end, count, first_receive_ms, until_ms)
             if operation.timeout_s:
                 hide(tx, queue, mark)
-                queue.hidden += end - first
+                # One that was never received counts as delayed, as it will when it shows.
+                queue.hidden += end - first if count else 0
+                queue.delayed += 0 if count else end - first
             else:
                 show(tx, mark)
                 queue.visible += end - first

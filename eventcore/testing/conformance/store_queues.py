@@ -334,6 +334,28 @@ class QueuePromises(StoreKit):
 
     # -- delays --------------------------------------------------------------------------------------------------------
 
+    def test_what_is_handed_back_hidden_was_not_received(self) -> None:
+        """It shows after its time, no receive was counted, and the counters are right in between and after it."""
+
+        async def scenario(store: Store) -> None:
+            await define_queue(store)
+            await send(store, "a", "b")
+            for round_s in (0, 100):
+                (_, second) = receipts(await receive(store, after_s=round_s))
+                change = ChangeVisibility(
+                    queue="orders", receipts=(second,), timeout_s=100, now_ms=at(round_s), is_uncounted=True
+                )
+                await commit_one(store, change)
+                assert await counts(store) == (0, 1, 1)
+            left = (await receive(store, after_s=200)).messages
+            assert [(message.id, message.receive_count) for message in left] == [("a", 3), ("b", 1)]
+            assert await counts(store) == (0, 2, 0)
+            delete = DeleteMessages(queue="orders", receipts=tuple(each.receipt for each in left))
+            assert await commit_one(store, delete) == []
+            assert await counts(store) == (0, 0, 0)
+
+        self.check(scenario)
+
     def test_a_delayed_message_shows_when_its_delay_ends(self) -> None:
         """The message's own delay goes before the queue's; zero means none."""
 
