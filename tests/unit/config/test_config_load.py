@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from eventcore.config.foreign import REFUSED, RENAMED
 from eventcore.config.load import FILE_BYTES_MAX, load_config
 from eventcore.config.reference import DISCARDS_QUEUE
 from eventcore.config.structs import (
@@ -14,7 +15,7 @@ from eventcore.config.structs import (
     Settings,
     StreamConfig,
 )
-from eventcore.config.unknown import REFUSED, RENAMED, snake_case
+from eventcore.config.unknown import snake_case
 from eventcore.errors import ConfigError
 
 WHOLE = """
@@ -310,8 +311,8 @@ def test_a_function_that_could_not_be_read_is_there_all_the_same(mistakes):
         ("queues.q", "DelaySeconds", "calls it `delay`", "write `delay`: seconds"),
         ("streams.s", "RetentionPeriodHours", "calls it `retention_period`", "write `retention_period`: seconds"),
         ("kafka.k", "partition_assignment_strategy", "does not do this yet", "take it out"),
-        ("kafka.k", "ssl_context", "ssl_cafile", "take it out"),
-        ("kafka.k", "auto_offset_reset", "starting_position", "take it out"),
+        ("kafka.k", "ssl_context", "made of files", "write ssl_cafile"),
+        ("kafka.k", "auto_offset_reset", "belongs to the mapping", "write [mappings.NAME] starting_position"),
         ("settings", "regoin", "there is no `regoin`", "did you mean `region`?"),
     ],
 )
