@@ -37,7 +37,8 @@ from eventcore.testing.cast import read_cast
 from eventcore.testing.faults import Faults, Fence, FencedStore, SkewedClock
 from eventcore.testing.harness import open_harness
 from eventcore.testing.recording import Delivered, Discarded, Invoked, Recording, Retried, Settled
-from eventcore.testing.simulated import SimulatedConnector, SimulatedSystem
+from eventcore.testing.simulated import SimulatedConnector
+from eventcore.testing.simulated_system import SimulatedSystem
 from eventcore.testing.virtual_loop import VirtualTimeLoop
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from eventcore.delivery.ordering import ShardState
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.settler import Settler
 from eventcore.ports.store import Operation, PutOutbox
-from eventcore.testing.simulated import SimulatedSource
+from eventcore.testing.simulated_source import SimulatedSource
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
