@@ -75,9 +75,18 @@ class WindowBuffer(RecordBuffer):
         inside = self._windows.count_inside(self._records)
         if inside == len(self._records):
             return super()._find_batch()
-        # Nothing more comes for this window. None inside: it is over, which is for the intake to see.
-        count, _ = cut(self._records[:inside], self._policy) if inside else (1, True)
+        if not inside:
+            # The open window is over. They stay, and have waited for their own batch since they came.
+            self.interrupt()
+            return 0, 0.0
+        # Nothing more comes for this window.
+        count, _ = cut(self._records[:inside], self._policy)
         return count, 0.0
+
+    @property
+    def is_past_window(self) -> bool:
+        """Whether what waits is of a later window than the open one."""
+        return bool(self._records) and not self._windows.count_inside(self._records)
 
 
 class WindowIntake(ShardIntake):
@@ -86,8 +95,9 @@ class WindowIntake(ShardIntake):
     The end of a window is a barrier, as a lost range is: it is closed before the records behind it are handed out.
     """
 
-    def __init__(self, source: StreamSource, shard: str, buffer: RecordBuffer, windows: ShardWindows) -> None:
+    def __init__(self, source: StreamSource, shard: str, buffer: WindowBuffer, windows: ShardWindows) -> None:
         super().__init__(source, shard, buffer)
+        self._windowed = buffer
         self._windows = windows
         self._is_ended = False
 
@@ -116,10 +126,8 @@ class WindowIntake(ShardIntake):
                 windows.end()
             return ()
         if not records:
+            if not state.parts and self._windowed.is_past_window:
+                windows.end()
             return records
-        if not state.parts and not windows.count_inside(records):
-            self.give_back(records)
-            windows.end()
-            return ()
         windows.take(records)
         return records

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -203,6 +204,31 @@ def test_a_batch_ends_with_its_window_and_does_not_wait_for_more() -> None:
         scenario,
     )
     assert work.seen == [[1, 2], [], [3, 4], []]
+
+
+def test_the_next_windows_records_wait_for_their_batch_from_when_they_came() -> None:
+    """The batch before them runs for half a minute: their batching window of a minute begins before its end."""
+    begun: list[tuple[float, list[int]]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> Any:
+        begun.append((anyio.current_time(), numbers(event)))
+        if numbers(event) == [1]:
+            await anyio.sleep(30)
+        return {"state": {}}
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1)
+        await harness.advance(12)
+        await send_numbers(harness, 1, first=2)
+        await harness.advance(3)
+        await send_numbers(harness, 1, first=3)
+        await harness.advance(75)
+
+    app = stream_app(
+        work, tumbling_window_in_seconds=10, batch_size=100, maximum_batching_window_in_seconds=60, timeout=60
+    )
+    play(app, scenario)
+    assert [(round(at_s), seen) for at_s, seen in begun] == [(12, [1]), (42, []), (72, [2, 3])]
 
 
 def test_without_windows_there_are_no_keys_of_theirs() -> None:
