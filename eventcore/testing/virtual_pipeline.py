@@ -153,6 +153,8 @@ class VirtualPipeline:
     def run_until_idle(self, *, within_s: float = 86_400.0) -> None:
         """Let virtual time pass until every record is settled or given up, and every destination has its own.
 
+        An open tumbling window is not waited for: its records are settled.
+
         Raises:
             TimeoutError: something is still going on after ``within_s``; the message says what.
         """

@@ -59,10 +59,21 @@ def build(kind: str, state: Path) -> eventcore.App:
             log.write(json.dumps(seen) + "\n")
         return {"state": {"bodies": [*known, *bodies]}}
 
+    async def end_early(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Let the state of the first batch end its window, whose final call fails."""
+        bodies = [int(base64.b64decode(record["kinesis"]["data"])) for record in event["Records"]]
+        is_final = event["isFinalInvokeForWindow"]
+        with (state / "invocations.log").open("a") as log:
+            log.write(json.dumps({"bodies": bodies, "is_final": is_final, "known": len(str(event["state"]))}) + "\n")
+        if is_final:
+            raise ValueError("final")
+        return {"state": {"large": "x" * (1024 * 1024 if 1 in bodies else 0)}}
+
+    handlers = {"stream-windows": add_up, "stream-window-ends": end_early}
     app = eventcore.App(folder=state)
     keys: dict[str, Any] = {"key": "$", "in_progress_timeout": 1} if kind.endswith("-keys") else {}
     settings = EVENTS if kind == "events" else {}
-    app.function("work", runtime="inline", timeout=1, **settings)(add_up if kind == "stream-windows" else work)
+    app.function("work", runtime="inline", timeout=1, **settings)(handlers.get(kind, work))
     app.queue("failed")
     if kind == "events":
         app.queue("done")
@@ -80,7 +91,7 @@ def build(kind: str, state: Path) -> eventcore.App:
             maximum_retry_attempts=1,
             bisect_batch_on_function_error=True,
             on_failure="http:sink" if kind == "stream-http" else "queue:failed",
-            tumbling_window_in_seconds=WINDOW_S if kind == "stream-windows" else None,
+            tumbling_window_in_seconds=WINDOW_S if kind.startswith("stream-window") else None,
             idempotency=keys or None,
         )
     else:

@@ -149,6 +149,36 @@ async def test_a_windows_state_stands_for_exactly_the_records_before_the_checkpo
 
 
 @pytest.mark.parametrize(
+    ("point", "times", "calls"),
+    [
+        # The last call that was allowed comes once more, but where its end was durable.
+        ("dispatcher.after_invoke", 3, 3),
+        ("settler.before_store", 1, 3),
+        ("settler.after_store", 1, 3),
+        ("settler.after_ack", 5, 2),
+    ],
+)
+async def test_the_discard_of_a_windows_final_call_is_there_once(
+    tmp_path: Path, point: str, times: int, calls: int
+) -> None:
+    """Row "a window's final call is given up": it is called again with the same state, and told once."""
+    state = tmp_path / "state"
+    await _send(state, "stream")
+    assert _engine(state, "stream-window-ends", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
+    assert _engine(state, "stream-window-ends") == 0
+    lines = [json.loads(line) for line in (state / "invocations.log").read_text().splitlines()]
+    finals = [line for line in lines if line["is_final"]]
+    assert len(finals) == calls
+    assert {line["known"] > 1024 * 1024 for line in finals} == {True}
+    assert lines.index(finals[-1]) < next(index for index, line in enumerate(lines) if 3 in line["bodies"])
+    (record,) = await _failed(state)
+    assert record["requestContext"]["condition"] == "RetryAttemptsExhausted"
+    assert record["timeWindowInfo"]["isWindowTerminatedEarly"]
+    async with _store(state) as store:
+        assert len(await store.failures(count_max=10)) == 1
+
+
+@pytest.mark.parametrize(
     ("point", "times"),
     [
         ("dispatcher.after_invoke", 3),
