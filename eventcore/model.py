@@ -226,6 +226,8 @@ class DiscardReason(enum.StrEnum):
     ENGINE_CRASH = "EngineCrash"
     #: A person skipped it: it held up its shard.
     SKIPPED = "Skipped"
+    #: Of a window's final call: the mapping has no windows any more.
+    WINDOWS_REMOVED = "WindowsRemoved"
     #: A queue's message was received more often than its redrive policy allows.
     RECEIVES_EXHAUSTED = "ReceivesExhausted"
     # -- events that were accepted for later (Lambda semantics §2.1)

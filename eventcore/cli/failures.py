@@ -45,6 +45,7 @@ _REASONS = {
     DiscardReason.RECORD_EXPIRED.value: "the source's retention dropped it before it could be processed",
     DiscardReason.UNDECODABLE.value: "it is not what the typed handler can read; trying again would not help",
     DiscardReason.ENGINE_CRASH.value: "the engine died each time it was invoked",
+    DiscardReason.WINDOWS_REMOVED.value: "its mapping has no tumbling windows any more; `retry` makes its final call",
     DiscardReason.RECEIVES_EXHAUSTED.value: "it was received as often as the queue's redrive policy allows",
     "Failing": "it failed and comes back by itself: its queue still has it",
     PURGED: "its queue was purged: the message is gone, and only what is kept here is left",

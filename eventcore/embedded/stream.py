@@ -85,7 +85,6 @@ class EmbeddedStream:
         starting_position: StartingPosition,
         region: str,
         account_id: str,
-        has_windows: bool = False,
     ) -> None:
         """Make a source.
 
@@ -96,7 +95,6 @@ class EmbeddedStream:
             starting_position: of a mapping that was never here.
             region: for ARNs.
             account_id: for ARNs.
-            has_windows: shards may have an open window, which is read with their checkpoint.
         """
         self.name = name
         self.shape = KinesisShape(stream_arn(name, region=region, account_id=account_id))
@@ -105,8 +103,8 @@ class EmbeddedStream:
         self._store = store
         self._mapping = mapping
         self._start = StartingPoint(name, starting_position, store=store)
-        self._has_windows = has_windows
         self._shards: dict[str, _Shard] = {}
+        self._noted: set[str] = set()  #: names of checkpoints that the store has an open window beside
         self._family = ShardFamily(())
         self._turn = 0
         self._resharding = anyio.Lock()  #: held while shards make way for others
@@ -154,7 +152,7 @@ class EmbeddedStream:
                 shard=name,
                 epoch=checkpoint.epoch,
                 checkpoint=checkpoint.position,
-                state=await self._with_window(checkpoint) if self._has_windows else checkpoint.state,
+                state=await self._with_window(checkpoint),
             )
             for name, checkpoint in zip(names, checkpoints, strict=True)
         ]
@@ -185,8 +183,12 @@ class EmbeddedStream:
         """Return a checkpoint's state with the window that is open there."""
         with self._translated():
             note = await self._store.note(window_note(self._mapping, checkpoint.shard))
+        self._note(checkpoint.shard, is_noted=bool(note))
         window = decode_window(note, checkpoint.position)
         return msgspec.structs.replace(checkpoint.state, window=window)
+
+    def _note(self, name: str, *, is_noted: bool) -> None:
+        (self._noted.add if is_noted else self._noted.discard)(name)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -305,7 +307,7 @@ class EmbeddedStream:
             state=state,
         )
         operations: list[Operation] = [save]
-        if self._has_windows:
+        if state.window is not None or save.shard in self._noted:
             # One transaction with the checkpoint: a state stands for exactly the records before it.
             note = encode_window(checkpoint, state.window)
             operations.append(PutNote(name=window_note(self._mapping, save.shard), value=note))
@@ -315,6 +317,7 @@ class EmbeddedStream:
         except FencedOut as error:
             self._fence(owned)
             raise self._lost(shard, epoch) from error
+        self._note(save.shard, is_noted=state.window is not None)
         owned.checkpoint = checkpoint
         owned.kept = msgspec.structs.replace(owned.kept, checkpoint=checkpoint, state=state)
         if owned.is_ended:
@@ -382,10 +385,11 @@ class EmbeddedStream:
                 mapping=self._mapping, shard=name, epoch=taken.epoch, position=taken.checkpoint, state=taken.state
             ),
         ]
-        if self._has_windows:
+        if name in self._noted:
             moves.append(PutNote(name=window_note(self._mapping, name), value=b""))
         with self._translated():
             await self._store.commit(moves)
+        self._note(name, is_noted=False)
 
     def _fence(self, owned: _Shard) -> None:
         """Give up a shard that another has; the next receive says so, and takes it again."""

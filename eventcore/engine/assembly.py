@@ -279,7 +279,6 @@ def _open_stream(settings: EffectiveMapping, around: Surroundings) -> StreamSour
             store=around.store,
             region=around.region,
             account_id=around.account_id,
-            has_windows=settings.window_length_s > 0,
         )
     connector = around.connectors[settings.source.kind]
     return connector.open_stream(

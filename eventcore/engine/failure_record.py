@@ -21,6 +21,7 @@ _WITHOUT_RESPONSE = {
     DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED,
     DiscardReason.ENGINE_CRASH,
     DiscardReason.IDEMPOTENCY_FAILED,
+    DiscardReason.WINDOWS_REMOVED,
 }
 
 

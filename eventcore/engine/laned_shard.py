@@ -28,6 +28,7 @@ from eventcore.engine.covered import LaneCovered
 from eventcore.engine.filtering import Offered
 from eventcore.engine.key_intake import KeyIntake
 from eventcore.engine.lane import Lane
+from eventcore.engine.left_window import give_up_window
 from eventcore.engine.parking import Parking, ParkingContext
 from eventcore.engine.redrive import Redrive
 from eventcore.engine.settler import Discarded
@@ -55,6 +56,7 @@ class LanedShard:
     ) -> None:
         self._context = context
         self._shard = taken.shard
+        self._taken = taken
         self._epoch = taken.epoch
         self._lanes_max = lanes = context.lanes
         self._is_hashed = context.is_hashed
@@ -225,6 +227,7 @@ class LanedShard:
                 if after is not None:
                     await after.wait()
                 await self._covered.load(self._window.checkpoint)
+                await give_up_window(self._context, self._taken)
                 async with anyio.create_task_group() as services:
                     services.start_soon(self._let_in, name=f"arrivals {self._shard}")
                     services.start_soon(self._parking.run, name=f"parking {self._shard}")

@@ -14,6 +14,7 @@ from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.filtering import Offered
 from eventcore.engine.intake import ShardIntake
 from eventcore.engine.lane import Lane
+from eventcore.engine.left_window import give_up_window, without_window
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import ShardStatus
@@ -29,6 +30,8 @@ class ShardWorker:
 
     def __init__(self, context: ShardContext, taken: TakenShard, *, buffer_bytes_max: int) -> None:
         self._shard = taken.shard
+        self._taken = taken
+        self._context = context
         self._gate = context.gate
         self._reporter = context.reporter
         self._filter = context.filter
@@ -61,7 +64,7 @@ class ShardWorker:
             return
         buffer = RecordBuffer(context.batching, size_bytes_max=buffer_bytes_max)
         self._intake = ShardIntake(context.source, taken.shard, buffer)
-        self._checkpoint = ShardCheckpoint(context.source, taken, stopping)
+        self._checkpoint = ShardCheckpoint(context.source, without_window(taken), stopping)
         self._lane = Lane(
             context,
             taken.shard,
@@ -153,6 +156,8 @@ class ShardWorker:
                 if after is not None:
                     await after.wait()
                 await self._covered.load(self._checkpoint.position)
+                if not self._context.window_length_s:
+                    await give_up_window(self._context, self._taken)
                 await self._lane.run()
         except ShardLost:
             # The source tells the mapping too; nothing of this shard may be written any more.

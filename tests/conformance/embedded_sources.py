@@ -159,7 +159,6 @@ class EmbeddedStreamUnderTest:
             store=self._around.store,
             mapping=mapping,
             starting_position=starting_position,
-            has_windows=True,
             **ARN,
         )
 
