@@ -5,6 +5,7 @@ Kept in a note of the store, which is written with the discard itself, until the
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,7 +15,8 @@ import msgspec
 from eventcore.model import Record
 from eventcore.ports.store import PutNote, Store
 
-#: Ranges of given-up records that a shard's note may hold; the checkpoint passes them long before.
+#: Runs of given-up records that the note of a shard may hold; the checkpoint passes them long before. With lanes they
+#: have others' records between them: as many runs may be held as records may lie behind the checkpoint (`skew_max`).
 COVERED_MAX = 1000
 
 #: First and last position of a run of records that was given up, both inclusive.
@@ -58,8 +60,12 @@ async def forget_given_up(store: Store, mapping: str, source: str, shard: str) -
 class GivenUp(Protocol):
     """What a lane has given up, as its settling step sees it."""
 
-    def add(self, records: Sequence[Record]) -> PutNote:
-        """Note that records of one batch, without a gap in it, are given up; return the write that keeps the note."""
+    def add(self, records: Sequence[Record]) -> None:
+        """Note that records of one batch, without a gap in it, are given up; `keep` makes it last."""
+        ...
+
+    def keep(self) -> PutNote:
+        """Return the write that keeps the note of all that was added."""
         ...
 
     def count_leading(self, records: Sequence[Record]) -> int:
@@ -82,16 +88,18 @@ class GivenUp(Protocol):
 class Covered:
     """What one shard has given up and its source may not know yet; see `GivenUp`."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, *, runs_max: int = COVERED_MAX) -> None:
         """Know of nothing yet.
 
         Args:
             store: of the note.
             name: of the note, one for each shard.
+            runs_max: runs that it may hold: past it, those that are furthest behind are told again after a crash.
         """
         self._store = store
         self._name = name
-        self._ranges: list[Range] = []
+        self._runs_max = runs_max
+        self._ranges: list[Range] = []  #: by position, none next to another
         self._loaded: deque[Range] = deque()  #: by position, those that are not passed
 
     async def load(self, checkpoint: int) -> None:
@@ -102,8 +110,10 @@ class Covered:
         """
         note = await self._store.note(self._name)
         if note is not None:
-            self._ranges = [covered for covered in _ranges.decode(note) if covered[1] >= checkpoint]
-            self._loaded = deque(sorted(self._ranges))
+            for first, last in _ranges.decode(note):
+                if last >= checkpoint:
+                    self.join(first, last)
+            self._loaded = deque(self._ranges)
 
     @property
     def is_loaded(self) -> bool:
@@ -116,10 +126,27 @@ class Covered:
             self._loaded.popleft()
         return bool(self._loaded) and self._loaded[0][0] <= position
 
-    def add(self, records: Sequence[Record]) -> PutNote:
-        """Note that records are given up, and all between the first and the last; return the write that keeps it."""
-        self._ranges.append((records[0].position, records[-1].position))
-        del self._ranges[:-COVERED_MAX]
+    def add(self, records: Sequence[Record]) -> None:
+        """Note that records are given up, and all between the first and the last."""
+        self.join(records[0].position, records[-1].position)
+
+    def join(self, first: int, last: int) -> None:
+        """Note that a run of positions is given up, both ends included: one run with those that it touches."""
+        ranges = self._ranges
+        begin = end = bisect_left(ranges, (first,))
+        if begin and ranges[begin - 1][1] >= first - 1:
+            begin -= 1
+            first = ranges[begin][0]
+            last = max(last, ranges[begin][1])
+        while end < len(ranges) and ranges[end][0] <= last + 1:
+            last = max(last, ranges[end][1])
+            end += 1
+        ranges[begin:end] = [(first, last)]
+        if len(ranges) > self._runs_max:
+            del ranges[0]
+
+    def keep(self) -> PutNote:
+        """Return the write that keeps the note."""
         return PutNote(name=self._name, value=msgspec.json.encode(self._ranges))
 
     def count_leading(self, records: Sequence[Record]) -> int:
@@ -142,9 +169,16 @@ class Covered:
 
     async def settle(self, checkpoint: int) -> None:
         """Forget everything once the source's checkpoint is past it."""
-        if self._ranges and max(last for _, last in self._ranges) < checkpoint:
-            self._ranges.clear()
+        if not self._ranges:
+            return
+        passed = bisect_left(self._ranges, checkpoint, key=_last)
+        del self._ranges[:passed]
+        if not self._ranges:
             await self._store.commit([PutNote(name=self._name, value=b"[]")])
+
+
+def _last(run: Range) -> int:
+    return run[1]
 
 
 class LaneCovered:
@@ -154,11 +188,14 @@ class LaneCovered:
         """Share the shard's note."""
         self._shard = shard
 
-    def add(self, records: Sequence[Record]) -> PutNote:
+    def add(self, records: Sequence[Record]) -> None:
         """Note that records are given up, each by itself."""
-        for record in records[:-1]:
-            self._shard.add((record,))
-        return self._shard.add(records[-1:])
+        for record in records:
+            self._shard.join(record.position, record.position)
+
+    def keep(self) -> PutNote:
+        """Return the write that keeps the shard's note."""
+        return self._shard.keep()
 
     def count_leading(self, records: Sequence[Record]) -> int:
         """Return 0: the shard does not hand out what was given up."""

@@ -402,7 +402,7 @@ class Lane:
             state = ShardState() if len(state.parts) == 1 else state
         if done or state != self._checkpoint.kept:
             # A mark that outlived its batch would blame it for the death that the next one brings.
-            is_urgent = gives_up or bool(state.parts) or self._checkpoint.kept.marked
+            is_urgent = bool(passes_discard) or bool(state.parts) or self._checkpoint.kept.marked
             if results is not None:
                 await results.write(self._shard, self._checkpoint.epoch, outcome, batch.records[:done], discarded)
             await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)

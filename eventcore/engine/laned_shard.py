@@ -73,7 +73,7 @@ class LanedShard:
         self._gate = context.gate
         self.finished = anyio.Event()
         self._books = Books(context.reporter, taken.shard)
-        self._covered = context.settler.covered(taken.shard)
+        self._covered = context.settler.covered(taken.shard, runs_max=self._skew_max)
         self._lane_covered = LaneCovered(self._covered)
         self._window = LaneWindow(taken.checkpoint)
         self._states = LaneStates(taken.state)
@@ -400,6 +400,8 @@ class LanedShard:
         wanted = checkpoint, self._states.compose(checkpoint)
         if not is_urgent and wanted == self._written:
             return
+        # What was given up is forgotten with it: were it written later, a crash would have that invoked again.
+        is_urgent = is_urgent or self._covered.reaches_below(checkpoint)
         await self._context.source.settle(self._shard, self._epoch, *wanted, is_urgent=is_urgent)
         self._written = wanted
         await self._covered.settle(checkpoint)

@@ -124,7 +124,8 @@ class Parking:
             operations.extend(context.router.operations(context.place, self._dispatch(entry, place)))
             operations.extend(entry.operations)
         records = [entry.record for entry in entries]
-        operations.append(self._covered.add(records))
+        self._covered.add(records)
+        operations.append(self._covered.keep())
         await context.settler.commit(operations)
         # A checkpoint passes what is parked only once the place has it.
         await context.outbox.wait_lane(self.destination, self._lane)

@@ -27,7 +27,7 @@ from eventcore.config.defaults import ON_FAILURE
 from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
 from eventcore.delivery.lineage import LINEAGE, hand_on_lineage, lineage_of
-from eventcore.engine.covered import Covered, GivenUp, covered_note, forget_given_up, read_moves
+from eventcore.engine.covered import COVERED_MAX, Covered, GivenUp, covered_note, forget_given_up, read_moves
 from eventcore.engine.event_value import event_value, window_name
 from eventcore.engine.failure_record import failure_record, lost_record
 from eventcore.engine.outbox import Outbox
@@ -88,9 +88,10 @@ class Settler:
         self.destination = str(context.on_failure)
         self._moves: dict[str, int] = {}  #: by shard of which something was given up
 
-    def covered(self, shard: str) -> Covered:
+    def covered(self, shard: str, *, runs_max: int = COVERED_MAX) -> Covered:
         """Return what was given up of a shard and its source may not know yet; nothing is read before it is loaded."""
-        return Covered(self._context.store, covered_note(self._context.mapping, self._context.source, shard))
+        name = covered_note(self._context.mapping, self._context.source, shard)
+        return Covered(self._context.store, name, runs_max=runs_max)
 
     async def forget(self, shard: str) -> None:
         """Forget what was given up of a shard that is moved by hand: it is invoked again, and told again.
@@ -156,7 +157,9 @@ class Settler:
             discarded.append(entry)
             operations.extend(writes)
             if covered is not None:
-                operations.append(covered.add(part.records))
+                covered.add(part.records)
+        if covered is not None:
+            operations.append(covered.keep())
         await self._commit(operations)
         return discarded
 

@@ -14,6 +14,7 @@ from eventcore.delivery.lanes import SKEW_RECORDS_MIN
 from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError, StoreUnavailable
 from eventcore.model import TimestampKind
+from eventcore.testing import open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import numbers, play, stream_app
@@ -511,3 +512,29 @@ def test_what_has_no_lanes_or_does_not_run_is_refused_with_a_reason() -> None:
                 await harness.engine.redrive(mapping, shard, count_max=10)
 
     play(stream_app(work), scenario)
+
+
+def test_what_was_given_up_is_not_invoked_again_when_the_checkpoint_that_passed_it_was_never_written() -> None:
+    """A topic's progress is written a little later where nothing is urgent; the engine dies before that."""
+    seen: list[int] = []
+
+    async def work(batch: eventcore.Batch) -> None:
+        (number,) = (int(record.body or b"") for record in batch)
+        seen.append(number)
+        if number == 1:
+            await anyio.sleep(10)
+        if number == 2:
+            raise ValueError("poison")
+
+    app = scripted_app(work, lanes=2, batch_size=1, timeout=20, maximum_retry_attempts=0)
+    with open_pipeline(app) as pipeline:
+        for number, key in enumerate("xab"):
+            pipeline.send("kafka:local/orders", [number], key=key)
+            pipeline.advance(1)
+        while 1 not in [settled.last for settled in pipeline.settlements]:
+            pipeline.advance(0.05)
+        assert len(pipeline.delivered_to("queue:failed")) == 1
+        pipeline.crash()
+        pipeline.run_until_idle()
+        assert len(pipeline.delivered_to("queue:failed")) == 1
+    assert seen.count(2) == 1

@@ -16,6 +16,7 @@ import pytest
 from eventcore.delivery.lanes import SKEW_RECORDS_MIN, hashed_key, lane_name
 from eventcore.model import Record
 from eventcore.store.memory import open_memory_store
+from eventcore.testing import open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import numbers, play, stream_app
@@ -188,6 +189,35 @@ def test_attempts_outlive_a_restart() -> None:
 
     run_virtual(run)
     assert work.calls.count([1]) == 3
+
+
+def test_however_much_is_given_up_behind_the_checkpoint_is_told_once_over_a_crash() -> None:
+    """Another lane's records stand between all of them, and hold the checkpoint."""
+    count = 1050
+    invoked: list[int] = []
+    is_held = True
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        (number,) = numbers(event)
+        invoked.append(number)
+        if number % 2:
+            raise LookupError("poison")
+        if is_held:
+            raise TimeoutError("held")
+
+    rules = [{"error_type": "LookupError", "give_up": True}]
+    app = stream_app(work, parallelization_factor=2, batch_size=1, retry_exceptions=rules)
+    with open_pipeline(app) as pipeline:
+        # Without keys they are dealt out one by one.
+        pipeline.send("stream:orders", list(range(2 * count)))
+        pipeline.advance(30)
+        assert len(pipeline.delivered_to("queue:failed")) == count
+        pipeline.crash()
+        is_held = False
+        invoked.clear()
+        pipeline.run_until_idle()
+        assert sorted(invoked) == list(range(0, 2 * count, 2))
+        assert len(pipeline.delivered_to("queue:failed")) == count
 
 
 def test_records_without_a_key_are_dealt_out() -> None:
