@@ -7,6 +7,7 @@ from typing import Any
 from eventcore.config.convert import Draft
 from eventcore.config.defaults import ON_FAILURE, default_group, has_default_attempts
 from eventcore.config.findings import Findings
+from eventcore.config.lint_batches import lint_batches_of_one
 from eventcore.config.lint_concurrency import lint_concurrency
 from eventcore.config.lint_filters import lint_filters
 from eventcore.config.lint_idempotency import lint_idempotency
@@ -113,7 +114,16 @@ def _lint_queue(subject: Subject, findings: Findings) -> None:
     queue = subject.pipeline.queues.get(subject.source.name) or BUILT_IN_QUEUES.get(subject.source.name)
     if queue is not None and queue.fifo_queue:
         _lint_fifo(subject, window, findings)
-    elif (mapping.batch_size or 0) > QUEUE_BATCH_WITHOUT_WINDOW_MAX and window < 1:
+    else:
+        _lint_gathering(subject, window, findings)
+        lint_batches_of_one(subject, findings)
+    if queue is not None:
+        _lint_visibility(subject, queue, window, findings)
+        _lint_redrive(subject, queue, findings)
+
+
+def _lint_gathering(subject: Subject, window: float, findings: Findings) -> None:
+    if (subject.mapping.batch_size or 0) > QUEUE_BATCH_WITHOUT_WINDOW_MAX and window < 1:
         findings.add(
             "EC107",
             subject.path("batch_size"),
@@ -121,9 +131,6 @@ def _lint_queue(subject: Subject, findings: Findings) -> None:
             "write maximum_batching_window_in_seconds = 1, or a batch_size of 10 or less",
             depends_on=(subject.path("maximum_batching_window_in_seconds"),),
         )
-    if queue is not None:
-        _lint_visibility(subject, queue, window, findings)
-        _lint_redrive(subject, queue, findings)
 
 
 def _lint_fifo(subject: Subject, window: float, findings: Findings) -> None:
@@ -228,6 +235,7 @@ def _lint_stream(subject: Subject, findings: Findings) -> None:
     lint_lanes(subject, findings)
     lint_parallelization(subject, findings)
     lint_windows(subject, findings)
+    lint_batches_of_one(subject, findings)
     lint_results(subject, findings)
     _lint_limits(subject, findings)
 

@@ -82,7 +82,7 @@ async def build_mapping(
     """Make a mapping ready to run: the function is imported, the source is not connected yet.
 
     Raises:
-        InvocationError: the function does not import.
+        InvocationError: the function does not import, or its handler can't do what the mapping asks for.
         Throttled: it may have no invocation at all.
         ConnectorUnavailable: the source's client library is missing.
     """
@@ -93,6 +93,11 @@ async def build_mapping(
     form = await function.prepare()
     if settings.idempotency is not None and settings.idempotency.key_function:
         await _key_function(settings.idempotency, function).prepare()
+    if settings.reports_failures and form is not HandlerForm.EVENT:
+        raise HandlerError(
+            f"the handler of `{settings.function}` takes records, and says which have failed by what it returns or "
+            f"raises: batchItemFailures are never read. Take function_response_types out of mappings.{settings.name}"
+        )
     if settings.source.kind == "queue":
         return _queue_mapping(settings, function, form, reporter, gate, around)
     return _stream_mapping(settings, function, form, reporter, gate, around)

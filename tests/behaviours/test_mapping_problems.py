@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import eventcore
+from eventcore import Batch
 from eventcore.testing.harness import Harness
-from tests.behaviours.orders import play
+from tests.behaviours.orders import Order, play
 
 
 def test_a_handler_that_is_not_there_is_that_mappings_problem_alone() -> None:
@@ -51,6 +54,35 @@ def test_a_disabled_mapping_does_nothing() -> None:
         await harness.send("queue:orders", ["1"])
         await harness.advance(60)
         assert [mapping.state for mapping in (await harness.status()).mappings] == ["Disabled"]
+
+    play(app, scenario)
+    assert seen == []
+
+
+@pytest.mark.parametrize("source", ["queue:orders", "stream:lines"])
+@pytest.mark.parametrize("form", [Batch, Order])
+def test_reports_that_a_handler_of_records_never_makes_are_refused(source: str, form: type) -> None:
+    """It says what has failed by what it returns or raises: `batchItemFailures` would be read out of nothing."""
+    seen: list[Any] = []
+
+    async def work(records: Any) -> None:
+        seen.append(records)
+
+    work.__annotations__["records"] = form
+    app = eventcore.App()
+    app.queue("orders")
+    app.stream("lines")
+    app.function("work", runtime="inline")(work)
+    settings: dict[str, Any] = {"starting_position": "TRIM_HORIZON"} if source.startswith("stream") else {}
+    types = ["ReportBatchItemFailures"]
+    app.mapping("orders", source=source, function="work", function_response_types=types, **settings)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send(source, ['{"id": 1}'])
+        await harness.advance(10)
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.state == "Problem"
+        assert "Take function_response_types out of mappings.orders" in mapping.reason
 
     play(app, scenario)
     assert seen == []

@@ -124,7 +124,7 @@ def test_the_record_is_the_recorded_one(line: dict[str, Any]) -> None:
     settings, work, count = STREAMS[name]
     stage = Stage("stream")
     function = Scripted(then=work._then) if isinstance(work, Scripted) else work
-    defaults = {"batch_size": 1, "maximum_retry_attempts": 2, "maximum_batching_window_in_seconds": 1}
+    defaults = {"batch_size": 1, "maximum_retry_attempts": 2}
     reports = REPORTS if "batch" in name else []
     stage.play(function, count, **{**defaults, **settings}, function_response_types=reports)
     (ours,) = stage.failed

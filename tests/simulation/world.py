@@ -114,13 +114,15 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
         (dice.uniform(0, TROUBLE_S), dice.choice(choices))
         for _ in range(dice.randint(4, 8) if is_simple else dice.randint(1, 6))
     )
+    shards = dice.randint(1, 3)
+    # The batches of one lane of a shard are no range of positions, and a record of a discard names one.
+    batch_size = 1 if is_simple or dice.random() < 0.4 or kind == "parallel" else dice.randint(2, 5)
     return Plan(
         kind=kind,
-        shards=dice.randint(1, 3),
-        # The batches of one lane of a shard are no range of positions, and a record of a discard names one.
-        batch_size=1 if is_simple or dice.random() < 0.4 or kind == "parallel" else dice.randint(2, 5),
+        shards=shards,
+        batch_size=batch_size,
         retries=dice.randint(2, 6) if kind != "event" else dice.randint(0, 2),
-        bisects=dice.random() < 0.4,
+        bisects=dice.random() < 0.4 and batch_size > 1,
         reports=dice.random() < 0.4 and kind != "window",
         destination=dice.choice(("queue:failed", "http:sink")),
         records=records,

@@ -56,7 +56,7 @@ def disabled(stage: Stage) -> None:
 @delivery("kinesis/on-failure-sns", awaits={4: "topics"})
 @delivery("kinesis/on-failure-sqs")
 def on_failure(stage: Stage) -> None:
-    settings = {"batch_size": 1, "maximum_batching_window_in_seconds": 1, "maximum_retry_attempts": 1}
+    settings = {"batch_size": 1, "maximum_retry_attempts": 1}
     pipeline = stage.play(Scripted(then=ValueError("always")), **settings)
     assert len(pipeline.invocations) == 2
     (failed,) = stage.failed

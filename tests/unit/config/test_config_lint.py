@@ -332,6 +332,9 @@ CASES = [
     ),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
+    ({"mappings__s": STREAM + "batch_size = 1\nmaximum_batching_window_in_seconds = 1"}, "EC118", "mappings.s.maximum_batching_window_in_seconds", "full at once", "batch_size = 2"),
+    ({"mappings__q": QUEUE + "batch_size = 1\nmaximum_batching_window_in_seconds = 1"}, "EC118", "mappings.q.maximum_batching_window_in_seconds", "full at once", "take it out"),
+    ({"mappings__k": KAFKA + "batch_size = 1\nbisect_batch_on_function_error = true"}, "EC118", "mappings.k.bisect_batch_on_function_error", "can't be split", "batch_size = 2"),
     ({"mappings__s": STREAM + 'parking = "queue:dead"'}, "EC118", "mappings.s.parking", "without lanes", "lanes = 10"),
     ({"mappings__s": STREAM + 'lanes = 2\nparking = "stream:s"'}, "EC101", "mappings.s.parking", "can't be a parking", "queue:, kafka:"),
     ({"mappings__k": KAFKA + 'lanes = 2\nparking = "kafka:k/t"'}, "EC114", "mappings.k.parking", "own source", "another place"),
@@ -449,6 +452,10 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {"functions__f": RESERVED.replace("3", "20"), "mappings__s": STREAM + "lanes = 20"},
         {"functions__f": RESERVED.replace("3", "0"), "mappings__s": STREAM + "lanes = 20"},
         {"mappings__q": QUEUE + "maximum_concurrency = 10"},
+        {
+            "mappings__k": KAFKA
+            + 'maximum_retry_attempts = 1\nbatch_size = 1\nmaximum_batching_window_in_seconds = 0\nbisect_batch_on_function_error = false\non_failure = "kafka:k/x"'
+        },
         {"functions__f": 'handler = "a.b"\nenvironment = { AWS_ACCESS_KEY_ID = "x" }'},
         {"kafka__k": 'bootstrap_servers = "h:1,[::1]:9092, i:65535"'},
         {"kafka__k": SERVERS + "session_timeout_ms = 9000"},

@@ -161,7 +161,7 @@ def test_everything_that_a_file_can_say_can_be_said_in_python(write, load):
                       concurrency=2, preload=["json"], idle_timeout=5, code=".", runtime="process", start="fork")
         def enrich(event): ...
 
-        app.mapping("s", source="stream:s", function="enrich", enabled=False, batch_size=1,
+        app.mapping("s", source="stream:s", function="enrich", enabled=False, batch_size=3,
                     maximum_batching_window_in_seconds=2, function_response_types=["ReportBatchItemFailures"],
                     starting_position="AT_TIMESTAMP", starting_position_timestamp=3, maximum_retry_attempts=4,
                     maximum_record_age_in_seconds=60, bisect_batch_on_function_error=True, on_failure="http:h")
@@ -198,7 +198,7 @@ def test_everything_that_a_file_can_say_can_be_said_in_python(write, load):
         source = "stream:s"
         function = "enrich"
         enabled = false
-        batch_size = 1
+        batch_size = 3
         maximum_batching_window_in_seconds = 2
         function_response_types = ["ReportBatchItemFailures"]
         starting_position = "AT_TIMESTAMP"
