@@ -23,7 +23,7 @@ def _one_at_a_time(handler: Any, *, timeout: int, visibility_timeout: int) -> ev
     app = eventcore.App()
     app.queue("orders", visibility_timeout=visibility_timeout)
     app.function("work", runtime="inline", timeout=timeout, concurrency=1)(handler)
-    app.mapping("orders", source="queue:orders", function="work", batch_size=1, maximum_concurrency=2)
+    app.mapping("orders", source="queue:orders", function="work", batch_size=1)
     return app
 
 
