@@ -17,6 +17,7 @@ from eventcore.ports.store import (
     Failure,
     OutboxRow,
     QueueSettings,
+    ReceiveMessages,
     StoredRecord,
 )
 
@@ -97,6 +98,17 @@ def expired_ms(settings: QueueSettings, now_ms: int) -> int:
 def is_expired(sent_ms: int, settings: QueueSettings, now_ms: int) -> bool:
     """Return whether a message is past its queue's retention."""
     return sent_ms <= expired_ms(settings, now_ms)
+
+
+def shown_again_ms(receive: ReceiveMessages, settings: QueueSettings) -> int:
+    """Return when what a receive takes shows again."""
+    timeout_s = receive.visibility_timeout_s
+    return receive.now_ms + (settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
+
+
+def is_sooner(visible_ms: int, earliest_ms: int) -> bool:
+    """Return whether what shows at one time makes those wait less who wait for the next message; 0: none shows."""
+    return visible_ms > 0 and (not earliest_ms or visible_ms < earliest_ms)
 
 
 def is_exhausted(receive_count: int, settings: QueueSettings) -> bool:

@@ -20,7 +20,7 @@ from eventcore.store.fifo_rules import (
     deduplication_scope,
 )
 from eventcore.store.memory.lazy_heap import LazyHeap
-from eventcore.store.memory.messages import Message
+from eventcore.store.memory.messages import Message, peek
 from eventcore.store.rules import (
     DUE_STEP_MAX,
     EXAMINED_MAX,
@@ -29,7 +29,9 @@ from eventcore.store.rules import (
     first_key,
     is_exhausted,
     is_expired,
+    is_sooner,
     read_receipt,
+    shown_again_ms,
     without_source,
     write_receipt,
 )
@@ -208,12 +210,10 @@ class FifoQueue:
         for message in (*expired, *exhausted):
             self._remove(message)
         moved = [self._redrive(message, target, now_ms) for message in exhausted] if target else []
-        timeout_s = operation.visibility_timeout_s
-        until_ms = now_ms + (self.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
+        until_ms = shown_again_ms(operation, self.settings)
         messages = [self._lease(message, until_ms, now_ms) for message in taken]
         next_visible_ms = self._next_visible_ms
-        if next_visible_ms and (not earliest_ms or next_visible_ms < earliest_ms):
-            # Who waits until the next message shows must wait less.
+        if is_sooner(next_visible_ms, earliest_ms):
             self._wake(self.topic)
         ids = [message.new.id for message in expired]
         return ReceiveResult(messages, moved, ids, now_ms if is_cut else next_visible_ms)
@@ -349,12 +349,11 @@ class FifoQueue:
 
     def peek(self, *, count_max: int, after_number: int, now_ms: int) -> Sequence[StoredMessage]:
         """Return messages in the order they were sent; see `Store.peek`."""
-        peeked: list[StoredMessage] = []
-        for message in self._messages.values():
-            if len(peeked) >= count_max:
-                break
-            if message.key & SEQUENCE_MASK <= after_number or is_expired(message.arrived_ms, self.settings, now_ms):
-                continue
-            is_hidden = self._is_hidden(message) and message.visible_ms > now_ms
-            peeked.append(message.stored(visible_ms=message.visible_ms if is_hidden else 0))
-        return peeked
+        return peek(
+            self._messages.values(),
+            self._hidden,
+            self.settings,
+            count_max=count_max,
+            after_number=after_number,
+            now_ms=now_ms,
+        )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from eventcore.ports.store import NewMessage, StoredMessage
-from eventcore.store.rules import SEQUENCE_MASK, write_receipt
+from collections.abc import Iterable
+
+from eventcore.ports.store import NewMessage, QueueSettings, StoredMessage
+from eventcore.store.memory.lazy_heap import LazyHeap
+from eventcore.store.rules import SEQUENCE_MASK, is_expired, write_receipt
 
 
 class Message:
@@ -15,7 +18,8 @@ class Message:
         self.key = key
         self.new = new
         self.sent_ms = sent_ms
-        self.arrived_ms = sent_ms  #: in this queue: a FIFO queue counts retention from there
+        #: What retention counts from: a FIFO queue's dead letters begin anew, a standard queue's are as old as before.
+        self.arrived_ms = sent_ms
         self.receive_count = 0
         self.first_receive_ms = 0
         self.visible_ms = 0  #: when its last receive or its delay ends; kept after that
@@ -52,3 +56,33 @@ class Message:
             receipt=receipt,
             deduplication_id=self.new.deduplication_id,
         )
+
+
+def peek(
+    messages: Iterable[Message],
+    hidden: LazyHeap[tuple[int, int]],
+    settings: QueueSettings,
+    *,
+    count_max: int,
+    after_number: int,
+    now_ms: int,
+) -> list[StoredMessage]:
+    """Return a queue's messages in the order they were sent; see `Store.peek`.
+
+    Args:
+        messages: of the queue, in that order.
+        hidden: end of visibility and key of those that are hidden.
+        settings: of the queue.
+        count_max: at most so many.
+        after_number: only those behind this one.
+        now_ms: the time.
+    """
+    peeked: list[StoredMessage] = []
+    for message in messages:
+        if len(peeked) >= count_max:
+            break
+        if message.key & SEQUENCE_MASK <= after_number or is_expired(message.arrived_ms, settings, now_ms):
+            continue
+        is_hidden = message.visible_ms > now_ms and (message.visible_ms, message.key) in hidden
+        peeked.append(message.stored(visible_ms=message.visible_ms if is_hidden else 0))
+    return peeked

@@ -19,7 +19,7 @@ from eventcore.ports.store import (
 )
 from eventcore.store.memory.fifo import FifoQueue
 from eventcore.store.memory.lazy_heap import LazyHeap
-from eventcore.store.memory.messages import Message
+from eventcore.store.memory.messages import Message, peek
 from eventcore.store.memory.tokens import Tokens
 from eventcore.store.rules import (
     DUE_STEP_MAX,
@@ -30,7 +30,9 @@ from eventcore.store.rules import (
     first_key,
     is_exhausted,
     is_expired,
+    is_sooner,
     read_receipt,
+    shown_again_ms,
     without_source,
     write_receipt,
 )
@@ -169,9 +171,7 @@ class MemoryQueues:
             assert target is None or isinstance(target, FifoQueue), "admission has looked at their types"
             return queue.receive(operation, target)
         queue.show_due(now_ms)
-        timeout_s = settings.visibility_timeout
-        if operation.visibility_timeout_s is not None:
-            timeout_s = operation.visibility_timeout_s
+        until_ms = shown_again_ms(operation, settings)
         earliest_ms = queue.next_visible_ms
         messages: list[StoredMessage] = []
         moved: list[MovedMessage] = []
@@ -181,7 +181,7 @@ class MemoryQueues:
             if key is None or 0 < operation.count_max == len(messages):
                 break
             message = queue.messages[key]
-            if is_expired(message.sent_ms, settings, now_ms):
+            if is_expired(message.arrived_ms, settings, now_ms):
                 queue.remove(message)
                 expired.append(message.new.id)
             elif not operation.count_max:
@@ -189,13 +189,12 @@ class MemoryQueues:
             elif is_exhausted(message.receive_count, settings):
                 moved.append(self._redrive(queue, message))
             else:
-                messages.append(_lease(queue, message, now_ms + timeout_s * 1000, now_ms))
+                messages.append(_lease(queue, message, until_ms, now_ms))
         else:
             # What stands behind those looked at is visible already.
             return ReceiveResult(messages, moved, expired, now_ms)
         next_visible_ms = queue.next_visible_ms
-        if next_visible_ms and (not earliest_ms or next_visible_ms < earliest_ms):
-            # Who waits until the next message shows must wait less.
+        if is_sooner(next_visible_ms, earliest_ms):
             self._wake(queue.topic)
         return ReceiveResult(messages, moved, expired, next_visible_ms)
 
@@ -279,7 +278,7 @@ class MemoryQueues:
             source.ready.discard(key)
             message = source.messages.pop(key)
             count += 1
-            if not is_expired(message.sent_ms, source.settings, operation.now_ms):
+            if not is_expired(message.arrived_ms, source.settings, operation.now_ms):
                 moved.append(message.new)
         for new, message_id in zip(moved, operation.ids or [new.id for new in moved], strict=False):
             target.add(
@@ -313,15 +312,14 @@ class MemoryQueues:
             raise KeyError(f"there is no queue {name}")
         if isinstance(queue, FifoQueue):
             return queue.peek(count_max=count_max, after_number=after_number, now_ms=now_ms)
-        peeked: list[StoredMessage] = []
-        for message in queue.messages.values():
-            if len(peeked) >= count_max:
-                break
-            if message.key & SEQUENCE_MASK <= after_number or is_expired(message.sent_ms, queue.settings, now_ms):
-                continue
-            is_hidden = queue.is_hidden(message) and message.visible_ms > now_ms
-            peeked.append(message.stored(visible_ms=message.visible_ms if is_hidden else 0))
-        return peeked
+        return peek(
+            queue.messages.values(),
+            queue.hidden,
+            queue.settings,
+            count_max=count_max,
+            after_number=after_number,
+            now_ms=now_ms,
+        )
 
 
 def _lease(queue: _Queue, message: Message, visible_ms: int, now_ms: int) -> StoredMessage:

@@ -106,10 +106,7 @@ def show_due(tx: Transaction, queue: QueueRow, now_ms: int) -> int:
     for _key, group, place in due:
         changes.note(group, in_flight=-(place == IN_FLIGHT))
     changes.write()
-    delayed = sum([place == DELAYED for _, _, place in due])
-    queue.visible += len(due)
-    queue.hidden -= len(due) - delayed
-    queue.delayed -= delayed
+    queue.show(len(due), delayed=sum([place == DELAYED for _, _, place in due]))
     return next_visible_ms(tx, queue)
 
 

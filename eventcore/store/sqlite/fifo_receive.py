@@ -12,12 +12,14 @@ from eventcore.store.rules import (
     is_exhausted,
     is_expired,
     read_receipts,
+    shown_again_ms,
     write_receipt,
 )
 from eventcore.store.sqlite.codec import decode_headers, encode_list
 from eventcore.store.sqlite.fifo import redrive, take_out
 from eventcore.store.sqlite.fifo_groups import GroupChanges, Waiting, erase, show_due, waiting
 from eventcore.store.sqlite.ledger import QueueRow
+from eventcore.store.sqlite.received import received
 from eventcore.store.sqlite.transaction import Transaction
 
 #: Messages read ahead where nobody has said how many are wanted.
@@ -41,17 +43,16 @@ class _Receive:
         self._expired: list[Waiting] = []
 
     def run(self) -> ReceiveResult:
-        queue, now_ms = self._queue, self._operation.now_ms
-        earliest_ms = show_due(self._tx, queue, now_ms)
+        queue = self._queue
+        earliest_ms = show_due(self._tx, queue, self._operation.now_ms)
         is_cut = self._examine()
         messages = self._hide()
         take_out(self._tx, queue, self._expired + self._exhausted)
         moved = self._redrive() if self._exhausted else []
-        if messages and (not earliest_ms or messages[0].visible_ms < earliest_ms):
-            # Who waits until the next message shows must wait less.
-            earliest_ms = messages[0].visible_ms
-            self._tx.wake(queue.topic)
-        return ReceiveResult(messages, moved, [row.id for row in self._expired], now_ms if is_cut else earliest_ms)
+        expired = [row.id for row in self._expired]
+        return received(
+            self._tx, queue, self._operation, messages, moved, expired, earliest_ms=earliest_ms, is_cut=is_cut
+        )
 
     def _examine(self) -> bool:
         """Sort messages into those to take, move and drop; return whether it stopped before it had enough."""
@@ -81,8 +82,7 @@ class _Receive:
         if not self._taken:
             return []
         queue, now_ms = self._queue, self._operation.now_ms
-        timeout_s = self._operation.visibility_timeout_s
-        until_ms = now_ms + (queue.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
+        until_ms = shown_again_ms(self._operation, queue.settings)
         self._tx.execute(
             "UPDATE fifo_place SET place = 1, receive_count = receive_count + 1, visible_ms = ?,"
             " first_receive_ms = iif(first_receive_ms, first_receive_ms, ?)"

@@ -76,6 +76,12 @@ class QueueRow:
         #: The segment in which the last receive of fresh messages has ended: it is not read again for the next one.
         self.opened: Segment | None = None
 
+    def show(self, count: int, *, delayed: int) -> None:
+        """Count messages as visible that were hidden; ``delayed`` of them for the first time."""
+        self.visible += count
+        self.hidden -= count - delayed
+        self.delayed -= delayed
+
     def values(self) -> tuple[object, ...]:
         """Return what `SAVE` binds."""
         settings = encode_settings(self.settings)

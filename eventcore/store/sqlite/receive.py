@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from eventcore.ports import store as port
 from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
-from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, expired_ms, is_exhausted, write_receipt
+from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, expired_ms, is_exhausted, shown_again_ms, write_receipt
 from eventcore.store.sqlite import fifo_receive
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import Mark, hide
+from eventcore.store.sqlite.received import received
 from eventcore.store.sqlite.transaction import Transaction
 from eventcore.store.sqlite.visible import (
     FETCHED_MAX,
@@ -46,8 +47,8 @@ class _Receive:
         self._expired: list[Visible] = []
 
     def run(self) -> ReceiveResult:
-        queue, now_ms = self._queue, self._operation.now_ms
-        earliest_ms = show_due(self._tx, queue, now_ms)
+        queue = self._queue
+        earliest_ms = show_due(self._tx, queue, self._operation.now_ms)
         is_cut = self._examine()
         messages = self._hide()
         moved = self._redrive() if self._exhausted else []
@@ -55,12 +56,10 @@ class _Receive:
             # What was taken must stand in `hidden` first: it may lie in the same segments.
             self._tx.buffers.hidden.flush(self._tx.connection)
             erase(self._tx, queue, keys_of(sorted(self._expired + self._exhausted, key=key_of)))
-        if messages and (not earliest_ms or messages[0].visible_ms < earliest_ms):
-            # Who waits until the next message shows must wait less.
-            earliest_ms = messages[0].visible_ms
-            self._tx.wake(queue.topic)
         expired = [row.message[1] for row in self._expired]
-        return ReceiveResult(messages, moved, expired, now_ms if is_cut else earliest_ms)
+        return received(
+            self._tx, queue, self._operation, messages, moved, expired, earliest_ms=earliest_ms, is_cut=is_cut
+        )
 
     def _examine(self) -> bool:
         """Sort visible messages into those to take, move and drop; return whether it stopped before it had enough."""
@@ -99,8 +98,7 @@ class _Receive:
 
     def _hide(self) -> list[StoredMessage]:
         queue, now_ms = self._queue, self._operation.now_ms
-        timeout_s = self._operation.visibility_timeout_s
-        until_ms = now_ms + (queue.settings.visibility_timeout if timeout_s is None else timeout_s) * 1000
+        until_ms = shown_again_ms(self._operation, queue.settings)
         messages = []
         mark: Mark | None = None
         for row in self._taken:

@@ -65,10 +65,8 @@ def show_due(tx: Transaction, queue: QueueRow, now_ms: int) -> int:
         *due,
     )
     tx.execute("DELETE FROM hidden WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)", *due)
-    queue.visible += count
+    queue.show(count, delayed=delayed)
     queue.ready += count
-    queue.hidden -= count - delayed
-    queue.delayed -= delayed
     tx.ledger.change(queue)
     return _next_visible_ms(tx, queue)
 

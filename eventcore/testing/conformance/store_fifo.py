@@ -366,6 +366,8 @@ class FifoPromises(StoreKit):
             assert (dead.receive_count, dead.first_receive_ms, dead.sent_ms) == (1, NOW_MS, NOW_MS)
             assert dead.headers == ((DEAD_LETTER_SOURCE, b"orders"),)
             assert (await receive(store, queue="dead", count_max=0, after_s=60)).expired == []
+            assert ids(await store.peek("dead", count_max=9, now_ms=at(VISIBILITY_S + 59.999))) == ["g1"]
+            assert ids(await store.peek("dead", count_max=9, now_ms=at(VISIBILITY_S + 60))) == []
             again = await receive(store, queue="dead", after_s=VISIBILITY_S + 59.999)
             assert [message.receive_count for message in again.messages] == [2]
             assert (await receive(store, queue="dead", after_s=2 * VISIBILITY_S + 60)).expired == ["g1"]

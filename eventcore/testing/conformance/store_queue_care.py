@@ -134,6 +134,22 @@ class QueueCarePromises(StoreKit):
 
         self.check(scenario)
 
+    def test_a_dead_letter_is_as_old_as_it_was_when_it_was_sent(self) -> None:
+        """The dead-letter queue's retention counts from the send to the source. Source: §3.2 "DLQ"."""
+
+        async def scenario(store: Store) -> None:
+            await define_queue(store, "dead", message_retention_period=60)
+            await define_queue(store, dead_letter_queue="dead", max_receive_count=1)
+            await send(store, "a")
+            await receive(store)
+            assert len((await receive(store, after_s=VISIBILITY_S)).moved) == 1
+            assert ids(await store.peek("dead", count_max=9, now_ms=at(59.999))) == ["a"]
+            assert ids(await store.peek("dead", count_max=9, now_ms=at(60))) == []
+            assert (await receive(store, queue="dead", count_max=0, after_s=59.999)).expired == []
+            assert (await receive(store, queue="dead", after_s=60)).expired == ["a"]
+
+        self.check(scenario)
+
     def test_half_a_redrive_policy_is_refused(self) -> None:
         """A setting without its other half would have no effect; a queue can't be its own dead-letter queue."""
 
