@@ -139,9 +139,9 @@ class LaneStates:
         else:
             self._kept.pop(key, None)
 
-    def failing(self) -> Iterator[LaneKey]:
-        """Return the keys whose batch has failed, the newest last."""
-        return (key for key, state in self._kept.items() if state.parts[0].attempt)
+    def failing(self) -> Iterator[tuple[LaneKey, int]]:
+        """Return the keys whose batch has failed, the newest last, and how often each has."""
+        return ((key, state.parts[0].attempt) for key, state in self._kept.items() if state.parts[0].attempt)
 
     def is_failing(self, key: LaneKey) -> bool:
         """Tell whether a key's batch has failed and is not settled."""

@@ -84,6 +84,8 @@ class LanedShard:
         self._ready: deque[KeyIntake] = deque()  #: have records and no lane
         self._lanes: dict[LaneKey, Lane] = {}
         self._leaving: set[LaneKey] = set()  #: are parked as soon as their lane has ended
+        self._is_held = False  #: nobody may run, when the gate was last looked at
+        self._excused: dict[LaneKey, int] = {}  #: attempts for which a key is not parked: it was held after them
         self._arrived: deque[_Arrival] = deque()  #: not let in yet
         self._arrived_count = 0  #: records of those
         self._arrival = anyio.Event()
@@ -223,7 +225,8 @@ class LanedShard:
             StoreUnavailable, SourceUnavailable: what had to be written could not be; the mapping starts anew.
         """
         try:
-            with self._scope:
+            with self._scope, self._gate.listening(self._look_at_gate):
+                self._look_at_gate()
                 if after is not None:
                     await after.wait()
                 await self._covered.load(self._window.checkpoint)
@@ -413,7 +416,14 @@ class LanedShard:
         if self._stopping.is_set() or self._is_hashed:
             # A lane of several keys blocks, as in Lambda: then the shard does, at the bound of the skew.
             return
-        failing = [key for key in self._states.failing() if key in self._lanes and key not in self._leaving]
+        if self._gate.find(self._shard) is not None:
+            # Who may not run can't succeed.
+            return
+        failing = [
+            key
+            for key, attempt in self._states.failing()
+            if key in self._lanes and key not in self._leaving and self._excused.get(key) != attempt
+        ]
         leaving = [key for key in failing if self._is_paused and self._intakes[key].first == self._window.checkpoint]
         if len(failing) > self._failing_max:
             leaving.append(failing[-1])
@@ -421,6 +431,13 @@ class LanedShard:
             if self._states.can_park:
                 self._leaving.add(key)
                 self._lanes[key].stop()
+
+    def _look_at_gate(self) -> None:
+        """Let every key that has failed before a hold, or within it, try once more after it before it is parked."""
+        is_held = self._gate.find(self._shard) is not None
+        if is_held or self._is_held:
+            self._excused = dict(self._states.failing())
+        self._is_held = is_held
 
     async def _park(self, intake: KeyIntake, lane: Lane) -> None:
         """Park the records of a key, and later ones of it.

@@ -17,6 +17,7 @@ from eventcore.model import TimestampKind
 from eventcore.testing import open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
+from tests.behaviours.control import Control
 from tests.behaviours.orders import numbers, play, stream_app
 from tests.behaviours.scripted_source import ScriptedStream, books, play_scripted, record, scripted_app
 
@@ -227,6 +228,53 @@ def test_the_key_at_the_bound_of_the_skew_is_parked_and_the_shard_goes_on() -> N
     assert stream.kept["orders-0"][0] == total
     # No checkpoint passed a record that was neither settled nor parked, and the source was never read further ahead.
     assert len(stream.kept["orders-0"][1].parked) == 1
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_no_key_is_parked_for_a_pause(is_mended: bool, is_running: bool) -> None:
+    """The shard comes to the bound of the skew while nobody may run; a key that failed before has one more try.
+
+    So has one whose batch was running when the pause began.
+    """
+    log: list[Any] = [_keyed(0, b"x"), _keyed(1, b"bad")]
+    log += [_keyed(position, b"k%d" % (position % 50)) for position in range(2, SKEW_RECORDS_MIN + 2_000)]
+    stream = ScriptedStream({"orders-0": log[:3]})
+    tries: list[float] = []
+    ended: list[float] = []
+    resumed_s = 0.0
+
+    async def work(batch: eventcore.Batch) -> None:
+        if batch.first.key == b"bad":
+            tries.append(anyio.current_time())
+            await anyio.sleep(2)
+            ended.append(anyio.current_time())
+            if not (resumed_s and is_mended):
+                raise ValueError("bad fails")
+
+    app = scripted_app(work, lanes=10, batch_size=100, maximum_retry_attempts=1000)
+
+    async def scenario(harness: Harness) -> None:
+        nonlocal resumed_s
+        control = Control(app, harness)
+        await harness.advance(100)
+        while is_running != (len(tries) > len(ended)):
+            await harness.advance(0.5)
+        await control.pause()
+        stream.shards["orders-0"] += log[3:]
+        stream.source.wake()
+        await harness.advance(100)
+        assert stream.source.paused
+        assert (await books(harness)).parked == 0
+        resumed_s = anyio.current_time()
+        await control.resume()
+        await harness.run_until_idle(within_s=600)
+        assert (await books(harness)).parked == (0 if is_mended else 1)
+
+    play_scripted(app, scenario, stream)
+    after = [at_s for at_s in tries if at_s >= resumed_s]
+    assert len(after) == 1
+    assert stream.kept["orders-0"][0] == len(log)
 
 
 def _keyed(position: int, key: bytes | None) -> Any:
