@@ -1,4 +1,4 @@
-"""The embedded queue: a queue of the store, read as a `QueueSource`; and how messages get into it.
+"""The embedded queue: a queue of the store, read as a `QueueSource`.
 
 Messages, leases, counts and redrive are the store's; here is what needs a loop: the long poll, and deletes that share
 a transaction with the next receive.
@@ -13,21 +13,19 @@ import anyio
 
 from eventcore.clock import Clock
 from eventcore.delivery.visibility import VISIBILITY_MAX_S
+from eventcore.embedded.deletes import DeleteBuffer
+from eventcore.embedded.sending import DELAY_MAX_S
 from eventcore.embedded.shapes import SqsShape, queue_arn
-from eventcore.errors import CommandError, EventcoreError, SourceClosed, SourceUnavailable, StoreUnavailable
-from eventcore.ids import IdFactory
+from eventcore.errors import EventcoreError, SourceClosed, SourceUnavailable, StoreUnavailable
 from eventcore.model import Record, TimestampKind
-from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.sources import EventShape, QueueCapabilities, Received, Redrive
 from eventcore.ports.store import (
     DEAD_LETTER_SOURCE,
     ChangeVisibility,
     DeleteMessages,
-    NewMessage,
     Operation,
     ReceiveMessages,
     ReceiveResult,
-    SendMessages,
     Store,
     StoredMessage,
     Watch,
@@ -42,17 +40,11 @@ FIFO_RECEIVE_MAX = 10
 _SEQUENCE_DIGITS = 20
 #: What a message of a dead-letter queue has (§3.1 "Event shape").
 _SOURCE_ARN = "DeadLetterQueueSourceArn"
-#: The longest delay of a message, seconds (Lambda semantics §3.2).
-DELAY_MAX_S = 900
 #: A delete waits this long for another commit of its queue to carry it, seconds (design §3).
 DELETE_WAIT_S = 0.005
-#: Receipts that one commit carries beside its own work: ten full receives.
-CARRIED_RECEIPTS_MAX = 10_000
 #: A commit that carries others' deletes is not cancelled with its caller, for at most this long, seconds; a commit
 #: takes milliseconds, and a store that is stuck must not keep an engine from stopping.
 COMMIT_SHIELD_S = 5.0
-#: Messages of one `send_messages`: they are one transaction, held in memory twice.
-SEND_MAX = 10_000
 
 
 class EmbeddedQueue:
@@ -80,7 +72,7 @@ class EmbeddedQueue:
         self._account_id = account_id
         self._is_closed = False
         self._pauses: list[anyio.CancelScope] = []
-        self._deletes = _DeleteBuffer()
+        self._deletes = DeleteBuffer()
         self._redriven: list[Redrive] = []
         self._expired: list[str] = []
 
@@ -291,136 +283,3 @@ class EmbeddedQueue:
 def _dead_letter_source(headers: Headers) -> str:
     """Return the queue from which a message came to its dead-letter queue; empty for one that was sent there."""
     return next((value.decode() for name, value in headers if name == DEAD_LETTER_SOURCE), "")
-
-
-class _Delete:
-    """Receipts that one caller wants deleted, and what became of them."""
-
-    def __init__(self, receipts: Sequence[str]) -> None:
-        self.receipts = receipts
-        #: It sees to it that the deletes that wait are carried: one timer for all of them.
-        self.leads = False
-        self.turn = anyio.Event()  #: to lead, or to go on: it is done
-        self.taken = anyio.Event()
-        self.done = anyio.Event()
-        self._spent: list[str] = []
-        self._failure: EventcoreError | None = None
-
-    def finish(self, spent: frozenset[str]) -> None:
-        self._spent = [receipt for receipt in self.receipts if receipt in spent]
-        self._end()
-
-    def fail(self, failure: EventcoreError) -> None:
-        """Note a failure, unless it is finished."""
-        if not self.done.is_set():
-            self._failure = failure
-            self._end()
-
-    def lead(self) -> None:
-        """Make it the one that the others wait for."""
-        self.leads = True
-        self.turn.set()
-
-    def _end(self) -> None:
-        self.done.set()
-        self.turn.set()
-
-    def result(self) -> Sequence[str]:
-        if self._failure is not None:
-            raise self._failure
-        return self._spent
-
-
-class _DeleteBuffer:
-    """Deletes that wait to be carried by a commit, in order. The first of them leads."""
-
-    def __init__(self) -> None:
-        self._waiting: list[_Delete] = []
-
-    def add(self, receipts: Sequence[str]) -> _Delete:
-        delete = _Delete(receipts)
-        self._waiting.append(delete)
-        self._appoint()
-        return delete
-
-    def withdraw(self, delete: _Delete) -> None:
-        """Take a delete out whose caller no longer waits, if no commit has it yet."""
-        if not delete.taken.is_set():
-            self._waiting.remove(delete)
-            self._appoint()
-
-    def take(self) -> list[_Delete]:
-        """Take what one commit carries: the oldest, at least one if there is one."""
-        count = size = 0
-        for delete in self._waiting:
-            size += len(delete.receipts)
-            if count and size > CARRIED_RECEIPTS_MAX:
-                break
-            delete.taken.set()
-            count += 1
-        taken = self._waiting[:count]
-        del self._waiting[:count]
-        self._appoint()
-        return taken
-
-    def _appoint(self) -> None:
-        if self._waiting and not self._waiting[0].leads:
-            self._waiting[0].lead()
-
-
-async def send_messages(
-    store: Store,
-    queue: str,
-    records: Sequence[OutgoingRecord],
-    *,
-    clock: Clock,
-    ids: IdFactory,
-    delay_s: int | None = None,
-    deduplication_id: str = "",
-) -> list[str]:
-    """Send messages to an embedded queue, all or none, and return their ids in order once they are durable.
-
-    A FIFO queue returns for a duplicate the id of the message that was sent before (Lambda semantics §3.2).
-
-    Args:
-        store: holds the queue.
-        queue: its name.
-        records: at most `SEND_MAX`; a key becomes the message group, in UTF-8.
-        clock: for the time they were sent.
-        ids: for the messages' ids.
-        delay_s: seconds before they show, 0-900; None for the queue's own.
-        deduplication_id: FIFO queues only: of every one of them; empty for that of their content.
-
-    Raises:
-        CommandError: there is no such queue; a message is longer than its `maximum_message_size`, or is not of the
-            queue's type; a delay is out of range.
-        StoreUnavailable: nothing was sent.
-    """
-    if len(records) > SEND_MAX:
-        raise CommandError(f"at most {SEND_MAX} messages can be sent at once, not {len(records)}")
-    if delay_s is not None and not 0 <= delay_s <= DELAY_MAX_S:
-        raise CommandError(f"a delay is 0-{DELAY_MAX_S} seconds, not {delay_s}")
-    if not records:
-        return []
-    messages = tuple([_new_message(record, ids.new_id(), delay_s, deduplication_id) for record in records])
-    send = SendMessages(queue=queue, messages=messages, now_ms=clock.now_ms(), is_bounded=True)
-    try:
-        sent: list[str]
-        (sent,) = await store.commit([send])
-    except KeyError as error:
-        raise CommandError(f"there is no queue {queue}") from error
-    except ValueError as error:
-        raise CommandError(f"One or more parameters are invalid. Reason: {error}") from error
-    return sent
-
-
-def _new_message(record: OutgoingRecord, message_id: str, delay_s: int | None, deduplication_id: str) -> NewMessage:
-    group = record.key.decode(errors="backslashreplace") if record.key else ""
-    return NewMessage(
-        id=message_id,
-        body=record.body,
-        headers=record.headers,
-        group=group,
-        delay_s=delay_s,
-        deduplication_id=deduplication_id,
-    )

@@ -8,7 +8,7 @@ from typing import Any
 from eventcore.clock import Clock
 from eventcore.config.reference import Reference
 from eventcore.embedded.appending import append_records
-from eventcore.embedded.queue import send_messages
+from eventcore.embedded.sending import send_messages
 from eventcore.errors import CommandError
 from eventcore.http.contract import SEND_RECORDS_MAX, Place, Send
 from eventcore.http.refusals import ExitCode

@@ -36,8 +36,8 @@ from eventcore.config.reference import parse_reference
 from eventcore.config.structs import PipelineConfig
 from eventcore.embedded.appending import append_records
 from eventcore.embedded.events import event_queue
-from eventcore.embedded.queue import send_messages
 from eventcore.embedded.resharding import merge_shards, split_shard
+from eventcore.embedded.sending import send_messages
 from eventcore.engine.status import EngineStatus, MappingState
 from eventcore.errors import ProgrammingError
 from eventcore.ids import SeededIds

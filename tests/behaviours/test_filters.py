@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from eventcore.clock import LoopClock
-from eventcore.embedded.queue import send_messages
+from eventcore.embedded.sending import send_messages
 from eventcore.engine.queue_intake import UNSETTLED_MAX
 from eventcore.ids import SeededIds
 from eventcore.model import OutgoingRecord, Record

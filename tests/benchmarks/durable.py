@@ -12,7 +12,7 @@ import anyio
 from eventcore.app import RunOptions, run_pipeline, tune_collector
 from eventcore.clock import SystemClock
 from eventcore.config.load import load_config
-from eventcore.embedded.queue import send_messages
+from eventcore.embedded.sending import send_messages
 from eventcore.ids import SystemIds
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.store import DefineQueue, QueueSettings, Store

@@ -23,8 +23,8 @@ import pytest
 from eventcore.clock import SystemClock
 from eventcore.embedded.appending import append_records
 from eventcore.embedded.events import accept_event
-from eventcore.embedded.queue import send_messages
 from eventcore.embedded.resharding import split_shard
+from eventcore.embedded.sending import send_messages
 from eventcore.embedded.sharding import shard_name
 from eventcore.ids import SystemIds
 from eventcore.ports.connectors import OutgoingRecord

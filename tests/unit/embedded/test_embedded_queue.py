@@ -11,14 +11,9 @@ import anyio.lowlevel
 import pytest
 
 from eventcore.clock import LoopClock
-from eventcore.embedded.queue import (
-    CARRIED_RECEIPTS_MAX,
-    COMMIT_SHIELD_S,
-    DELETE_WAIT_S,
-    RECEIVE_MAX,
-    EmbeddedQueue,
-    send_messages,
-)
+from eventcore.embedded.deletes import CARRIED_RECEIPTS_MAX
+from eventcore.embedded.queue import COMMIT_SHIELD_S, DELETE_WAIT_S, RECEIVE_MAX, EmbeddedQueue
+from eventcore.embedded.sending import send_messages
 from eventcore.errors import CommandError, SourceClosed, SourceUnavailable, StoreCorrupt, StoreUnavailable
 from eventcore.ids import SeededIds
 from eventcore.model import Record
