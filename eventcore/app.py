@@ -1,4 +1,4 @@
-"""Assembles a pipeline and runs it: start, drain, stop.
+"""Assembles a pipeline, on what it is given or on its state folder; `eventcore.engine.engine` is what runs then.
 
 `open_engine` takes everything that touches the outside as an argument, so that the same engine runs on SQLite and real
 processes, or on memory in virtual time. `run_pipeline` is the first of the two.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from eventcore.clock import Clock, SystemClock
 from eventcore.config.effective import EffectivePipeline, resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.config.pipeline import Pipeline
-from eventcore.embedded.events import accept_event
 from eventcore.engine.assembly import Surroundings, build_mapping
 from eventcore.engine.definitions import (
     define_sources,
@@ -30,12 +29,11 @@ from eventcore.engine.definitions import (
     pipeline_connections,
     stream_settings,
 )
-from eventcore.engine.event_worker import EventWorker, make_event_worker
+from eventcore.engine.engine import Engine
+from eventcore.engine.event_worker import make_event_worker
 from eventcore.engine.gate import Gate, read_pauses
-from eventcore.engine.invoker import invoke_event
 from eventcore.engine.maintenance import Maintenance
 from eventcore.engine.mapping import MappingSupervisor
-from eventcore.engine.moving import MoveTasks
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.outside import (
     find_connectors,
@@ -45,22 +43,17 @@ from eventcore.engine.outside import (
 )
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.router import Router
-from eventcore.engine.status import EngineStatus, ParkedRedriven
-from eventcore.errors import CommandError
 from eventcore.ids import IdFactory, SystemIds
-from eventcore.model import Outcome
 from eventcore.ports.connectors import Connector, ConnectorContext
 from eventcore.ports.destinations import Destination
 from eventcore.ports.runtime import LogSink, Runtime
 from eventcore.ports.store import Store
-from eventcore.registry import Function, Registry
-from eventcore.telemetry.events import EngineEvents, EventAccepted
+from eventcore.registry import Registry
+from eventcore.telemetry.events import EngineEvents
 from eventcore.telemetry.tracing import NULL_TRACING, Tracing
 
 #: An inline handler that holds the loop up for so long is named, seconds: heartbeats and every other function wait.
 STALL_S = 0.1
-#: What a drained engine gives destinations outside to take the last results, seconds; the rest waits in the store.
-FLUSH_GRACE_S = 3.0
 #: When Python's collector of cycles looks: after so many new objects, then so many rounds, then so many of those. Its
 #: default begins at 700, and so goes through thousands of records in flight, none of them in a cycle, at every fetch.
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
@@ -73,153 +66,6 @@ def tune_collector() -> None:
     """
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
-
-
-class Engine:
-    """A pipeline that runs. Made by `open_engine`; `run` once; not reusable."""
-
-    def __init__(
-        self,
-        *,
-        registry: Registry,
-        supervisors: Mapping[str, MappingSupervisor],
-        workers: Mapping[str, EventWorker],
-        outbox: Outbox,
-        maintenance: Maintenance,
-        store: Store,
-        clock: Clock,
-        ids: IdFactory,
-        events: EngineEvents,
-        drain_timeout_s: float,
-    ) -> None:
-        self.store = store
-        self.clock = clock
-        self.ids = ids
-        self.events = events
-        self.registry = registry
-        self._supervisors = supervisors
-        self._workers = workers
-        self._outbox = outbox
-        self._maintenance = maintenance
-        self.moves = MoveTasks(store, clock, ids)
-        self._drain_timeout_s = drain_timeout_s
-        self._started_ms = clock.now_ms()
-        self._stopping = anyio.Event()
-        self._aborting = anyio.Event()
-
-    async def run(self) -> None:
-        """Run every mapping until `drain` or `abort`; returns when what ran is settled or released.
-
-        A drain that takes longer than the pipeline's `drain_timeout` becomes an abort.
-        """
-        async with anyio.create_task_group() as services:
-            services.start_soon(self._outbox.run)
-            services.start_soon(self._maintenance.run)
-            services.start_soon(self.moves.run)
-            async with anyio.create_task_group() as watch:
-                watch.start_soon(self._enforce_drain)
-                async with anyio.create_task_group() as mappings:
-                    for name, supervisor in self._supervisors.items():
-                        mappings.start_soon(supervisor.run, name=f"mapping {name}")
-                    for name, worker in self._workers.items():
-                        mappings.start_soon(worker.run, name=f"events of {name}")
-                    await self._stopping.wait()
-                watch.cancel_scope.cancel()
-            with anyio.move_on_after(0 if self._aborting.is_set() else FLUSH_GRACE_S):
-                await self._outbox.wait_idle()
-            services.cancel_scope.cancel()
-
-    def drain(self) -> None:
-        """Take nothing new; finish and settle what runs."""
-        self._stopping.set()
-        for supervisor in self._supervisors.values():
-            supervisor.drain()
-        for worker in self._workers.values():
-            worker.drain()
-
-    def abort(self) -> None:
-        """Kill what runs and hand its records back; what was settled stays settled."""
-        self._aborting.set()
-        self._stopping.set()
-        for supervisor in self._supervisors.values():
-            supervisor.abort()
-        for worker in self._workers.values():
-            worker.abort()
-
-    @property
-    def is_aborted(self) -> bool:
-        """Whether what ran was cut off: by `abort`, or because the drain took too long."""
-        return self._aborting.is_set()
-
-    async def _enforce_drain(self) -> None:
-        await self._stopping.wait()
-        await anyio.sleep(self._drain_timeout_s)
-        self.abort()
-
-    # -- what people ask of it -----------------------------------------------------------------------------------------
-
-    async def status(self) -> EngineStatus:
-        """Return a snapshot."""
-        return EngineStatus(
-            version=__version__,
-            pid=os.getpid(),
-            started_ms=self._started_ms,
-            is_draining=self._stopping.is_set(),
-            mappings=[await supervisor.status() for supervisor in self._supervisors.values()],
-            destinations=self._outbox.statistics(),
-            functions=[status for worker in self._workers.values() if (status := worker.status()) is not None],
-        )
-
-    async def redrive(self, mapping: str, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
-        """Give parked records of a mapping's shard back to its function; one bounded step.
-
-        Raises:
-            CommandError: there is no such mapping, it does not run, has no lanes, or has not the shard.
-            SourceError, StoreError: progress could not be written; what ran may run again.
-        """
-        return await self.mapping(mapping).redrive(shard, count_max=count_max, besides=besides)
-
-    def mapping(self, name: str) -> MappingSupervisor:
-        """Return what runs a mapping.
-
-        Raises:
-            CommandError: there is no such mapping.
-        """
-        supervisor = self._supervisors.get(name)
-        if supervisor is None:
-            raise CommandError(f"there is no mapping `{name}` in this pipeline")
-        return supervisor
-
-    async def invoke(self, function: str, event: Any) -> Outcome:
-        """Run a function once with an event.
-
-        Raises:
-            CommandError: there is no such function.
-            Throttled: all of its environments are busy.
-        """
-        return await invoke_event(self._function(function), event, self.ids)
-
-    async def invoke_async(self, function: str, event: bytes) -> str:
-        """Let an event wait for a function, and return its request id once that is durable.
-
-        Args:
-            function: its name.
-            event: JSON, at most 1 MiB.
-
-        Raises:
-            CommandError: there is no such function, or the event is too long, or not JSON.
-            StoreUnavailable: nothing was accepted.
-        """
-        name = self._function(function).spec.name
-        request_id = await accept_event(self.store, name, event, clock=self.clock, ids=self.ids)
-        self.events.emit(EventAccepted(function=name, request_id=request_id))
-        return request_id
-
-    def _function(self, name: str) -> Function:
-        function = self.registry.get(name)
-        if function is None:
-            raise CommandError(f"there is no function `{name}` in this pipeline")
-        return function
 
 
 @asynccontextmanager
@@ -312,6 +158,7 @@ async def open_engine(
             ids=ids,
             events=events,
             drain_timeout_s=settings.drain_timeout,
+            version=__version__,
         )
 
 

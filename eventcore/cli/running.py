@@ -12,10 +12,11 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from eventcore.app import Engine, RunOptions, run_pipeline, tune_collector
+from eventcore.app import RunOptions, run_pipeline, tune_collector
 from eventcore.cli.output import GuardedWriter, Output, show_count
 from eventcore.cli.place import ReadPipeline
 from eventcore.cli.reach import LOCK_LOOKS, LOCK_PAUSE_S
+from eventcore.engine.engine import Engine
 from eventcore.errors import StateInUse
 from eventcore.http.client import ControlClient
 from eventcore.http.code import StartedCode

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import anyio
 import msgspec
 
-from eventcore.app import Engine
 from eventcore.clock import Clock
 from eventcore.config.effective import EffectiveMapping
 from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import checkpoint_shard
 from eventcore.engine.covered import forget_given_up
+from eventcore.engine.engine import Engine
 from eventcore.engine.gate import ALL, keep_pauses, read_pauses
 from eventcore.engine.status import Pause
 from eventcore.errors import CommandError

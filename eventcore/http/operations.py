@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import msgspec
 
-from eventcore.app import Engine
 from eventcore.clock import Clock
 from eventcore.config.effective import resolve
 from eventcore.config.load import LoadedConfig
 from eventcore.engine.definitions import pipeline_connections
+from eventcore.engine.engine import Engine
 from eventcore.engine.moving import MoveTasks
 from eventcore.engine.outside import load_connector
 from eventcore.engine.status import ParkedRedriven

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eventcore import __version__
-from eventcore.app import Engine
 from eventcore.clock import Clock
 from eventcore.config.effective import EffectiveMapping, EffectivePipeline
 from eventcore.embedded.sharding import shard_name
 from eventcore.embedded.stream import checkpoint_shard
+from eventcore.engine.engine import Engine
 from eventcore.engine.gate import ALL, read_pauses
 from eventcore.engine.status import Blocked, MappingState, MappingStatus, Pause, ShardStatus
 from eventcore.http.contract import StatusReport

@@ -29,7 +29,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from eventcore.app import Engine, open_engine
+from eventcore.app import open_engine
 from eventcore.clock import Clock, LoopClock
 from eventcore.config.pipeline import Pipeline
 from eventcore.config.reference import parse_reference
@@ -38,6 +38,7 @@ from eventcore.embedded.appending import append_records
 from eventcore.embedded.events import event_queue
 from eventcore.embedded.resharding import merge_shards, split_shard
 from eventcore.embedded.sending import send_messages
+from eventcore.engine.engine import Engine
 from eventcore.engine.status import EngineStatus, MappingState
 from eventcore.errors import ProgrammingError
 from eventcore.ids import SeededIds

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 import eventcore
-from eventcore.app import Engine
+from eventcore.engine.engine import Engine
 from eventcore.errors import SourceUnavailable, StoreUnavailable
 from eventcore.ports.store import DeleteMessages, KeepFailure, Operation, ReceiveMessages, Store
 from eventcore.testing.harness import Harness

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import anyio
 
-from eventcore.app import Engine, RunOptions, run_pipeline, tune_collector
+from eventcore.app import RunOptions, run_pipeline, tune_collector
 from eventcore.config.load import load_config
+from eventcore.engine.engine import Engine
 from eventcore.model import OutcomeKind
 from tests.benchmarks.measure import Figures, Meter, cpu_s
 

@@ -15,8 +15,9 @@ import anyio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from eventcore.app import Engine, RunOptions, run_pipeline, tune_collector
+from eventcore.app import RunOptions, run_pipeline, tune_collector
 from eventcore.config.load import load_config
+from eventcore.engine.engine import Engine
 from eventcore.telemetry.events import BatchSettled, EngineEvent, EngineEvents, RecordsReceived
 from tests.benchmarks.collector import running_collector
 from tests.benchmarks.measure import Figures, Meter

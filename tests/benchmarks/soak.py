@@ -31,8 +31,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from eventcore.app import Engine, RunOptions, run_pipeline, tune_collector
+from eventcore.app import RunOptions, run_pipeline, tune_collector
 from eventcore.config.load import load_config
+from eventcore.engine.engine import Engine
 from eventcore.store.sqlite.connection import CACHE_KIB
 from tests.servers.kafka_server import KafkaServer, find_jars
 
