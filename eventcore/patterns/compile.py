@@ -15,7 +15,7 @@ from eventcore.patterns.values import Leaf
 
 #: Conjunctions of one pattern (Lambda semantics §6.3).
 CONJUNCTIONS_MAX = 1_000
-#: Levels of a pattern: far above what fits into one of 4,096 characters and is meant.
+#: Levels of a pattern, of objects or of names with dots: far above what fits into 4,096 characters and is meant.
 DEPTH_MAX = 200
 _OR = "$or"
 
@@ -28,6 +28,11 @@ class Node(msgspec.Struct):
     path: tuple[str, ...]
     leaf: Leaf | None = None
     children: dict[str, Node] = {}
+
+    @property
+    def levels(self) -> int:
+        """How many stand below each other."""
+        return 1 + max([child.levels for child in self.children.values()], default=0)
 
 
 def compile_pattern(pattern: Any) -> list[Node]:
@@ -46,8 +51,7 @@ def compile_pattern(pattern: Any) -> list[Node]:
 def _read_object(conjunctions: list[Conjunction], path: tuple[str, ...], pattern: Mapping[str, Any]) -> None:
     if not pattern:
         raise refuse("Empty objects are not allowed")
-    if len(path) > DEPTH_MAX:
-        raise refuse(f"Event pattern is nested more than {DEPTH_MAX} levels deep")
+    _check_depth(len(path))
     for name, value in pattern.items():
         if name == _OR and _is_alternatives(value):
             _read_alternatives(conjunctions, path, value)
@@ -55,11 +59,17 @@ def _read_object(conjunctions: list[Conjunction], path: tuple[str, ...], pattern
             _read_object(conjunctions, (*path, name), value)
         elif isinstance(value, Sequence) and not isinstance(value, str):
             leaf, key = read_leaf(value), ".".join((*path, name))
+            _check_depth(key.count("."))
             for conjunction in conjunctions:
                 # What is said later about a path replaces what was said before.
                 conjunction[key] = leaf
         else:
             raise refuse(f'"{name}" must be an object or an array')
+
+
+def _check_depth(levels: int) -> None:
+    if levels > DEPTH_MAX:
+        raise refuse(f"Event pattern is nested more than {DEPTH_MAX} levels deep")
 
 
 def _is_alternatives(value: Any) -> bool:

@@ -1,12 +1,13 @@
 """Many conjunctions held against a JSON text at once, path by path. Pure. Source: Lambda semantics §6.3.
 
-Each conjunction is a bit of a number. Of each path it is known which conjunctions a value lets pass: exact values are
-looked up, so that a thousand of them cost what one does. Those that every path lets pass are the ones that match.
+Each conjunction is a bit of a number. Of each path it is known which conjunctions a value lets pass: values are looked
+up, so that a thousand rules cost little more than one (`lookups.py`). Those that every path lets
+pass are the ones that match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import and_, attrgetter, or_
 from typing import Any
@@ -15,9 +16,10 @@ import msgspec
 from msgspec import UNSET
 
 from eventcore.patterns.compile import Node
+from eventcore.patterns.lookups import RuleIndex
 from eventcore.patterns.match import is_present
-from eventcore.patterns.narrow import NarrowType
-from eventcore.patterns.values import Leaf, Test
+from eventcore.patterns.narrow import NARROW_LEVELS_MAX, NarrowType
+from eventcore.patterns.values import Leaf
 
 #: A text that isn't decoded by its type.
 _NO_OBJECT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -31,12 +33,15 @@ class Index:
 
     def __init__(self, conjunctions: Sequence[Node]) -> None:
         self._everything = (1 << len(conjunctions)) - 1
-        shape = NarrowType(conjunctions)
+        shallow = [(1 << number, each) for number, each in enumerate(conjunctions) if each.levels <= NARROW_LEVELS_MAX]
+        #: Of these only the whole event tells.
+        self._deep = self._everything & ~reduce(or_, [bit for bit, _ in shallow], 0)
+        shape = NarrowType([conjunction for _, conjunction in shallow])
         self._decode: Callable[[str | bytes], Any] = msgspec.json.Decoder(shape.type).decode
         by_path: dict[str, list[tuple[int, Leaf]]] = {}
-        for number, conjunction in enumerate(conjunctions):
+        for bit, conjunction in shallow:
             for path, leaf in shape.leaves(conjunction):
-                by_path.setdefault(path, []).append((1 << number, leaf))
+                by_path.setdefault(path, []).append((bit, leaf))
         places = [_Place(path, leaves, self._everything) for path, leaves in by_path.items()]
         # First what most conjunctions ask: it is the likeliest to leave none.
         self._places = sorted(places, key=lambda place: -place.asking.bit_count())
@@ -46,13 +51,13 @@ class Index:
         """Return the bits of the conjunctions that match a text, and of those of which only the whole event tells.
 
         These are all where names of the text have dots, or it is no object, and else those of which a path leads
-        through an array.
+        through an array, and those with very long paths.
         """
         try:
             found = self._decode(text)
         except _NO_OBJECT:
             return 0, self._everything
-        left, undecided = self._everything, 0
+        left, undecided = self._everything, self._deep
         for look, asking in self._looks:
             passing = look(found)
             if passing is None:
@@ -68,6 +73,8 @@ class Index:
 
         Path by path for all texts, at half of what `passing` costs for each.
         """
+        if self._deep:
+            return None
         try:
             rows = list(map(self._decode, texts))
         except (*_NO_OBJECT, TypeError):
@@ -102,11 +109,12 @@ class _Place:
         self._texts = self._by_value((bit, text) for bit, leaf in leaves for text in leaf.texts)
         self._numbers = self._by_value((bit, number) for bit, leaf in leaves for number in leaf.numbers)
         self._literals = self._by_value((bit, literal) for bit, leaf in leaves for literal in leaf.literals)
-        self._tests: list[tuple[Test, int]] = [(test, bit) for bit, leaf in leaves for test in leaf.tests]
+        rules = [(bit, rule) for bit, leaf in leaves for rule in leaf.rules]
+        self._rules = RuleIndex(rules) if rules else None
         has_literals = bool(self._numbers or self._literals)
         #: Without anything but texts, one look tells: a number is none of them, nor is true.
-        self._table = None if has_literals or self._tests else {**self._texts, UNSET: self._absent}
-        self._single = self._tests[0] if len(self._tests) == 1 and not has_literals and not self._texts else None
+        self._table = None if has_literals or rules else {**self._texts, UNSET: self._absent}
+        self._single = rules[0] if len(rules) == 1 and not has_literals and not self._texts else None
         #: Tells which conjunctions an event lets pass; None where the path leads through an array.
         self.look = self._make_look()
 
@@ -132,7 +140,7 @@ class _Place:
 
             return look
         if self._single is not None:
-            test, bit = self._single
+            bit, test = self._single[0], self._single[1].allows
             passing = default | bit
 
             def look_once(found: Any) -> int | None:
@@ -169,7 +177,7 @@ class _Place:
             except TypeError:  # an array, or an object
                 return map(self._of, values)
         if self._single is not None and {str, int, float}.issuperset(map(type, values)):
-            test, bit = self._single
+            bit, test = self._single[0], self._single[1].allows
             without, with_bit = self._any, self._any | bit
             return [with_bit if test(value) else without for value in values]
         return map(self._of, values)
@@ -204,15 +212,4 @@ class _Place:
             return reduce(or_, map(self._of_value, value), self._others)
         else:
             return self._others
-        for test, bit in self._tests:
-            if not passing & bit and test(value):
-                passing |= bit
-        return passing
-
-
-def numbers_of(bits: int) -> Iterator[int]:
-    """Return the numbers of the conjunctions whose bits are set, in order."""
-    while bits:
-        lowest = bits & -bits
-        yield lowest.bit_length() - 1
-        bits ^= lowest
+        return passing if self._rules is None else self._rules.add_passing(value, passing)

@@ -15,6 +15,8 @@ from msgspec import UNSET, UnsetType
 from eventcore.patterns.compile import Node
 from eventcore.patterns.values import Leaf
 
+#: Levels of a tree that is decoded so: a path of them has half their square of parts, each of which may be one name.
+NARROW_LEVELS_MAX = 16
 #: No value is one: its numbers are above 1 and below 0.
 _Nothing = Annotated[int, msgspec.Meta(gt=1, lt=0)]
 

@@ -9,7 +9,8 @@ import msgspec
 
 from eventcore.errors import PatternError
 from eventcore.patterns.compile import Node, compile_pattern
-from eventcore.patterns.index import Index, numbers_of
+from eventcore.patterns.index import Index
+from eventcore.patterns.lookups import numbers_of
 from eventcore.patterns.match import has_dotted_names, matches, spread_dotted_names
 from eventcore.patterns.text import read_event, read_pattern
 
@@ -67,6 +68,7 @@ class PatternSet:
             raise ValueError(
                 f"at most {SET_CONJUNCTIONS_MAX} combinations in a set of patterns, not {len(conjunctions)}"
             )
+        self._are_single = len(conjunctions) == len(patterns)
         self._matcher = Matcher(conjunctions)
 
     def matching(self, event: Mapping[str, Any] | str | bytes) -> list[str]:
@@ -76,7 +78,10 @@ class PatternSet:
             PatternError: it is no object.
         """
         text = event if isinstance(event, bytes | str) else msgspec.json.encode(event)
-        return list(dict.fromkeys([self._names[number] for number in self._matcher.find(text)]))
+        names = self._names
+        found = [names[number] for number in self._matcher.find(text)]
+        # A pattern with `$or` may match in several ways.
+        return found if len(found) < 2 or self._are_single else list(dict.fromkeys(found))
 
 
 class Matcher:
@@ -108,7 +113,7 @@ class Matcher:
         passing = self._index.passing_each(texts)
         return None if passing is None else list(map(bool, passing))
 
-    def find(self, text: str | bytes) -> list[int]:
+    def find(self, text: str | bytes) -> Sequence[int]:
         """Return the numbers of the trees that an event's text matches, in order.
 
         Raises:
@@ -118,7 +123,7 @@ class Matcher:
         if undecided:
             for number, is_match in zip(numbers_of(undecided), self._decide(text, undecided), strict=True):
                 matching |= is_match << number
-        return list(numbers_of(matching))
+        return numbers_of(matching) if matching else ()
 
     def _decide(self, text: str | bytes, undecided: int) -> Iterator[bool]:
         """Tell of each of these trees whether an event matches, by the whole of it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from eventcore.errors import PatternError
 from eventcore.patterns import values
-from eventcore.patterns.values import Leaf, Test
+from eventcore.patterns.values import Leaf, Rule
 
 #: What a number in a pattern may be (Lambda semantics §6.3).
 NUMBER_MAX = 5_000_000_000
@@ -33,7 +33,7 @@ def read_leaf(rules: Sequence[Any]) -> Leaf:
     texts: set[str] = set()
     numbers: set[float] = set()
     literals: list[bool | None] = []
-    tests: list[Test] = []
+    others: list[Rule] = []
     allows_any = allows_absence = False
     for rule in rules:
         if isinstance(rule, str):
@@ -50,10 +50,10 @@ def read_leaf(rules: Sequence[Any]) -> Leaf:
                 allows_any |= argument
                 allows_absence |= not argument
             else:
-                tests.append(_read_test(name, argument))
+                others.append(_read_rule(name, argument))
         else:
             raise refuse("Match value must be String, number, true, false, or null")
-    return Leaf(frozenset(texts), frozenset(numbers), tuple(literals), tuple(tests), allows_any, allows_absence)
+    return Leaf(frozenset(texts), frozenset(numbers), tuple(literals), tuple(others), allows_any, allows_absence)
 
 
 def _only_entry(rule: Mapping[str, Any]) -> tuple[str, Any]:
@@ -68,15 +68,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _read_test(name: str, argument: Any) -> Test:
+def _read_rule(name: str, argument: Any) -> Rule:
     read = _READERS.get(name)
     if read is None:
         raise refuse(f"Unrecognized match type {name}")
     return read(argument)
 
 
-def _read_affix(name: str, plain: Callable[[str], Test], in_any_case: Callable[[str], Test]) -> Callable[[Any], Test]:
-    def read(argument: Any) -> Test:
+def _read_affix(name: str, plain: Callable[[str], Rule], in_any_case: Callable[[str], Rule]) -> Callable[[Any], Rule]:
+    def read(argument: Any) -> Rule:
         if isinstance(argument, Mapping):
             inner, text = _only_entry(argument)
             if inner != "equals-ignore-case":
@@ -91,13 +91,13 @@ def _read_affix(name: str, plain: Callable[[str], Test], in_any_case: Callable[[
     return read
 
 
-def _read_equals_ignoring_case(argument: Any) -> Test:
+def _read_equals_ignoring_case(argument: Any) -> Rule:
     if not isinstance(argument, str):
         raise refuse("equals-ignore-case match pattern must be a string")
     return values.equals_ignoring_case(argument)
 
 
-def _read_wildcard(argument: Any) -> Test:
+def _read_wildcard(argument: Any) -> Rule:
     if not isinstance(argument, str):
         raise refuse("wildcard match pattern must be a string")
     return values.fits_wildcard(_split_wildcard(argument))
@@ -126,7 +126,7 @@ def _split_wildcard(text: str) -> list[str]:
     return [*parts, part]
 
 
-def _read_address(argument: Any) -> Test:
+def _read_address(argument: Any) -> Rule:
     if not isinstance(argument, str):
         raise refuse("prefix match pattern must be a string")
     address, separator, bits = argument.partition("/")
@@ -147,7 +147,7 @@ def _read_address(argument: Any) -> Test:
 _COMPARISONS = frozenset({"=", "<", "<=", ">", ">="})
 
 
-def _read_numeric(argument: Any) -> Test:
+def _read_numeric(argument: Any) -> Rule:
     if not isinstance(argument, Sequence) or isinstance(argument, str):
         raise refuse("Value of numeric must be an array.")
     terms = list(argument)
@@ -185,13 +185,13 @@ def _read_term(terms: Sequence[Any], at: int) -> float:
     return value
 
 
-def _read_anything_but(argument: Any) -> Test:
+def _read_anything_but(argument: Any) -> Rule:
     if isinstance(argument, Mapping):
         name, inner = _only_entry(argument)
         read = _EXCLUDED.get(name)
         if read is None:
             raise refuse(f"Unsupported anything-but pattern: {name}")
-        return values.fails_all(read(inner))
+        return values.allows_none_of(read(inner))
     if isinstance(argument, str):
         return values.is_none_of([argument], [])
     if _is_number(argument):
@@ -219,8 +219,8 @@ def _each_text(argument: Any, otherwise: str) -> list[str]:
     return list(found)
 
 
-def _exclude_affixes(make: Callable[[str], Test]) -> Callable[[Any], list[Test]]:
-    def read(argument: Any) -> list[Test]:
+def _exclude_affixes(make: Callable[[str], Rule]) -> Callable[[Any], list[Rule]]:
+    def read(argument: Any) -> list[Rule]:
         texts = _each_text(argument, "prefix/suffix match pattern must be a string")
         if not all(texts):
             raise refuse("Null prefix/suffix not allowed")
@@ -229,23 +229,23 @@ def _exclude_affixes(make: Callable[[str], Test]) -> Callable[[Any], list[Test]]
     return read
 
 
-def _exclude_texts(argument: Any) -> list[Test]:
+def _exclude_texts(argument: Any) -> list[Rule]:
     otherwise = "Inside anything-but/equals-ignore-case list, number|start|null|boolean is not supported."
     return [values.equals_ignoring_case(text) for text in _each_text(argument, otherwise)]
 
 
-def _exclude_wildcards(argument: Any) -> list[Test]:
+def _exclude_wildcards(argument: Any) -> list[Rule]:
     texts = _each_text(argument, "wildcard match pattern must be a string")
     return [values.fits_wildcard(_split_wildcard(text)) for text in texts]
 
 
-_EXCLUDED: Mapping[str, Callable[[Any], list[Test]]] = {
+_EXCLUDED: Mapping[str, Callable[[Any], list[Rule]]] = {
     "prefix": _exclude_affixes(values.begins),
     "suffix": _exclude_affixes(values.ends),
     "equals-ignore-case": _exclude_texts,
     "wildcard": _exclude_wildcards,
 }
-_READERS: Mapping[str, Callable[[Any], Test]] = {
+_READERS: Mapping[str, Callable[[Any], Rule]] = {
     "prefix": _read_affix("prefix", values.begins, values.begins_ignoring_case),
     "suffix": _read_affix("suffix", values.ends, values.ends_ignoring_case),
     "equals-ignore-case": _read_equals_ignoring_case,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import json
+import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventcore.patterns import FilterCriteria, Pattern, PatternSet
@@ -51,19 +54,59 @@ def fits(pattern: Any, value: Any) -> bool:
 def allows(rule: Any, value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     match rule:
-        case {"prefix": prefix}:
-            return isinstance(value, str) and value.startswith(prefix)
+        case {"anything-but": dict() as excluded}:
+            ((name, arguments),) = excluded.items()
+            return not any(allows({name: argument}, value) for argument in arguments)
+        case {"anything-but": list() as excluded}:
+            return isinstance(value, bool) or value not in excluded
         case {"anything-but": excluded}:
             return bool(value != excluded)
         case {"exists": True}:
             return True
-        case {"numeric": [">", low]}:
-            return is_number and value > low
+        case {"numeric": terms}:
+            return is_number and all(
+                COMPARE[sign](value, bound) for sign, bound in zip(terms[::2], terms[1::2], strict=True)
+            )
+        case dict():
+            return isinstance(value, str) and allows_text(rule, value)
     if isinstance(rule, bool) or rule is None:
         return value is rule
-    if isinstance(rule, int):
+    if isinstance(rule, int | float):
         return is_number and bool(value == rule)
     return isinstance(value, str) and value == rule
+
+
+COMPARE = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def allows_text(rule: Any, value: str) -> bool:
+    match rule:
+        case {"prefix": {"equals-ignore-case": prefix}}:
+            return any(is_same(prefix, value[:length]) for length in range(len(value) + 1))
+        case {"suffix": {"equals-ignore-case": suffix}}:
+            return any(is_same(suffix, value[begin:]) for begin in range(len(value) + 1))
+        case {"prefix": prefix}:
+            return value.startswith(prefix)
+        case {"suffix": suffix}:
+            return value.endswith(suffix)
+        case {"equals-ignore-case": text}:
+            return is_same(text, value)
+        case {"wildcard": text}:
+            return re.fullmatch(".*".join(map(re.escape, text.split("*"))), value, re.DOTALL) is not None
+        case {"cidr": network}:
+            try:
+                return ipaddress.ip_address(value) in ipaddress.ip_network(network)
+            except ValueError:
+                return False
+    raise AssertionError(rule)
+
+
+def is_same(text: str, value: str) -> bool:
+    """Tell whether a value is a text, each of whose characters is in either case."""
+    if not text:
+        return not value
+    cases = {text[0].lower(), text[0].upper()}
+    return any(value.startswith(case) and is_same(text[1:], value[len(case) :]) for case in cases)
 
 
 @given(patterns, events)
@@ -89,6 +132,52 @@ def test_a_set_matches_what_each_of_its_patterns_does(each: list[dict[str, Any]]
     expected = [name for name, pattern in patterns_by_name.items() if Pattern(pattern).matches(event)]
     assert PatternSet(patterns_by_name).matching(event) == expected
     assert PatternSet(patterns_by_name).matching(json.dumps(event)) == expected
+
+
+# A Kelvin sign and a long s are letters whose other case is ASCII; ß has two letters in the other.
+texts = st.text("abABkK\u212as\u017fß\U0010ffff", max_size=4)
+numbers = st.sampled_from([-1, -0.5, 0, 0.1, 0.2, 1, 1.5, 2, 5e9])
+addresses = st.sampled_from(["10.0.0.1", "10.0.1.0", "10.1.0.0", "::1", "::ff"])
+networks = st.sampled_from(["10.0.0.0/8", "10.0.0.0/24", "10.1.0.0/16", "::/64", "::f0/124", "0.0.0.0/0"])
+wildcards = st.lists(texts, min_size=1, max_size=4).map("*".join).filter(lambda text: "**" not in text)
+some_texts = st.lists(texts.filter(bool), min_size=1, max_size=3)
+ranges = st.tuples(st.sampled_from([">", ">="]), numbers, st.sampled_from(["<", "<="]), numbers).filter(
+    lambda terms: terms[1] < terms[3]
+)
+any_rules = st.one_of(
+    texts,
+    numbers,
+    st.sampled_from([True, False, None, {"exists": True}]),
+    st.builds(lambda name, text: {name: text}, st.sampled_from(["prefix", "suffix", "equals-ignore-case"]), texts),
+    st.builds(lambda name, text: {name: {"equals-ignore-case": text}}, st.sampled_from(["prefix", "suffix"]), texts),
+    wildcards.map(lambda text: {"wildcard": text}),
+    networks.map(lambda network: {"cidr": network}),
+    st.tuples(st.sampled_from(sorted(COMPARE)), numbers).map(lambda terms: {"numeric": list(terms)}),
+    ranges.map(lambda terms: {"numeric": list(terms)}),
+    st.lists(texts, min_size=1, max_size=3).map(lambda excluded: {"anything-but": excluded}),
+    st.lists(numbers | st.just(2**60 + 1), min_size=1, max_size=3).map(lambda excluded: {"anything-but": excluded}),
+    st.builds(
+        lambda name, excluded: {"anything-but": {name: excluded}},
+        st.sampled_from(["prefix", "suffix", "equals-ignore-case", "wildcard"]),
+        some_texts,
+    ),
+)
+any_values = st.one_of(texts, numbers, addresses, st.sampled_from([True, False, None, 10**30, 2**60, 2**60 + 1, 1e300]))
+
+
+@given(
+    st.lists(st.lists(any_rules, min_size=1, max_size=3), min_size=1, max_size=20),
+    st.lists(any_values | st.lists(any_values, max_size=3), min_size=1, max_size=5),
+)
+@example([[{"equals-ignore-case": "ß"}], [{"prefix": {"equals-ignore-case": "ß"}}]], ["SS", "ß", "s"])
+@example([[{"suffix": {"equals-ignore-case": "ß"}}], [{"equals-ignore-case": "k"}]], ["SS", "\u212a", "K"])
+@example([[{"anything-but": [2**60 + 1]}], [{"anything-but": [1]}]], [2**60 + 1, 2**60 + 2, 1.0])
+def test_rules_that_are_looked_up_together_allow_what_each_does(leaves: list[list[Any]], held: list[Any]) -> None:
+    """Of every kind, on one path, in one set; many to a kind, and to a conjunction."""
+    together = PatternSet({str(number): {"a": leaf} for number, leaf in enumerate(leaves)})
+    for value in held:
+        found = [str(number) for number, leaf in enumerate(leaves) if any(fits(leaf, each) for each in choices(value))]
+        assert together.matching(json.dumps({"a": value})) == found
 
 
 @given(st.lists(patterns, min_size=1, max_size=3), st.lists(events | values | st.just("no JSON"), max_size=6))

@@ -67,6 +67,7 @@ def test_a_pattern_that_multiplies_without_bound_is_refused() -> None:
     for _ in range(300):
         deep = {"a": deep}
     assert "nested more than 200 levels" in refusal(deep)
+    assert "nested more than 200 levels" in refusal({".".join("a" * 2_000): ["x"]})
 
 
 @pytest.mark.parametrize("event", ["[]", "1", "not json", b"\xff", "[" * 5_000, '{"b":' * 5_000])
@@ -107,6 +108,24 @@ def test_what_is_no_event_is_refused(event: Any) -> None:
 def test_events_are_matched_by_the_rules(pattern: Any, event: Any, is_match: bool) -> None:
     assert Pattern(pattern).matches(event) is is_match
     assert Pattern(pattern).matches(json.dumps(event)) is is_match
+
+
+@pytest.mark.parametrize("levels", [16, 17, 100])
+def test_a_long_path_is_followed_beside_a_short_one(levels: int) -> None:
+    """By one pattern of a set; whether it is written with dots or as objects, in the event too."""
+    path = ".".join("a" * levels)
+    event: Any = 1
+    for _ in range(levels):
+        event = {"a": event}
+    patterns = PatternSet({"long": {path: [1]}, "other": {path: [2]}, "short": {"b": [1]}})
+    assert patterns.matching(json.dumps({**event, "b": 1})) == ["long", "short"]
+    assert patterns.matching(json.dumps({path: 2})) == ["other"]
+    assert patterns.matching(json.dumps({"b": 1})) == ["short"]
+    filters = FilterCriteria([{"body": {path: [1]}}], source="sqs")
+    assert filters.matches({"body": json.dumps(event)})
+    single = filters.single_test()
+    assert single is not None
+    assert single[1].allow_each([json.dumps(event), '{"a": 1}']) == [True, False]
 
 
 # -- filters -----------------------------------------------------------------------------------------------------------
