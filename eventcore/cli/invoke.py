@@ -17,7 +17,7 @@ from eventcore.embedded.events import event_queue
 from eventcore.errors import CommandError
 from eventcore.http.contract import Invoke, InvokeAsync, Invoked
 from eventcore.http.refusals import ExitCode
-from eventcore.model import PAYLOAD_BYTES_MAX, Batch, OutcomeKind
+from eventcore.model import PAYLOAD_BYTES_MAX, UNREADABLE_JSON, Batch, OutcomeKind
 
 #: A longer text names no file.
 PATH_CHARACTERS_MAX = 255
@@ -108,7 +108,7 @@ def _read_event(
     data = _read(event_file) if event_file is not None else str(event_text).encode(errors="surrogateescape")
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         is_file = event_text is not None and len(event_text) < PATH_CHARACTERS_MAX and Path(event_text).is_file()
         hint = f"did you mean -e {event_text}?" if is_file else ""
         raise CommandError(f"{_name(event_file)} is not JSON: {error}", exit_code=ExitCode.USAGE, hint=hint) from error

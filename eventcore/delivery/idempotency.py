@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from eventcore.delivery.partial import Report
-from eventcore.model import Fault, FaultCause, Outcome, OutcomeKind, OutgoingRecord, Record, Usage
+from eventcore.model import UNREADABLE_JSON, Fault, FaultCause, Outcome, OutcomeKind, OutgoingRecord, Record, Usage
 
 #: Bytes of a hash: two different keys of a billion meet with a chance of 10^-21.
 HASH_BYTES = 16
@@ -97,7 +97,7 @@ class KeyReader:
         """Return a record's key; `NO_KEY` when it is no JSON, or one of the key's values is missing or null."""
         try:
             return self._read(msgspec.json.decode(record.body or b""))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE_JSON:
             # The last for a body that is nested too deeply, to be read or to be hashed.
             return NO_KEY
 
@@ -113,7 +113,7 @@ class KeyReader:
             return NO_KEY
         payload = b""
         if self._payload:
-            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            with suppress(*UNREADABLE_JSON):
                 payload = self._hash_payload(msgspec.json.decode(record.body or b""))
         return Keyed(_hash(self._key_scope, [made]), payload)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
+from eventcore.model import UNREADABLE_JSON
+
 #: The format's version; a reader that meets a higher one starts the shard's parts afresh.
 STATE_VERSION = 1
 #: Brokers take 4,096 bytes of commit metadata by default; half of it leaves room for settings below that.
@@ -121,6 +123,6 @@ def decode_state(text: str | None) -> ShardState:
         return EMPTY
     try:
         state = _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (*UNREADABLE_JSON, UnicodeEncodeError):
         return EMPTY
     return state if state.version == STATE_VERSION else EMPTY

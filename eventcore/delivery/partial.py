@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from eventcore.model import UNREADABLE_JSON
+
 
 class Report(msgspec.Struct, frozen=True):
     """What a response says of its batch."""
@@ -39,7 +41,7 @@ def read_report(response: bytes, known: Mapping[Hashable, int], read_identifier:
         return SUCCESS
     try:
         value = msgspec.json.decode(response)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         # Not text at all, or nested thousands deep: the handler's fault as well.
         return Report(is_unusable=True, problem=f"the response is not JSON: {error}")
     if not value and (value is None or isinstance(value, str | list | dict)):

@@ -18,7 +18,7 @@ import msgspec
 from eventcore.delivery.decide import MARKS_MIN
 from eventcore.delivery.ordering import Part, Window
 from eventcore.delivery.retry import StreamRetry
-from eventcore.model import BatchWindow, DiscardReason, Outcome, OutcomeKind, Record
+from eventcore.model import UNREADABLE_JSON, BatchWindow, DiscardReason, Outcome, OutcomeKind, Record
 
 #: A state of more bytes, written as JSON, ends its window early (§4).
 STATE_BYTES_MAX = 1024 * 1024
@@ -88,7 +88,7 @@ def read_state(response: bytes) -> bytes:
         if not state:
             raise BadState("the response has no `state`, which a function with tumbling windows must return")
         _states.decode(state)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         raise BadState(f"the response has no object `state`: {error}") from error
     return state
 

@@ -13,7 +13,7 @@ from eventcore.delivery.asynchronous import EventState
 from eventcore.delivery.lineage import LINEAGE, Lineage, read_lineage
 from eventcore.errors import CommandError
 from eventcore.ids import IdFactory
-from eventcore.model import Record
+from eventcore.model import UNREADABLE_JSON, Record
 from eventcore.ports.store import (
     BODY_BYTES_MAX,
     DefineQueue,
@@ -29,9 +29,6 @@ PREFIX = "events."
 #: Longer than the oldest event that is still tried (six hours), so that what waits for an engine is told, not lost.
 RETENTION_S = 1_209_600
 SETTINGS = QueueSettings(message_retention_period=RETENTION_S)
-
-#: What reading JSON raises; the second for a text that is no UTF-8, the third for one that is nested too deeply.
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _ACCEPTED, _ATTEMPTS, _THROTTLES = "eventcore-accepted-ms", "eventcore-attempts", "eventcore-throttles"
 _STATE = frozenset({_ACCEPTED, _ATTEMPTS, _THROTTLES})
@@ -114,7 +111,7 @@ async def accept_event(store: Store, function: str, event: bytes, *, clock: Cloc
         )
     try:
         msgspec.json.decode(event)
-    except _UNREADABLE as error:
+    except UNREADABLE_JSON as error:
         raise CommandError(f"the event is not JSON: {error}") from error
     request_id = ids.new_id()
     send = SendMessages(
@@ -128,7 +125,7 @@ def _as_json(body: bytes) -> bytes:
     """Return an event's JSON; a message that was sent by hand and is none becomes a text."""
     try:
         msgspec.json.decode(body)
-    except _UNREADABLE:
+    except UNREADABLE_JSON:
         return msgspec.json.encode(body.decode(errors="backslashreplace"))
     return body
 

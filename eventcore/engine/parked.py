@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from eventcore.model import Record, TimestampKind
+from eventcore.model import UNREADABLE_JSON, Record, TimestampKind
 from eventcore.ports.ranges import RangeSource
 from eventcore.ports.store import DropMessages, Store
 
@@ -72,7 +72,7 @@ def read_envelope(headers: Sequence[tuple[str, bytes]]) -> Envelope | None:
         return None
     try:
         return _envelopes.decode(text)
-    except msgspec.DecodeError:
+    except UNREADABLE_JSON:
         return None
 
 

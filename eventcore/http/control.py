@@ -24,6 +24,7 @@ from eventcore.http.contract import REQUEST_BYTES_MAX, REQUESTS, Refusal, Reques
 from eventcore.http.operations import Operations
 from eventcore.http.refusals import ExitCode, explain
 from eventcore.http.sockets import SOCKET_NAME, bind_control
+from eventcore.model import UNREADABLE_JSON
 
 #: Requests at the same time: people and their scripts; more get status 503 from the server.
 REQUESTS_MAX = 64
@@ -136,7 +137,7 @@ def _decode(path: str, body: bytes) -> Request[Any]:
         raise CommandError(f"this engine knows no `{path}`", hint="its version differs from the command's")
     try:
         request: Request[Any] = msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE_JSON as error:
         raise CommandError(f"{path}: {error}", exit_code=ExitCode.USAGE) from error
     return request
 

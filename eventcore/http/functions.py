@@ -17,9 +17,10 @@ from eventcore.engine.definitions import make_registry
 from eventcore.engine.invoker import invoke_once
 from eventcore.errors import CommandError
 from eventcore.http.contract import Invoke, InvokeAsync, Invoked
+from eventcore.http.refusals import ExitCode
 from eventcore.http.targets import name_known
 from eventcore.ids import IdFactory
-from eventcore.model import Invocation, Outcome, OutcomeKind
+from eventcore.model import UNREADABLE_JSON, Invocation, Outcome, OutcomeKind
 from eventcore.ports.runtime import LogLine
 from eventcore.ports.store import Store
 from eventcore.registry import Registry
@@ -134,8 +135,16 @@ class OneTimeRunner:
 
 
 async def invoke(runner: RunFunction, request: Invoke, ids: IdFactory) -> Invoked:
-    """Run a function once with an event."""
-    event, request_id = msgspec.json.decode(request.event), ids.new_id()
+    """Run a function once with an event.
+
+    Raises:
+        CommandError: the event is not JSON, or too deeply nested; or as `RunFunction.run`.
+    """
+    try:
+        event = msgspec.json.decode(request.event)
+    except UNREADABLE_JSON as error:
+        raise CommandError(f"the event is not JSON: {error}", exit_code=ExitCode.USAGE) from error
+    request_id = ids.new_id()
     batch = request.batch and msgspec.structs.replace(request.batch, request_id=request_id)
     invocation = Invocation(request_id=request_id, build_event=lambda: event, batch=batch)
     return await runner.run(request.function, invocation)

@@ -15,15 +15,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from eventcore.model import UNREADABLE_JSON
 from eventcore.patterns.compile import Node
 from eventcore.patterns.lookups import RuleIndex
 from eventcore.patterns.match import is_present
 from eventcore.patterns.narrow import NARROW_LEVELS_MAX, NarrowType
 from eventcore.patterns.values import Leaf
-
-#: A text that isn't decoded by its type.
-_NO_OBJECT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 
 _Look = Callable[[Any], int | None]
 
@@ -55,7 +52,7 @@ class Index:
         """
         try:
             found = self._decode(text)
-        except _NO_OBJECT:
+        except UNREADABLE_JSON:
             return 0, self._everything
         left, undecided = self._everything, self._deep
         for look, asking in self._looks:
@@ -77,7 +74,7 @@ class Index:
             return None
         try:
             rows = list(map(self._decode, texts))
-        except (*_NO_OBJECT, TypeError):
+        except (*UNREADABLE_JSON, TypeError):
             return None
         left: Iterable[int] = ()
         for number, place in enumerate(self._places):

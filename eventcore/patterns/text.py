@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from eventcore.errors import PatternError
+from eventcore.model import UNREADABLE_JSON
 from eventcore.patterns.rules import refuse
 
 _decode = msgspec.json.Decoder().decode
@@ -21,7 +22,7 @@ def read_pattern(text: str | bytes) -> Any:
     """
     try:
         return _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE_JSON as error:
         raise refuse(_explain(text)) from error
 
 
@@ -33,7 +34,7 @@ def read_event(text: str | bytes) -> dict[str, Any]:
     """
     try:
         event = _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE_JSON:
         event = None
     if not isinstance(event, dict):
         raise PatternError("Parameter Event is not valid.")

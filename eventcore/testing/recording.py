@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from eventcore.errors import ProgrammingError
-from eventcore.model import Invocation, Outcome, OutcomeKind, Record
+from eventcore.model import UNREADABLE_JSON, Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.runtime import KEY_VERSION, FunctionSpec, HandlerForm, LogLine, Runtime, RuntimeStatistics
 from eventcore.telemetry.events import (
     BatchRetried,
@@ -233,7 +233,7 @@ def read_body(body: bytes | None) -> Any:
         return None
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE_JSON:
         pass
     try:
         return body.decode()

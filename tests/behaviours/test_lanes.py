@@ -440,6 +440,22 @@ def test_a_redrive_gives_a_key_back_in_order_and_then_it_is_as_any_other() -> No
     assert work.by_key["b"] == [2, 3, 5, 6, 7]
 
 
+@pytest.mark.parametrize("envelope", [b"{}", b'{"mapping":"\xff"}', b"[" * 5_000])
+def test_a_redrive_passes_over_what_others_have_sent_to_the_queue(envelope: bytes) -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:parked", ["foreign"], headers={"eventcore-parked": envelope})
+        await park_b(harness)
+        work.failing.clear()
+        assert (await redrive(harness)).redriven == 3
+        assert [message.body for message in await harness.messages("parked")] == [b"foreign"]
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=2), scenario)
+    assert work.by_key["b"] == [2, 3, 5]
+
+
 def test_a_key_that_fails_again_stays_parked_at_the_record_that_failed() -> None:
     work = Work(failing=frozenset({"a", "b"}))
 

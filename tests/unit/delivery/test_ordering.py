@@ -58,6 +58,7 @@ def test_parts_that_do_not_fit_are_joined() -> None:
         "null",
         "\udc80",
         "é",
+        "[1,[],false,[],[],null," + "[" * 1_500 + "]" * 1_500 + "]",
     ],
 )
 def test_text_that_is_not_ours_is_no_state(text: str) -> None:

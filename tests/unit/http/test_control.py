@@ -29,8 +29,9 @@ from eventcore.http.contract import (
 )
 from eventcore.http.control import serve_control
 from eventcore.http.sockets import SOCKET_NAME, bind_control
+from eventcore.model import OutcomeKind
 from eventcore.ports.connectors import OutgoingRecord
-from tests.unit.http.pipeline import open_operations
+from tests.unit.http.pipeline import open_operations, received
 
 
 async def ask(folder: Path, request: Request[Result]) -> Result:
@@ -110,6 +111,29 @@ async def test_what_is_no_request_is_refused(tmp_path: Path, head: str, body: by
         answer = await post(tmp_path, f"{head}\r\nHost: x\r\nConnection: close", body)
     assert answer.startswith(b"HTTP/1.1 400")
     assert said in answer.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "event", "said"),
+    [
+        ("invoke", b'"\xff"', "the event is not JSON"),
+        ("invoke", b"1e999", "the event is not JSON"),
+        ("invoke", b"[" * 5_000 + b"]" * 5_000, "recursion"),
+        ("invoke", b"[1,]", "malformed"),
+        ("invoke/async", b'"\xff"', "the event is not JSON"),
+        ("invoke/async", b"[" * 5_000 + b"]" * 5_000, "recursion"),
+    ],
+)
+async def test_an_event_that_can_not_be_read_is_refused(tmp_path: Path, path: str, event: bytes, said: str) -> None:
+    """No text, no number that fits, nested too deeply: told as any other mistake, and the next request is answered."""
+    body = b'{"function":"answer","event":%b}' % event
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+    async with open_operations() as (operations, _), serve_control(operations, tmp_path):
+        answer = await post(tmp_path, head, body)
+        assert (await ask(tmp_path, Invoke(function="answer", event=msgspec.Raw(b"1")))).kind is OutcomeKind.SUCCESS
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert said in answer.decode()
+    assert received == [1]
 
 
 async def test_a_request_is_bounded_before_it_is_read_whole(tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ def test_a_scripted_function_plays_its_steps_and_then_what_comes_after() -> None
         assert work.events == [call.event for call in pipeline.invocations]
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"), [(b'"\xff"', b'"\xff"'), (b"\xff", b"\xff"), (b"[" * 5_000, "[" * 5_000), (b"text", "text")]
+)
+def test_bodies_that_are_no_json_are_shown_as_they_are(body: bytes, shown: object) -> None:
+    app = eventcore.App()
+    app.stream("orders", shards=1)
+    app.function("work", handler="nowhere.work")
+    app.mapping("orders", source="stream:orders", function="work", starting_position="TRIM_HORIZON")
+    with open_pipeline(app, functions={"work": Scripted()}) as pipeline:
+        pipeline.send("stream:orders", [body])
+        pipeline.run_until_idle()
+        (call,) = pipeline.invocations
+        assert call.bodies == [shown]
+
+
 def test_a_call_that_takes_time_takes_virtual_time() -> None:
     with open_pipeline(queue_app(), functions={"work": Scripted(takes_s=2.5)}) as pipeline:
         pipeline.send("queue:orders", ["a"])
