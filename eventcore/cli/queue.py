@@ -8,6 +8,7 @@ from contextlib import suppress
 import click
 
 from eventcore.cli.complete import complete_names
+from eventcore.cli.embedded_name import EmbeddedName
 from eventcore.cli.options import LazyGroup, Options, pass_options
 from eventcore.cli.output import confirm, show_count, show_progress, show_span, show_time
 from eventcore.cli.place import find_place
@@ -33,15 +34,7 @@ LOOK_S = 0.1
 
 queue_command = LazyGroup("queue", help="Look into queues, move their messages back, empty them.")
 
-
-class QueueName(click.ParamType[str]):
-    """A queue's name, or the reference to it: `queue:orders`."""
-
-    name = "QUEUE"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
-        """Return the name."""
-        return str(value).removeprefix("queue:")
+_queue_argument = click.argument("queue", type=EmbeddedName("queue"), shell_complete=complete_names("queues"))
 
 
 @queue_command.command("ls")
@@ -71,7 +64,7 @@ def ls_command(options: Options) -> None:
 
 
 @queue_command.command("peek")
-@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
+@_queue_argument
 @click.option("-n", "--count", type=click.IntRange(min=1), default=10, show_default=True, help="messages at most")
 @pass_options
 def peek_command(options: Options, queue: str, count: int) -> None:
@@ -106,11 +99,11 @@ def peek_command(options: Options, queue: str, count: int) -> None:
 
 
 @queue_command.command("redrive")
-@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
+@_queue_argument
 @click.option(
     "--to",
     "target",
-    type=QueueName(),
+    type=EmbeddedName("queue"),
     metavar="QUEUE",
     default="",
     help="target, instead of the queue it is dead-letter queue of",
@@ -189,7 +182,7 @@ def moves_command(options: Options) -> None:
 
 
 @queue_command.command("cancel-move")
-@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
+@_queue_argument
 @pass_options
 def cancel_move_command(options: Options, queue: str) -> None:
     """End the move of a queue's messages that runs; what was moved stays moved."""
@@ -202,7 +195,7 @@ def cancel_move_command(options: Options, queue: str) -> None:
 
 
 @queue_command.command("purge")
-@click.argument("queue", type=QueueName(), shell_complete=complete_names("queues"))
+@_queue_argument
 @click.option("--yes", is_flag=True, help="do not ask")
 @pass_options
 def purge_command(options: Options, queue: str, yes: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from eventcore.cli.complete import complete_names
+from eventcore.cli.embedded_name import EmbeddedName
 from eventcore.cli.options import LazyGroup, Options, pass_options
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import reach
@@ -12,18 +13,7 @@ from eventcore.http.contract import ListShards, MergeStreamShards, Resharded, Sp
 
 stream_command = LazyGroup("stream", help="Look at the shards of embedded streams, split and merge them.")
 
-
-class StreamName(click.ParamType[str]):
-    """A stream's name, or the reference to it: `stream:orders`."""
-
-    name = "STREAM"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
-        """Return the name."""
-        return str(value).removeprefix("stream:")
-
-
-_stream_argument = click.argument("stream", type=StreamName(), shell_complete=complete_names("streams"))
+_stream_argument = click.argument("stream", type=EmbeddedName("stream"), shell_complete=complete_names("streams"))
 
 
 @stream_command.command("shards")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
-from eventcore.config.lint_references import check_name, read_reference
+from eventcore.config.lint_references import check_name, read_reference, used_by
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import DESTINATION_KINDS, TABLE_OF_KIND, BadReference, parse_reference
+from eventcore.config.reference import DESTINATION_KINDS
 from eventcore.config.structs import FunctionConfig
 
 #: Settings that hold the reference of a destination.
@@ -44,15 +44,7 @@ def _lint_no_fifo(draft: Draft, path: KeyPath, name: str, findings: Findings) ->
 
 def used_by_events(function: FunctionConfig) -> set[tuple[str, str]]:
     """Return what a function's destinations use: table and name."""
-    used: set[tuple[str, str]] = set()
-    for setting in DESTINATIONS:
-        text = getattr(function, setting)
-        try:
-            reference = parse_reference(text) if text is not None else None
-        except BadReference:
-            continue
-        if reference is not None and reference.kind in TABLE_OF_KIND:
-            used.add((TABLE_OF_KIND[reference.kind], reference.name))
+    used = used_by(*[getattr(function, setting) for setting in DESTINATIONS])
     if function.dead_letter_queue is not None:
         used.add(("queues", function.dead_letter_queue))
     return used

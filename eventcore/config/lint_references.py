@@ -52,6 +52,19 @@ def read_reference(
     return None
 
 
+def used_by(*texts: str | None) -> set[tuple[str, str]]:
+    """Return what references use: table and name. Those that can't be read, and settings left out, use nothing."""
+    used: set[tuple[str, str]] = set()
+    for text in texts:
+        try:
+            reference = parse_reference(text) if text is not None else None
+        except BadReference:
+            continue
+        if reference is not None and reference.kind in TABLE_OF_KIND:
+            used.add((TABLE_OF_KIND[reference.kind], reference.name))
+    return used
+
+
 def check_name(draft: Draft, findings: Findings, section: Section, path: KeyPath, table: str) -> str | None:
     """Return the name that a setting holds if its table declares it; else None, and the mistake is added."""
     setting = str(path[-1])

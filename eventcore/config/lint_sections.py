@@ -13,10 +13,9 @@ from eventcore.config.findings import Findings
 from eventcore.config.handler_names import HANDLER, MODULE, suggest_handler
 from eventcore.config.lint_events import lint_events, used_by_events
 from eventcore.config.lint_mappings import RETENTION_MAX_S
-from eventcore.config.lint_references import check_name
+from eventcore.config.lint_references import check_name, used_by
 from eventcore.config.lint_security import lint_security
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import TABLE_OF_KIND, BadReference, parse_reference
 from eventcore.config.structs import (
     BUILT_IN_QUEUES,
     PROCESS_SETTINGS,
@@ -272,13 +271,7 @@ def _lint_unused(draft: Draft, findings: Findings) -> None:
 def _used(draft: Draft) -> set[tuple[str, str]]:
     used = {("functions", mapping.function) for mapping in draft.config.mappings.values()}
     for mapping in draft.config.mappings.values():
-        for text in (mapping.source, mapping.on_failure, mapping.parking, mapping.results):
-            try:
-                reference = parse_reference(text) if text is not None else None
-            except BadReference:
-                continue
-            if reference is not None and reference.kind in TABLE_OF_KIND:
-                used.add((TABLE_OF_KIND[reference.kind], reference.name))
+        used |= used_by(mapping.source, mapping.on_failure, mapping.parking, mapping.results)
     for function in draft.config.functions.values():
         used |= used_by_events(function)
     for queue in draft.config.queues.values():
