@@ -22,6 +22,8 @@ THROTTLE_FIRST_S = 1
 THROTTLE_MAX_S = 300
 #: An event whose invocation was begun this often and never came back is given up: the engine died in it.
 BEGUN_MAX = 3
+#: After so many it is invoked as the only such one of its engine: the next death is to be of its own making.
+SUSPECT_BEGUN = BEGUN_MAX - 1
 
 
 class EventRetry(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,11 @@ class WaitingEvent(msgspec.Struct, frozen=True, kw_only=True):
         return dict(self.headers).get(TRACEPARENT, b"").decode(errors="replace")
 
 
+def begun_before(record: Record) -> int:
+    """Return how often the try of an event that was received was begun before, and never came back."""
+    return int(record.attributes["ApproximateReceiveCount"]) - 1
+
+
 def read_event(record: Record) -> WaitingEvent:
     """Return what a message of an event queue says; one that was sent there by hand is an event as well."""
     known = {name: value for name, value in record.headers if name in _STATE}
@@ -81,7 +86,7 @@ def read_event(record: Record) -> WaitingEvent:
             throttles=_number(known.get(_THROTTLES), 0),
         ),
         receipt=record.receipt,
-        begun=int(record.attributes["ApproximateReceiveCount"]) - 1,
+        begun=begun_before(record),
         headers=tuple([header for header in record.headers if header[0] not in _STATE]),
     )
 

@@ -4,11 +4,14 @@ Events are received as there are hands for them: one for each invocation that th
 finds out whether there is room, so that the function never waits for its next event. An event in hand that finds no
 room is throttled: it waits `HAND_WAIT_S` for an invocation to end, then goes back into its queue for the rest of its
 pause. Those that no hand has taken wait in the queue, as long as their age allows.
+
+An event in hand when an engine dies has been begun, whichever of them it was that the engine died of. Before that would
+give it up, it is invoked as the only such one of its engine; others like it go back uncounted, and wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,10 +21,10 @@ import msgspec
 
 from eventcore import signals
 from eventcore.config.effective import EffectiveEvents
-from eventcore.delivery.asynchronous import EventDecision, EventVerdict, decide_after, decide_before
+from eventcore.delivery.asynchronous import SUSPECT_BEGUN, EventDecision, EventVerdict, decide_after, decide_before
 from eventcore.delivery.lineage import is_recursive
 from eventcore.delivery.retry import backoff_ms
-from eventcore.embedded.events import WaitingEvent, event_queue, read_event
+from eventcore.embedded.events import WaitingEvent, begun_before, event_queue, read_event
 from eventcore.embedded.queue import EmbeddedQueue
 from eventcore.engine.assembly import Surroundings
 from eventcore.engine.dispatcher import RELEASED
@@ -47,6 +50,8 @@ LEASE_MARGIN_S = 30
 #: The first pause after a failure of the store, and the longest, seconds.
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 60.0
+#: An event that may not be invoked beside another one of its kind comes back after this, seconds.
+SUSPECT_WAIT_S = 1
 #: The longest pause before an event is put back whose end could not be written, seconds: its lease holds so long.
 HAND_BACK_MAX_S = 5.0
 
@@ -56,9 +61,17 @@ THROTTLED = Outcome(kind=OutcomeKind.THROTTLED)
 class EventWorker:
     """Delivers one function's events for as long as the engine runs. `run` once; not reusable."""
 
-    def __init__(self, context: EventContext, queue: QueueSource, ids: IdFactory) -> None:
-        """Deliver nothing yet; ``ids`` are for the jitter of pauses after a failure of the store."""
+    def __init__(self, context: EventContext, queue: QueueSource, ids: IdFactory, suspects: anyio.Lock) -> None:
+        """Deliver nothing yet.
+
+        Args:
+            context: of the function.
+            queue: its events.
+            ids: for the jitter of pauses after a failure of the store.
+            suspects: of the engine; held by what is invoked although engines have died in it.
+        """
         self._context = context
+        self._suspects = suspects
         self._queue = queue
         self._ids = ids
         self._settling = EventSettling(context)
@@ -151,10 +164,23 @@ class EventWorker:
         self._failures = 0
         for request_id in received.expired:
             self._context.reporter.expired(request_id)
-        for record in received.records:
+        for record in await self._without_further_suspects(received.records):
             self._hands.acquire_nowait()
             self._running += 1
             tasks.start_soon(self._handle, record)
+
+    async def _without_further_suspects(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Give back all suspects but the first, before that is invoked: what it does must not count for them."""
+        further = [record.receipt for record in records if _is_suspect(record)][1:]
+        if not further:
+            return records
+        await self._keep_waiting(further)
+        return [record for record in records if record.receipt not in further]
+
+    async def _keep_waiting(self, receipts: Sequence[str]) -> None:
+        """Show suspects again in a while, as not begun; where that can't be written, when their lease ends."""
+        with suppress(SourceUnavailable):
+            await self._queue.hand_back(receipts, hidden_s=SUSPECT_WAIT_S)
 
     async def _handle(self, record: Record) -> None:
         """Bring one event to an end; what goes wrong with it ends no other."""
@@ -169,6 +195,20 @@ class EventWorker:
             self._hands.release()
 
     async def _deliver(self, record: Record) -> None:
+        if not _is_suspect(record):
+            await self._deliver_beside_others(record)
+            return
+        try:
+            self._suspects.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._keep_waiting((record.receipt,))
+            return
+        try:
+            await self._deliver_beside_others(record)
+        finally:
+            self._suspects.release()
+
+    async def _deliver_beside_others(self, record: Record) -> None:
         event = read_event(record)
         decision, outcome = await self._try(event)
         await self._settling.settle(event, decision, outcome)
@@ -265,6 +305,10 @@ class EventWorker:
         return outcome
 
 
+def _is_suspect(record: Record) -> bool:
+    return begun_before(record) == SUSPECT_BEGUN
+
+
 def make_event_worker(
     function: Function, settings: EffectiveEvents, events: EngineEvents, around: Surroundings
 ) -> EventWorker:
@@ -287,4 +331,4 @@ def make_event_worker(
         region=around.region,
         account_id=around.account_id,
     )
-    return EventWorker(context, queue, around.ids)
+    return EventWorker(context, queue, around.ids, around.suspects)

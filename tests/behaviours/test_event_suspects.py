@@ -1,0 +1,71 @@
+"""Events that were in hand when engines died: which of them it was is found out one at a time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import anyio
+
+import eventcore
+from eventcore.clock import LoopClock
+from eventcore.delivery.asynchronous import BEGUN_MAX
+from eventcore.embedded.events import accept_event, event_queue
+from eventcore.ids import SeededIds
+from eventcore.ports.store import ReceiveMessages, Store
+from eventcore.store.memory import open_memory_store
+from eventcore.telemetry.events import EventInvoked
+from eventcore.testing.harness import open_harness
+from eventcore.testing.virtual_loop import run_virtual
+
+FUNCTIONS = ("one", "two")
+
+
+async def _sleep(event: Any, context: Any) -> None:
+    await anyio.sleep(1)
+
+
+async def _leave_behind(store: Store, function: str, *, count: int, deaths: int) -> None:
+    """Accept events, and let engines die that have all of them in hand."""
+    clock, ids = LoopClock(), SeededIds(FUNCTIONS.index(function))
+    for number in range(count):
+        await accept_event(store, function, b"%d" % number, clock=clock, ids=ids)
+    for _ in range(deaths):
+        receive = ReceiveMessages(
+            queue=event_queue(function), count_max=10, now_ms=clock.now_ms(), visibility_timeout_s=1
+        )
+        (result,) = await store.commit([receive])
+        assert len(result.messages) == count
+        await anyio.sleep(2)
+
+
+def _begin_s(deaths: int) -> list[float]:
+    """Return when events of two functions are invoked after so many deaths; each invocation takes a second."""
+    begun_s: list[float] = []
+
+    async def run() -> None:
+        app = eventcore.App()
+        for function in FUNCTIONS:
+            app.function(function, runtime="inline")(_sleep)
+        async with open_memory_store() as store:
+            for function in FUNCTIONS:
+                await _leave_behind(store, function, count=3, deaths=deaths)
+            async with open_harness(app, store=store) as harness:
+                await harness.run_until_idle()
+                happened = [each for each in harness.happened if isinstance(each.event, EventInvoked)]
+                begun_s.extend(each.at_s for each in happened)
+                assert await harness.failures() == []
+
+    run_virtual(run)
+    assert len(begun_s) == 3 * len(FUNCTIONS)
+    return begun_s
+
+
+def test_events_whose_next_death_would_be_their_last_are_invoked_one_at_a_time() -> None:
+    """Of all functions of the engine: alone, each answers for itself, and none is given up for its neighbour."""
+    begun_s = _begin_s(BEGUN_MAX - 1)
+    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(begun_s))
+
+
+def test_events_that_an_engine_has_died_with_once_are_invoked_as_all_others() -> None:
+    assert max(_begin_s(1)) < 0.5
