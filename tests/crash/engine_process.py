@@ -1,6 +1,6 @@
 """A real engine in a child process, on SQLite, that a test kills: reads a scenario from its arguments.
 
-Run as `python engine_process.py STATE KIND`: KIND is `stream`, `queue`, `events`,
+Run as `python engine_process.py STATE KIND`: KIND is `stream`, `queue`, `fifo`, `events`,
 or one of their variants. Invocations and what they saw go to
 `STATE/invocations.log`, one JSON line each, written and flushed before the handler returns.
 """
@@ -29,6 +29,13 @@ EVENTS: dict[str, Any] = {
     "on_failure": "queue:failed",
     "dead_letter_queue": "failed",
 }
+#: Lanes: records whose keys fail, long enough side by side that the second is parked.
+FAILING = (POISON, 4)
+LANES: dict[str, Any] = {
+    "lanes": 2,
+    "parking": "queue:parked",
+    "retry_schedule": {"kind": "list", "seconds": [1.5]},
+}
 #: Long enough that what is sent at one moment is nearly always in one window.
 WINDOW_S = 900
 
@@ -39,15 +46,19 @@ def build(kind: str, state: Path) -> eventcore.App:
     async def work(event: dict[str, Any], context: Any) -> None:
         bodies = [
             int(base64.b64decode(record["kinesis"]["data"])) if "kinesis" in record else int(record["body"])
-            for record in ([{"body": event}] if kind == "events" else event["Records"])
+            for record in ([{"body": event}] if kind.startswith("events") else event["Records"])
         ]
+        entries = [] if kind.startswith("events") else event["Records"]
+        receives = [int(entry["attributes"]["ApproximateReceiveCount"]) for entry in entries if "attributes" in entry]
         with (state / "invocations.log").open("a") as log:
-            log.write(json.dumps({"bodies": bodies, "pid": os.getpid()}) + "\n")
+            log.write(json.dumps({"bodies": bodies, "receives": receives}) + "\n")
+        if kind == "stream-lanes" and bodies[0] in FAILING:
+            raise ValueError("its key fails")
         if kind == "stream-neighbours" and POISON not in bodies:
             await anyio.sleep(0.2)  # still running when its neighbour kills
-        if kind in {"stream-killer", "stream-neighbours"} and POISON in bodies:
+        if kind in {"stream-killer", "stream-neighbours", "events-killer"} and POISON in bodies:
             os.kill(os.getpid(), 9)
-        if POISON in bodies and not kind.endswith("-keys"):
+        if POISON in bodies and not kind.endswith(("-keys", "-batches")):
             raise ValueError("poison")
 
     async def add_up(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -72,28 +83,39 @@ def build(kind: str, state: Path) -> eventcore.App:
     handlers = {"stream-windows": add_up, "stream-window-ends": end_early}
     app = eventcore.App(folder=state)
     keys: dict[str, Any] = {"key": "$", "in_progress_timeout": 1} if kind.endswith("-keys") else {}
-    settings = EVENTS if kind == "events" else {}
+    settings = EVENTS if kind.startswith("events") else {}
     app.function("work", runtime="inline", timeout=1, **settings)(handlers.get(kind, work))
-    app.queue("failed")
-    if kind == "events":
+    app.queue("failed", fifo_queue=kind.startswith("fifo"))
+    if kind.startswith("events"):
         app.queue("done")
         # Else what a killed engine had in hand would show again after half a minute.
         event_worker.LEASE_MARGIN_S = 1
     elif kind.startswith("stream"):
         app.stream("orders", shards=4 if kind == "stream-neighbours" else 1)
+        if kind == "stream-lanes":
+            app.queue("parked")
         app.http("sink", url=os.environ.get("SINK_URL", "http://127.0.0.1:9/"))
         app.mapping(
             "orders",
             source="stream:orders",
             function="work",
             starting_position="TRIM_HORIZON",
-            batch_size=2,
+            batch_size=1 if kind == "stream-lanes" else 2,
             maximum_retry_attempts=1,
-            bisect_batch_on_function_error=True,
+            bisect_batch_on_function_error=kind != "stream-lanes",
             on_failure="http:sink" if kind == "stream-http" else "queue:failed",
             tumbling_window_in_seconds=WINDOW_S if kind.startswith("stream-window") else None,
             idempotency=keys or None,
+            **LANES if kind == "stream-lanes" else {},
         )
+    elif kind.startswith("fifo"):
+        app.queue(
+            "orders",
+            fifo_queue=True,
+            visibility_timeout=2,
+            redrive_policy={"dead_letter_queue": "failed", "max_receive_count": 2},
+        )
+        app.mapping("orders", source="queue:orders", function="work", batch_size=3 if kind == "fifo-batches" else 1)
     else:
         app.queue(
             "orders",

@@ -6,91 +6,30 @@ what became of five records of which one is poison. The rows are those of the ta
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
-from eventcore.clock import SystemClock
-from eventcore.embedded.appending import append_records
-from eventcore.embedded.events import accept_event
-from eventcore.embedded.resharding import split_shard
-from eventcore.embedded.sending import send_messages
-from eventcore.embedded.sharding import shard_name
-from eventcore.ids import SystemIds
-from eventcore.ports.connectors import OutgoingRecord
-from eventcore.ports.store import DefineQueue, DefineStream, QueueSettings, Store, StreamSettings
-from eventcore.store.sqlite import open_sqlite_store
-
-HERE = Path(__file__).parent
-COUNT = 5
-POISON = 3
-#: A generous bound for one engine's life, seconds.
-LIFE_S = 40
+from tests.crash.killed_engine import (
+    COUNT,
+    POISON,
+    count_invoked,
+    kill_and_restart,
+    open_state,
+    read_calls,
+    read_failed,
+    read_messages,
+    run_engine,
+    run_until_it_lives,
+    send,
+)
 
 pytestmark = pytest.mark.slow
-
-
-@asynccontextmanager
-async def _store(state: Path) -> AsyncIterator[Store]:
-    async with open_sqlite_store(state / "state.db") as store:
-        yield store
-
-
-async def _send(state: Path, kind: str) -> None:
-    os.makedirs(state, exist_ok=True)  # noqa: PTH103 - the event loop has nothing else to do
-    is_spread = kind == "stream-neighbours"
-    records = [
-        OutgoingRecord(body=str(number).encode(), key=b"%d" % number if is_spread else b"k")
-        for number in range(1, COUNT + 1)
-    ]
-    async with _store(state) as store:
-        if kind.startswith("stream"):
-            await store.commit([DefineStream(stream="orders", settings=StreamSettings(shards=4 if is_spread else 1))])
-            before = records[:POISON] if kind == "stream-split" else records
-            await append_records(store, "orders", before, clock=SystemClock(), ids=SystemIds())
-            if len(before) < len(records):
-                await split_shard(store, "orders", shard_name(0))
-                await append_records(store, "orders", records[POISON:], clock=SystemClock(), ids=SystemIds())
-        elif kind == "events":
-            for record in records:
-                await accept_event(store, "work", record.body, clock=SystemClock(), ids=SystemIds())
-        else:
-            await store.commit([DefineQueue(queue="orders", settings=QueueSettings(visibility_timeout=1))])
-            await send_messages(store, "orders", records, clock=SystemClock(), ids=SystemIds())
-
-
-def _engine(state: Path, kind: str, **environment: str) -> int:
-    """Run an engine to its end and return its exit code; its output shows when the test fails."""
-    command = [sys.executable, str(HERE / "engine_process.py"), str(state), kind]
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, timeout=LIFE_S, capture_output=True, text=True, check=False
-    )
-    sys.stderr.write(done.stderr)
-    return done.returncode
-
-
-def _seen(state: Path) -> Counter[int]:
-    lines = (state / "invocations.log").read_text().splitlines()
-    return Counter(body for line in lines for body in json.loads(line)["bodies"])
-
-
-async def _messages(state: Path, queue: str) -> list[dict[str, Any]]:
-    async with _store(state) as store:
-        return [json.loads(message.body) for message in await store.peek(queue, count_max=100)]
-
-
-async def _failed(state: Path) -> list[dict[str, Any]]:
-    return await _messages(state, "failed")
 
 
 # The k-th pass of each point: early ones hit the first batches, later ones the bisect and the discard.
@@ -106,25 +45,26 @@ STREAM_POINTS = [
 @pytest.mark.parametrize(("point", "times"), STREAM_POINTS)
 async def test_a_stream_loses_nothing_and_discards_once(tmp_path: Path, point: str, times: int) -> None:
     state = tmp_path / "state"
-    await _send(state, "stream")
-    assert _engine(state, "stream", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, "stream") == 0
-    seen = _seen(state)
-    assert set(seen) == set(range(1, COUNT + 1))
-    records = await _failed(state)
+    await send(state, "stream")
+    kill_and_restart(state, "stream", point, times)
+    invoked = count_invoked(state)
+    assert set(invoked) == set(range(1, COUNT + 1))
+    records = await read_failed(state)
     assert [record["requestContext"]["condition"] for record in records] == ["RetryAttemptsExhausted"]
     assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
+    # Neither the death nor the invocation that it ended is an attempt: it was given both that it is allowed.
+    assert records[0]["requestContext"]["approximateInvokeCount"] == 2
 
 
 async def test_what_was_discarded_before_its_ack_was_lost_is_not_invoked_again(tmp_path: Path) -> None:
     """Row "after the store's commit, before the ack": the note covers the record."""
     state = tmp_path / "state"
-    await _send(state, "stream")
-    assert _engine(state, "stream", EVENTCORE_KILL_AT="settler.after_store:1") == -signal.SIGKILL
-    before = _seen(state)[POISON]
-    assert _engine(state, "stream") == 0
-    assert _seen(state)[POISON] == before
-    assert len(await _failed(state)) == 1
+    await send(state, "stream")
+    assert run_engine(state, "stream", EVENTCORE_KILL_AT="settler.after_store:1") == -signal.SIGKILL
+    before = count_invoked(state)[POISON]
+    assert run_engine(state, "stream") == 0
+    assert count_invoked(state)[POISON] == before
+    assert len(await read_failed(state)) == 1
 
 
 @pytest.mark.parametrize(
@@ -136,10 +76,9 @@ async def test_a_windows_state_stands_for_exactly_the_records_before_the_checkpo
 ) -> None:
     """The state is written with the checkpoint, in one transaction: none is counted twice, and none is forgotten."""
     state = tmp_path / "state"
-    await _send(state, "stream")
-    assert _engine(state, "stream-windows", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, "stream-windows") == 0
-    calls = [json.loads(line) for line in (state / "invocations.log").read_text().splitlines()]
+    await send(state, "stream")
+    kill_and_restart(state, "stream-windows", point, times)
+    calls = read_calls(state)
     assert len(calls) >= 3
     for call in calls:
         if call["bodies"]:
@@ -163,18 +102,17 @@ async def test_the_discard_of_a_windows_final_call_is_there_once(
 ) -> None:
     """Row "a window's final call is given up": it is called again with the same state, and told once."""
     state = tmp_path / "state"
-    await _send(state, "stream")
-    assert _engine(state, "stream-window-ends", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, "stream-window-ends") == 0
-    lines = [json.loads(line) for line in (state / "invocations.log").read_text().splitlines()]
+    await send(state, "stream")
+    kill_and_restart(state, "stream-window-ends", point, times)
+    lines = read_calls(state)
     finals = [line for line in lines if line["is_final"]]
     assert len(finals) == calls
     assert {line["known"] > 1024 * 1024 for line in finals} == {True}
     assert lines.index(finals[-1]) < next(index for index, line in enumerate(lines) if 3 in line["bodies"])
-    (record,) = await _failed(state)
+    (record,) = await read_failed(state)
     assert record["requestContext"]["condition"] == "RetryAttemptsExhausted"
     assert record["timeWindowInfo"]["isWindowTerminatedEarly"]
-    async with _store(state) as store:
+    async with open_state(state) as store:
         assert len(await store.failures(count_max=10)) == 1
 
 
@@ -192,14 +130,13 @@ async def test_a_parent_that_was_split_is_drained_before_its_children_whenever_t
     tmp_path: Path, point: str, times: int
 ) -> None:
     state = tmp_path / "state"
-    await _send(state, "stream-split")
-    assert _engine(state, "stream-split", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, "stream-split") == 0
-    calls = [json.loads(line)["bodies"] for line in (state / "invocations.log").read_text().splitlines()]
+    await send(state, "stream-split")
+    kill_and_restart(state, "stream-split", point, times)
+    calls = [call["bodies"] for call in read_calls(state)]
     assert {body for call in calls for body in call} == set(range(1, COUNT + 1))
     of_children = [index for index, call in enumerate(calls) if max(call) > POISON]
     assert of_children == list(range(of_children[0], len(calls)))
-    assert len(await _failed(state)) == 1
+    assert len(await read_failed(state)) == 1
 
 
 QUEUE_POINTS = [
@@ -213,13 +150,49 @@ QUEUE_POINTS = [
 @pytest.mark.parametrize(("point", "times"), QUEUE_POINTS)
 async def test_a_queue_loses_nothing_and_redrives_once(tmp_path: Path, point: str, times: int) -> None:
     state = tmp_path / "state"
-    await _send(state, "queue")
-    assert _engine(state, "queue", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, "queue") == 0
-    assert set(_seen(state)) >= set(range(1, COUNT + 1)) - {POISON}
-    async with _store(state) as store:
+    await send(state, "queue")
+    kill_and_restart(state, "queue", point, times)
+    assert set(count_invoked(state)) >= set(range(1, COUNT + 1)) - {POISON}
+    async with open_state(state) as store:
         dead = [message.body for message in await store.peek("failed", count_max=100)]
+        kept = await store.failures(count_max=100)
     assert dead == [str(POISON).encode()]
+    assert len(kept) == len({failure.id for failure in kept}) == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "receives"), [("dispatcher.before_invoke", [2]), ("dispatcher.after_invoke", [1, 2])]
+)
+async def test_what_a_dead_engine_had_in_hand_counts_as_received(
+    tmp_path: Path, point: str, receives: list[int]
+) -> None:
+    """Row "before or during the invocation": hidden until its visibility timeout ends, then there once more."""
+    state = tmp_path / "state"
+    await send(state, "queue")
+    kill_and_restart(state, "queue", point, 1)
+    by_body = [(call["bodies"][0], call["receives"][0]) for call in read_calls(state)]
+    in_hand = {body for body, count in by_body if count == 2} - {POISON}
+    assert in_hand
+    assert all([count for body, count in by_body if body == each] in (receives, [2]) for each in in_hand)
+
+
+@pytest.mark.parametrize("kind", ["queue", "stream"])
+async def test_what_was_acked_is_done(tmp_path: Path, kind: str) -> None:
+    """Row "after the ack"."""
+    state = tmp_path / "state"
+    await send(state, kind)
+    assert run_engine(state, kind, EVENTCORE_KILL_AT="settler.after_ack:2") == -signal.SIGKILL
+    before = count_invoked(state)
+    async with open_state(state) as store:
+        if kind == "queue":
+            left = {int(message.body) for message in await store.peek("orders", count_max=100)}
+        else:
+            (checkpoint,) = await store.checkpoints("orders")
+            left = set(range(checkpoint.position + 1, COUNT + 1))
+    done = set(range(1, COUNT + 1)) - left
+    assert done
+    assert run_engine(state, kind) == 0
+    assert all(count_invoked(state)[number] == before[number] for number in done)
 
 
 KEY_POINTS = ("dispatcher.before_invoke", "settler.before_ack", "settler.after_ack")
@@ -235,10 +208,9 @@ KEY_POINTS = ("dispatcher.before_invoke", "settler.before_ack", "settler.after_a
 async def test_a_completed_key_is_never_invoked_again(tmp_path: Path, kind: str, point: str, times: int) -> None:
     """Killed before an invocation, or between a key's completion and the source's ack, each record runs once."""
     state = tmp_path / "state"
-    await _send(state, kind)
-    assert _engine(state, kind, EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, kind) == 0
-    assert _seen(state) == Counter(range(1, COUNT + 1))
+    await send(state, kind)
+    kill_and_restart(state, kind, point, times)
+    assert count_invoked(state) == Counter(range(1, COUNT + 1))
 
 
 @pytest.mark.parametrize(("kind", "again"), [("stream-keys", [1, 2]), ("queue-keys", [1, 2, 3, 4, 5])])
@@ -247,28 +219,28 @@ async def test_a_crash_between_an_invocation_and_the_completion_of_its_keys_runs
 ) -> None:
     """The one gap: no store can know what the handler has done. They run once their claim has ended."""
     state = tmp_path / "state"
-    await _send(state, kind)
-    assert _engine(state, kind, EVENTCORE_KILL_AT="dispatcher.after_invoke:1") == -signal.SIGKILL
-    assert _engine(state, kind) == 0
-    seen = _seen(state)
-    assert set(seen) == set(range(1, COUNT + 1))
-    twice = [body for body, count in seen.items() if count == 2]
+    await send(state, kind)
+    assert run_engine(state, kind, EVENTCORE_KILL_AT="dispatcher.after_invoke:1") == -signal.SIGKILL
+    assert run_engine(state, kind) == 0
+    invoked = count_invoked(state)
+    assert set(invoked) == set(range(1, COUNT + 1))
+    twice = [body for body, count in invoked.items() if count == 2]
     assert sorted(twice) == again
-    assert max(seen.values()) == 2
+    assert max(invoked.values()) == 2
 
 
 @pytest.mark.parametrize("point", ["outbox.before_send", "outbox.after_send", "outbox.after_mark"])
 async def test_the_outbox_hands_over_at_least_once_with_one_key(tmp_path: Path, point: str) -> None:
     """Row "in the outbox: after the send, before its mark": sent again, with the same key."""
     state = tmp_path / "state"
-    await _send(state, "stream")
+    await send(state, "stream")
     keys: list[str] = []
     async with _http_sink(keys) as url:
         killed = await anyio.to_thread.run_sync(
-            lambda: _engine(state, "stream-http", EVENTCORE_KILL_AT=point, SINK_URL=url)
+            lambda: run_engine(state, "stream-http", EVENTCORE_KILL_AT=point, SINK_URL=url)
         )
         assert killed == -signal.SIGKILL
-        assert await anyio.to_thread.run_sync(lambda: _engine(state, "stream-http", SINK_URL=url)) == 0
+        assert await anyio.to_thread.run_sync(lambda: run_engine(state, "stream-http", SINK_URL=url)) == 0
     assert len(keys) == (2 if point == "outbox.after_send" else 1)
     assert len(set(keys)) == 1
 
@@ -299,31 +271,23 @@ async def _http_sink(keys: list[str]) -> AsyncIterator[str]:
 async def test_a_record_that_kills_an_inline_engine_each_time_is_discarded_after_its_marks(tmp_path: Path) -> None:
     """Design §3: marks are counted apart from attempts; at max(3, attempts allowed) it is an `EngineCrash`."""
     state = tmp_path / "state"
-    await _send(state, "stream-killer")
-    deaths = 0
-    while (code := _engine(state, "stream-killer")) != 0:
-        assert code == -signal.SIGKILL
-        deaths += 1
-        assert deaths <= 8, "the record that kills the engine is never given up"
-    records = await _failed(state)
+    await send(state, "stream-killer")
+    run_until_it_lives(state, "stream-killer", deaths_max=8)
+    records = await read_failed(state)
     assert [record["requestContext"]["condition"] for record in records] == ["EngineCrash"]
     assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
-    assert set(_seen(state)) == set(range(1, COUNT + 1))
+    assert set(count_invoked(state)) == set(range(1, COUNT + 1))
 
 
 async def test_neighbours_of_a_record_that_kills_engines_are_not_given_up_with_it(tmp_path: Path) -> None:
     """Four shards are invoked at the same time; only the batch that kills collects marks."""
     state = tmp_path / "state"
-    await _send(state, "stream-neighbours")
-    deaths = 0
-    while (code := _engine(state, "stream-neighbours")) != 0:
-        assert code == -signal.SIGKILL
-        deaths += 1
-        assert deaths <= 12, "the record that kills the engine is never given up"
-    records = await _failed(state)
+    await send(state, "stream-neighbours")
+    run_until_it_lives(state, "stream-neighbours", deaths_max=12)
+    records = await read_failed(state)
     assert [record["requestContext"]["condition"] for record in records] == ["EngineCrash"]
     assert records[0]["KinesisBatchInfo"]["batchSize"] == 1
-    assert set(_seen(state)) == set(range(1, COUNT + 1))
+    assert set(count_invoked(state)) == set(range(1, COUNT + 1))
 
 
 # -- events that wait for a function (the table in `engine/event_settling.py`) -----------------------------------------
@@ -339,14 +303,27 @@ EVENT_POINTS = [
 async def test_an_event_is_lost_nowhere_and_told_once(tmp_path: Path, point: str, times: int) -> None:
     """It leaves its queue in the commit that writes its records: both are there, or neither."""
     state = tmp_path / "state"
-    await _send(state, "events")
-    assert _engine(state, "events", EVENTCORE_KILL_AT=f"{point}:{times}") == -signal.SIGKILL
-    assert _engine(state, "events") == 0
-    assert set(_seen(state)) == set(range(1, COUNT + 1))
-    told = await _messages(state, "done")
+    await send(state, "events")
+    kill_and_restart(state, "events", point, times)
+    assert set(count_invoked(state)) == set(range(1, COUNT + 1))
+    told = await read_messages(state, "done")
     assert sorted(record["requestPayload"] for record in told) == [n for n in range(1, COUNT + 1) if n != POISON]
-    dead, failed = sorted(await _messages(state, "failed"), key=str)
+    dead, failed = sorted(await read_messages(state, "failed"), key=str)
     assert dead == POISON
     assert failed["requestPayload"] == POISON
     assert failed["requestContext"]["condition"] == "RetriesExhausted"
-    assert await _messages(state, "events.work") == []
+    assert await read_messages(state, "events.work") == []
+
+
+async def test_an_event_that_kills_engines_is_given_up_after_three_deaths(tmp_path: Path) -> None:
+    """Each death is seen by the receive that nobody has settled; those that were in hand beside it are delivered."""
+    state = tmp_path / "state"
+    await send(state, "events-killer")
+    assert run_until_it_lives(state, "events-killer", deaths_max=5) == 3
+    assert count_invoked(state)[POISON] == 3
+    dead, failed = sorted(await read_messages(state, "failed"), key=str)
+    assert dead == POISON
+    assert failed["requestContext"]["condition"] == "EngineCrash"
+    told = await read_messages(state, "done")
+    assert {record["requestPayload"] for record in told} == {n for n in range(1, COUNT + 1) if n != POISON}
+    assert await read_messages(state, "events.work") == []

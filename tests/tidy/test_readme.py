@@ -121,3 +121,13 @@ def test_the_hops_name_files_that_exist() -> None:
     assert len(named) >= 10
     for name in named:
         assert (ROOT / "eventcore" / name).exists() or (ROOT / name).exists(), name
+
+
+def test_every_row_of_the_crash_table_names_tests_that_exist() -> None:
+    page = (ROOT / "eventcore/README.md").read_text().split("## Crash after step k")[1].split("\n## ")[0]
+    sources = [*(ROOT / "tests/crash").glob("test_*.py"), *(ROOT / "tests/servers").glob("test_*.py")]
+    known = set(re.findall(r"^(?:async )?def (test_\w+)", "\n".join(map(Path.read_text, sources)), re.MULTILINE))
+    rows = [line for line in page.splitlines() if line.startswith("|")][2:]
+    assert len(rows) >= 10
+    assert [row for row in rows if not re.search(r"`test_\w+`", row)] == []
+    assert set(re.findall(r"`(test_\w+)`", page)) <= known
