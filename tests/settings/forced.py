@@ -1,23 +1,34 @@
 """One setting at its default, whatever a pipeline says: where configuration becomes effective, and nowhere else.
 
 Behind the checks, in `config.load`, so that it is the loss of the setting's effect that a test sees, and no finding.
-Tests that convert one section by itself get it there.
+Tests that convert one section by itself get it there, those of servers that make a connection where they make it, and
+the engines that a test starts as processes when they start (`child/sitecustomize.py`).
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 
 from eventcore.config import load
 from eventcore.config.describe import without_null
 from eventcore.config.structs import TABLES, PipelineConfig, Section, Settings
+
+ROOT = Path(__file__).parents[2]
+#: In the environment of a test's processes: the setting that is held.
+VARIABLE = "EVENTCORE_TESTS_FORCED"
+#: Where tests of servers make connections by themselves, also in processes of theirs.
+SERVERS = "tests.servers."
+CLUSTER = f"{SERVERS}kafka_cluster"
 
 REGISTRY = tomllib.loads((Path(__file__).parents[1] / "tidy" / "settings.toml").read_text(encoding="utf-8"))
 SECTIONS: dict[str, type[Section]] = {"settings": Settings, **TABLES}
@@ -61,11 +72,40 @@ def forced(setting: str) -> Iterator[None]:
         is_alone = type is SECTIONS[table] and not sys._getframe(1).f_globals["__name__"].startswith("eventcore.")
         return _force(found, names, value) if is_alone else found
 
-    load.LoadedConfig, msgspec.convert = made, converted
-    try:
+    with ExitStack() as held:
+        held.enter_context(mock.patch.object(load, "LoadedConfig", made))
+        held.enter_context(mock.patch.object(msgspec, "convert", converted))
+        held.enter_context(mock.patch.dict(os.environ, _of_processes(setting)))
+        _hold_made(SECTIONS[table], names, value, held)
         yield
-    finally:
-        load.LoadedConfig, msgspec.convert = make, convert
+
+
+def hold(setting: str) -> None:
+    """Hold a setting for the rest of this process's life."""
+    if setting.startswith("kafka."):
+        importlib.import_module(CLUSTER)
+    # Its end is the process's: what is open then is not closed.
+    _HELD.enter_context(forced(setting))
+
+
+_HELD = ExitStack()
+
+
+def _of_processes(setting: str) -> Mapping[str, str]:
+    """Return the environment in which a process holds the setting, too."""
+    folders = [str(Path(__file__).parent / "child"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {VARIABLE: setting, "PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}
+
+
+def _hold_made(section: type[Section], names: list[str], value: Any, held: ExitStack) -> None:
+    """Hold the setting in sections that tests of servers make themselves."""
+
+    def make(**settings: Any) -> Section:
+        return _force(section(**settings), names, value)
+
+    for name, module in [*sys.modules.items()]:
+        if name.startswith(SERVERS) and getattr(module, section.__name__, None) is section:
+            held.enter_context(mock.patch.object(module, section.__name__, make))
 
 
 def _force_pipeline(config: PipelineConfig, table: str, names: list[str], value: Any) -> PipelineConfig:
