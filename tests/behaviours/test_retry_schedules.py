@@ -132,6 +132,28 @@ def test_one_error_type_is_given_up_at_once_and_another_has_its_own_retries() ->
     assert len(harness.discarded) == 3
 
 
+def _pauses_of_a_rule(schedule: dict[str, Any], *, seed: int = 0) -> list[float]:
+    """Return the pauses of a stream's record whose errors have a schedule of their own."""
+    rules = [{"error_type": "ValueError", "retry_schedule": schedule}]
+    app = stream_app(_fail, maximum_retry_attempts=4, retry_exceptions=rules)
+    return _pauses(play(app, _send_one, seed=seed))
+
+
+def test_a_rules_own_exponential_pauses_hold_for_its_error_type() -> None:
+    schedule = {"kind": "exponential", "initial": 4, "factor": 3, "maximum": 20}
+    assert _pauses_of_a_rule(schedule) == [4, 12, 20, 20]
+
+
+def test_a_rules_own_list_of_pauses_holds_for_its_error_type() -> None:
+    assert _pauses_of_a_rule({"kind": "list", "seconds": [5, 0.5, 3600]}) == [5, 0.5, 3600, 3600]
+
+
+def test_a_rules_own_pauses_are_spread_where_it_says_so() -> None:
+    pauses = _pauses_of_a_rule({"kind": "linear", "initial": 100, "maximum": 100, "jitter": "full"}, seed=7)
+    assert len(pauses) == 4
+    assert max(pauses) < 100
+
+
 def test_a_split_isolates_the_record_that_is_given_up_at_once() -> None:
     """§4 "Bisect": what shares a batch with it must not be given up with it."""
 

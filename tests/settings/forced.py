@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 from unittest import mock
 
 import msgspec
@@ -41,8 +41,16 @@ def forced_value(setting: str) -> Any:
     table, *names = setting.split(".")
     kind: Any = SECTIONS[table]
     for name in names[:-1]:
-        kind = without_null(_field(kind, name).type)
+        kind = section_within(_field(kind, name).type)
     return _default(_field(kind, names[-1]))
+
+
+def section_within(annotation: Any) -> type[Section] | None:
+    """Return the section that a setting is, or a list of which it is; None for a plain value."""
+    kind = without_null(annotation)
+    if get_origin(kind) is tuple:
+        kind = without_null(get_args(kind)[0])
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def _field(kind: Any, name: str) -> msgspec.structs.FieldInfo:
@@ -120,6 +128,8 @@ def _force(section: Section, names: list[str], value: Any) -> Section:
     if not inner:
         return _replace(section, name, value)
     within = getattr(section, name)
+    if isinstance(within, tuple):
+        return _replace(section, name, tuple(_force(each, inner, value) for each in within))
     return section if within is None else _replace(section, name, _force(within, inner, value))
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from eventcore.config.describe import describe, without_null
+from eventcore.config.describe import describe
 from eventcore.config.structs import Section
-from tests.settings.forced import REGISTRY, SECTIONS
+from tests.settings.forced import REGISTRY, SECTIONS, section_within
 
 HEAD = """# Every setting, and the test that shows that it acts
 
@@ -51,8 +51,8 @@ def every_setting() -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
 def _of_section(section: type[Section], prefix: str) -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
     for field in msgspec.structs.fields(section):
         yield f"{prefix}.{field.name}", field
-        inner = without_null(field.type)
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = section_within(field.type)
+        if inner is not None:
             yield from _of_section(inner, f"{prefix}.{field.name}")
 
 
