@@ -146,17 +146,19 @@ def _name(mapping: str, shard: str) -> str:
 @mapping_command.command("redrive")
 @_mapping
 @click.option("--shard", default="", metavar="SHARD", help="of this shard alone  [default: every one that is owned]")
+@click.option("--give-up-missing", is_flag=True, help="go on without parked records that are nowhere to be found")
 @pass_options
-def redrive_command(options: Options, mapping: str, shard: str) -> int:
+def redrive_command(options: Options, mapping: str, shard: str, give_up_missing: bool) -> int:
     """Give the parked records of a mapping with lanes back to its function, in order per key.
 
     A key of which nothing is left is worked on as before; one that fails again stays parked at the record that failed.
+    So does one whose first record is not where the mapping parks now: it expired, was purged, or was parked elsewhere.
     Exits with 1 when one did. Interrupted, what was done stays done.
     """
     output = options.output
     with reach(find_place(options)) as asker:
         shards = _choose(_find(asker, mapping), shard)
-        results = [_redrive(asker, mapping, entry) for entry in shards]
+        results = [_redrive(asker, mapping, entry, gives_up_missing=give_up_missing) for entry in shards]
     if not output.is_table:
         output.data(results)
     for result in results if output.is_table else ():
@@ -164,7 +166,11 @@ def redrive_command(options: Options, mapping: str, shard: str) -> int:
         if result.failed:
             where = f" at {result.location}" if result.location else ""
             output.text(f"{result.shard}: {show_count(len(result.failed), 'key')} failed again: {result.error}{where}")
-    return int(any(result.failed for result in results))
+        if result.missing:
+            keys = show_count(len(result.missing), "key")
+            output.text(f"{result.shard}: {keys} stay parked: their first records are not where the mapping parks now")
+            output.note("set `parking` back to where they are, or go on without them: --give-up-missing")
+    return int(any(result.failed or result.missing for result in results))
 
 
 def _find(asker: Asker, name: str) -> MappingStatus:
@@ -185,21 +191,26 @@ def _choose(mapping: MappingStatus, shard: str) -> list[ShardStatus]:
     return [entry for entry in mapping.shards if entry.parked]
 
 
-def _redrive(asker: Asker, mapping: str, shard: ShardStatus) -> ParkedRedriven:
+def _redrive(asker: Asker, mapping: str, shard: ShardStatus, *, gives_up_missing: bool) -> ParkedRedriven:
     """Give back what is parked of a shard in bounded steps, until nothing is left or nothing succeeds any more."""
     total = 0
     failed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     first: ParkedRedriven | None = None  #: the first step in which a key failed
     with show_progress(None, f"redriving {shard.shard}") as advance:
         while True:
-            step = asker.ask(RedriveParked(mapping=mapping, shard=shard.shard, besides=failed))
+            besides = (*failed, *missing)
+            step = asker.ask(
+                RedriveParked(mapping=mapping, shard=shard.shard, besides=besides, gives_up_missing=gives_up_missing)
+            )
             total += step.redriven
             failed = (*failed, *step.failed)
+            missing = (*missing, *step.missing)
             first = first or (step if step.failed else None)
             advance(step.redriven)
             # Without a key left, a shard that was split or merged has made way for its children.
             if not step.redriven or not step.keys:
                 told = first or step
                 return msgspec.structs.replace(
-                    step, redriven=total, failed=failed, error=told.error, location=told.location
+                    step, redriven=total, failed=failed, missing=missing, error=told.error, location=told.location
                 )

@@ -13,6 +13,8 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from eventcore.delivery.ordering import EMPTY, LaneState, ShardState
 from eventcore.model import Record
 
@@ -97,6 +99,10 @@ class LaneWindow:
             settled.remove(position)
             self._behind = max(self._behind, position + 1)
 
+    def is_settled(self, position: int) -> bool:
+        """Tell whether a record is settled."""
+        return position < self.checkpoint or position in self._settled
+
     def reach(self, end: int) -> bool:
         """Note that nothing before a position is missing but what was taken; tell whether that moves the checkpoint."""
         before = self.checkpoint
@@ -120,6 +126,7 @@ class LaneStates:
         self._restored = {lane.name: lane for lane in taken.lanes}
         #: By name: position of the first parked record that was not redriven.
         self.parked: dict[str, int] = dict(taken.parked)
+        self._redriven = set(taken.redriven)  #: names of parked keys whose position is behind what was redriven
 
     def take_over(self, key: LaneKey) -> ShardState:
         """Return the failing work of a key, which its lane goes on with."""
@@ -160,7 +167,38 @@ class LaneStates:
         """Note that a key's records wait elsewhere, from a position on."""
         self._kept.pop(key, None)
         name = lane_name(key)
-        self.parked[name] = min(position, self.parked.get(name, position))
+        if name not in self.parked or position < self.parked[name]:
+            self.parked[name] = position
+            self._redriven.discard(name)
+
+    def is_redriven(self, name: str) -> bool:
+        """Tell whether all that was found of a parked key was redriven: no record waits at its position."""
+        return name in self._redriven
+
+    def redrive(self, name: str, last: int, following: int | None) -> None:
+        """Note how far a parked key was redriven.
+
+        Args:
+            name: of the key.
+            last: position of the last record that was.
+            following: of the next that is known to wait; None without one.
+        """
+        self.parked[name] = last + 1 if following is None else following
+        if following is None:
+            self._redriven.add(name)
+        else:
+            self._redriven.discard(name)
+
+    def release(self, name: str) -> None:
+        """Let a key be as any other again: nothing of it waits elsewhere."""
+        del self.parked[name]
+        self._redriven.discard(name)
+
+    @property
+    def of_parked(self) -> ShardState:
+        """What of the state holds whatever the position of the shard is: the keys that are parked."""
+        redriven = tuple(name for name in self.parked if name in self._redriven)
+        return ShardState(parked=tuple(self.parked.items()), redriven=redriven)
 
     def compose(self, checkpoint: int) -> ShardState:
         """Return what goes with the shard's checkpoint."""
@@ -169,10 +207,10 @@ class LaneStates:
         if not (self._kept or self._restored or self.parked):
             return EMPTY
         kept = [LaneState(lane_name(key), state.parts, state.marked) for key, state in self._kept.items()]
-        return ShardState(
+        return msgspec.structs.replace(
+            self.of_parked,
             # Those that have failed come first: what does not fit is left out from the end.
             lanes=tuple(sorted((*kept, *self._restored.values()), key=_rank)),
-            parked=tuple(self.parked.items()),
         )
 
 

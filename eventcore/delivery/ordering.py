@@ -61,6 +61,8 @@ class ShardState(msgspec.Struct, frozen=True, array_like=True):
     #: The open window, of sources that keep windows (`StreamCapabilities.keeps_windows`): they write it beside the
     #: state, which has no room for it.
     window: Window | None = None
+    #: Names of the parked keys of which all that was found is redriven: their position is behind it, and no record's.
+    redriven: tuple[str, ...] = ()
 
 
 EMPTY = ShardState()

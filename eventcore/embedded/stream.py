@@ -353,7 +353,7 @@ class EmbeddedStream:
         held = family.find(shard)
         if held is None:
             raise self._lost(shard, 0)
-        state = ShardState(parked=held.state.parked)
+        state = ShardState(parked=held.state.parked, redriven=held.state.redriven)
         taken = TakenShard(shard=shard, epoch=held.epoch + 1, checkpoint=position, state=state)
         if family.has_drained(shard):
             if family.is_drained(taken):

@@ -125,14 +125,23 @@ class Engine:
             functions=[status for worker in self._workers.values() if (status := worker.status()) is not None],
         )
 
-    async def redrive(self, mapping: str, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+    async def redrive(
+        self,
+        mapping: str,
+        shard: str,
+        *,
+        count_max: int,
+        besides: Sequence[str] = (),
+        gives_up_missing: bool = False,
+    ) -> ParkedRedriven:
         """Give parked records of a mapping's shard back to its function; one bounded step.
 
         Raises:
             CommandError: there is no such mapping, it does not run, has no lanes, or has not the shard.
             SourceError, StoreError: progress could not be written; what ran may run again.
         """
-        return await self.mapping(mapping).redrive(shard, count_max=count_max, besides=besides)
+        supervisor = self.mapping(mapping)
+        return await supervisor.redrive(shard, count_max=count_max, besides=besides, gives_up_missing=gives_up_missing)
 
     def mapping(self, name: str) -> MappingSupervisor:
         """Return what runs a mapping.

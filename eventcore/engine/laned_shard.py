@@ -175,14 +175,17 @@ class LanedShard:
     @property
     def kept_by_seek(self) -> ShardState:
         """What of its state holds whatever its position is: the keys that are parked."""
-        return ShardState(parked=tuple(self._states.parked.items()))
+        return self._states.of_parked
 
-    async def redrive(self, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+    async def redrive(
+        self, *, count_max: int, besides: Sequence[str] = (), gives_up_missing: bool = False
+    ) -> ParkedRedriven:
         """Give parked records back to the function, in order per key; see `Redrive`.
 
         Args:
             count_max: records at most; one redrive of a shard runs at a time.
             besides: names of keys to leave out.
+            gives_up_missing: go on without parked records that are not found.
 
         Raises:
             ShardLost: the shard has another owner, or gets one meanwhile.
@@ -197,7 +200,14 @@ class LanedShard:
                 self._reader,
                 partial(self._write, is_urgent=True),
             )
-            return await self._unless_lost(partial(step.run, count_max=count_max, besides=besides))
+            run = partial(
+                step.run,
+                count_max=count_max,
+                besides=besides,
+                is_settled=self._window.is_settled,
+                gives_up_missing=gives_up_missing,
+            )
+            return await self._unless_lost(run)
 
     async def _unless_lost(self, work: Callable[[], Awaitable[ParkedRedriven]]) -> ParkedRedriven:
         """Do something that must not outlive our owning the shard."""

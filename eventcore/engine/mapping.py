@@ -50,7 +50,9 @@ class RunningMapping(Protocol):
         """Return the owned shards; none for a queue."""
         ...
 
-    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+    async def redrive(
+        self, shard: str, *, count_max: int, besides: Sequence[str] = (), gives_up_missing: bool = False
+    ) -> ParkedRedriven:
         """Give parked records of a shard back to the function."""
         ...
 
@@ -155,19 +157,23 @@ class MappingSupervisor:
 
     # -- what people ask of it -----------------------------------------------------------------------------------------
 
-    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+    async def redrive(
+        self, shard: str, *, count_max: int, besides: Sequence[str] = (), gives_up_missing: bool = False
+    ) -> ParkedRedriven:
         """Give parked records of a shard back to the function; one bounded step.
 
         Args:
             shard: its name.
             count_max: records at most.
             besides: names of keys to leave out.
+            gives_up_missing: go on without parked records that are not found.
 
         Raises:
             CommandError: the mapping does not run, has no lanes, or has not the shard.
             SourceError, StoreError: progress could not be written; what ran may run again.
         """
-        return await self._run_now().redrive(shard, count_max=count_max, besides=besides)
+        running = self._run_now()
+        return await running.redrive(shard, count_max=count_max, besides=besides, gives_up_missing=gives_up_missing)
 
     async def skip(self, shard: str, count: int) -> Sequence[Discarded]:
         """Give up the first ``count`` records of the batch that holds up a shard, 0: all of it; return what was.

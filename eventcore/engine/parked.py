@@ -47,11 +47,19 @@ class ParkedRecord(msgspec.Struct, frozen=True, kw_only=True):
     ids: tuple[str, ...]  #: of its messages: a crash may have left two
 
 
+class ParkedRead(msgspec.Struct, frozen=True, kw_only=True):
+    """What one read of parked records found."""
+
+    records: Sequence[ParkedRecord]  #: by position, each once
+    left: Mapping[str, int]  #: by key, the position of the first record that is there and was not returned
+    is_complete: bool  #: all that is parked was looked at
+
+
 class ParkedReader(Protocol):
     """Reads what is parked, and takes out what has been redriven."""
 
-    async def read(self, shard: str, wanted: Mapping[str, int], *, count_max: int) -> Sequence[ParkedRecord]:
-        """Return parked records of a shard by position, each once.
+    async def read(self, shard: str, wanted: Mapping[str, int], *, count_max: int) -> ParkedRead:
+        """Return parked records of a shard.
 
         Args:
             shard: its name.
@@ -98,7 +106,7 @@ class ParkedQueue:
         self._queue = queue
         self._mapping = mapping
 
-    async def read(self, shard: str, wanted: Mapping[str, int], *, count_max: int) -> Sequence[ParkedRecord]:
+    async def read(self, shard: str, wanted: Mapping[str, int], *, count_max: int) -> ParkedRead:
         """Return parked records; see `ParkedReader`. Nothing about their messages changes."""
         found = _Found(self._mapping, shard, wanted)
         after = 0
@@ -125,7 +133,7 @@ class ParkedTopic:
         self._open_range = open_range
         self._mapping = mapping
 
-    async def read(self, shard: str, wanted: Mapping[str, int], *, count_max: int) -> Sequence[ParkedRecord]:
+    async def read(self, shard: str, wanted: Mapping[str, int], *, count_max: int) -> ParkedRead:
         """Return parked records; see `ParkedReader`. The whole topic is read.
 
         Raises:
@@ -179,6 +187,14 @@ class _Found:
             ids=(*(known.ids if known else ()), *((message_id,) if message_id else ())),
         )
 
-    def first(self, count_max: int) -> list[ParkedRecord]:
+    def first(self, count_max: int) -> ParkedRead:
         """Return the first ones by position."""
-        return [self._found[position] for position in sorted(self._found)[:count_max]]
+        positions = sorted(self._found)
+        left: dict[str, int] = {}
+        for position in positions[count_max:]:
+            left.setdefault(self._found[position].name, position)
+        return ParkedRead(
+            records=[self._found[position] for position in positions[:count_max]],
+            left=left,
+            is_complete=not self.is_full,
+        )

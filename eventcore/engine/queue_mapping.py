@@ -62,9 +62,11 @@ class QueueMapping:
         """How many batches are being worked on."""
         return len(self._workers)
 
-    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+    async def redrive(
+        self, shard: str, *, count_max: int, besides: Sequence[str] = (), gives_up_missing: bool = False
+    ) -> ParkedRedriven:
         """Refuse: a queue parks nothing."""
-        del shard, count_max, besides
+        del shard, count_max, besides, gives_up_missing
         raise CommandError(
             f"nothing is parked of a queue, as `{self._context.mapping}` reads one",
             hint="its failing messages come back by themselves, or stand in its dead-letter queue: eventcore queue ls",

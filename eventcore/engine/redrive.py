@@ -54,14 +54,21 @@ class Redrive:
         self._redriven_count = 0
         self._failed: dict[str, Outcome] = {}
 
-    async def run(self, *, count_max: int, besides: Sequence[str]) -> ParkedRedriven:
+    async def run(
+        self, *, count_max: int, besides: Sequence[str], is_settled: Callable[[int], bool], gives_up_missing: bool
+    ) -> ParkedRedriven:
         """Run what is parked, and release keys of which nothing is left.
+
+        A key whose first record is not where parked records are stays as it is: it may be elsewhere, as when the
+        mapping's `parking` was changed, and what is behind it must not overtake it.
 
         Cancelled, what was redriven stays so; a batch that was running may run again.
 
         Args:
             count_max: records at most.
             besides: names of keys to leave out: those that an earlier step found failing.
+            is_settled: tells whether the shard has settled a position; what it has not may be on its way.
+            gives_up_missing: go on without records that are not there.
 
         Raises:
             ShardLost: the shard has another owner.
@@ -70,22 +77,31 @@ class Redrive:
         wanted = {name: first for name, first in self._states.parked.items() if name not in besides}
         for name in wanted:
             self._parking.listen(name)
-        parked = await self._reader.read(self._shard, wanted, count_max=count_max)
+        settled = {name for name, first in wanted.items() if is_settled(first)}
+        read = await self._reader.read(self._shard, wanted, count_max=count_max)
         keys: dict[str, deque[ParkedRecord]] = {}
-        for entry in parked:
+        for entry in read.records:
             keys.setdefault(entry.name, deque()).append(entry)
+        found = dict(read.left) | {name: entries[0].record.position for name, entries in keys.items()}
+        absent = {name for name, at in wanted.items() if found.get(name) != at and not self._states.is_redriven(name)}
+        missing = absent & settled if read.is_complete else set()
+        if gives_up_missing:
+            absent -= missing
+            missing = set()
         room = anyio.Semaphore(max(self._context.lanes, 1))
         async with anyio.create_task_group() as tasks:
             for name, entries in keys.items():
-                tasks.start_soon(self._run_key, name, entries, room)
-        if len(parked) < count_max:
-            await self._release(name for name in wanted if name not in keys)
+                if name not in absent:
+                    tasks.start_soon(self._run_key, name, entries, read.left.get(name), room)
+        if read.is_complete:
+            await self._release(name for name in wanted if name not in found and name not in absent)
         first = next(iter(self._failed.values()), None)
         fault = first.fault if first is not None else None
         return ParkedRedriven(
             shard=self._shard,
             redriven=self._redriven_count,
             failed=tuple(self._failed),
+            missing=tuple(sorted(missing)),
             keys=len(self._states.parked),
             error=_why_failed(first) if first is not None else "",
             location=fault.location if fault is not None else "",
@@ -95,11 +111,11 @@ class Redrive:
         """Let keys be worked on by lanes again of which nothing was found, and nothing is on its way."""
         released = [name for name in names if self._parking.is_quiet(name)]
         for name in released:
-            del self._states.parked[name]
+            self._states.release(name)
         if released:
             await self._write()
 
-    async def _run_key(self, name: str, entries: deque[ParkedRecord], room: anyio.Semaphore) -> None:
+    async def _run_key(self, name: str, entries: deque[ParkedRecord], left: int | None, room: anyio.Semaphore) -> None:
         async with room:
             while entries:
                 records = [entry.record for entry in entries]
@@ -107,7 +123,8 @@ class Redrive:
                 done = await self._run_batch(name, records[:count])
                 taken = [entries.popleft() for _ in range(done)]
                 if taken:
-                    self._states.parked[name] = taken[-1].record.position + 1
+                    following = entries[0].record.position if entries else left
+                    self._states.redrive(name, taken[-1].record.position, following)
                     await self._write()
                     await self._reader.drop(taken)
                     self._redriven_count += done

@@ -87,6 +87,7 @@ class ParkedRedriven(msgspec.Struct, frozen=True, kw_only=True):
     shard: str
     redriven: int  #: records that succeeded
     failed: Sequence[str] = ()  #: names of keys that failed again: they stay parked
+    missing: Sequence[str] = ()  #: names of keys whose first record was not found: they stay parked
     keys: int = 0  #: keys that are still parked
     error: str = ""  #: of the first key that failed
     location: str = ""  #: `file:line` in the user's code

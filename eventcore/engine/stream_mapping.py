@@ -192,7 +192,9 @@ class StreamMapping:
 
     # -- what people ask of it -----------------------------------------------------------------------------------------
 
-    async def redrive(self, shard: str, *, count_max: int, besides: Sequence[str] = ()) -> ParkedRedriven:
+    async def redrive(
+        self, shard: str, *, count_max: int, besides: Sequence[str] = (), gives_up_missing: bool = False
+    ) -> ParkedRedriven:
         """Give parked records of a shard back to the function; see `LanedShard.redrive`.
 
         Raises:
@@ -201,7 +203,7 @@ class StreamMapping:
         worker = self._find(shard)
         if not isinstance(worker, LanedShard):
             raise CommandError(f"nothing is parked of {shard}: `{self._context.mapping}` has no lanes")
-        return await worker.redrive(count_max=count_max, besides=besides)
+        return await worker.redrive(count_max=count_max, besides=besides, gives_up_missing=gives_up_missing)
 
     async def skip(self, shard: str, count: int) -> Sequence[Discarded]:
         """Give up the first records of the batch that holds up a shard; see `Lane.skip`.

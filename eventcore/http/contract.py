@@ -459,6 +459,7 @@ class RedriveParked(Request[ParkedRedriven], frozen=True, kw_only=True):
     shard: str
     besides: tuple[str, ...] = ()  #: keys to leave out: those that an earlier step found failing
     count_max: int = PARKED_REDRIVE_STEP
+    gives_up_missing: bool = False  #: go on without parked records that are not found
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

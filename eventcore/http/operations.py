@@ -196,8 +196,13 @@ class Operations:
                 "parked records are given back by the engine that has their shard, and none runs here",
                 hint="start it: eventcore run",
             )
-        count_max = min(request.count_max, PARKED_REDRIVE_STEP)
-        return await self._engine.redrive(request.mapping, request.shard, count_max=count_max, besides=request.besides)
+        return await self._engine.redrive(
+            request.mapping,
+            request.shard,
+            count_max=min(request.count_max, PARKED_REDRIVE_STEP),
+            besides=request.besides,
+            gives_up_missing=request.gives_up_missing,
+        )
 
     async def _send(self, request: Send) -> Sequence[Place]:
         places = await send(

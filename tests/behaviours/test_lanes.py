@@ -14,6 +14,8 @@ from eventcore.delivery.lanes import SKEW_RECORDS_MIN
 from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError, StoreUnavailable
 from eventcore.model import TimestampKind
+from eventcore.ports.store import DropMessages
+from eventcore.store.memory import open_memory_store
 from eventcore.testing import open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
@@ -506,6 +508,89 @@ def test_a_record_whose_idempotency_key_is_in_progress_elsewhere_stays_parked() 
         release.set()
 
     play(app, scenario)
+
+
+@pytest.mark.parametrize("redriven_first", [0, 2])
+def test_what_was_parked_elsewhere_is_not_left_behind(redriven_first: int) -> None:
+    """`parking` is changed: the key stays parked, with a reason, and nothing overtakes the records in the old place."""
+    work = Work(failing=frozenset({"a", "b"}))
+
+    def app(place: str) -> eventcore.App:
+        made = laned_app(work, lanes=2, parking=f"queue:{place}")
+        made.queue("here")
+        made.queue("there")
+        return made
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(app("here"), store=store) as harness:
+                await park_b(harness)
+                if redriven_first:
+                    work.failing.clear()
+                    assert (await redrive(harness, count_max=redriven_first)).redriven == redriven_first
+            async with open_harness(app("there"), store=store) as harness:
+                await send(harness, ("b", 6))
+                await harness.advance(60)
+                work.failing.clear()
+                step = await redrive(harness)
+                assert (step.redriven, len(step.missing), step.keys) == (0, 1, 1)
+                assert [message.body for message in await harness.messages("there")] == [b"6"]
+            async with open_harness(app("here"), store=store) as harness:
+                await harness.advance(1)
+                assert (await redrive(harness)).redriven == 3 - redriven_first
+            async with open_harness(app("there"), store=store) as harness:
+                await harness.advance(1)
+                assert (await redrive(harness)).redriven == 1
+                assert (await redrive(harness)).keys == 0
+                await harness.run_until_idle()
+
+    run_virtual(run)
+    assert work.by_key["b"] == [2, 3, 5, 6]
+
+
+def test_parked_records_that_are_gone_are_given_up_when_a_person_says_so() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness)
+        first, *_ = await harness.store.peek("parked", count_max=10)
+        await harness.store.commit([DropMessages(queue="parked", ids=(first.id,))])
+        work.failing.clear()
+        step = await redrive(harness)
+        assert (step.redriven, len(step.missing), step.keys) == (0, 1, 1)
+        assert (await redrive(harness, besides=step.missing)).missing == ()
+        step = await redrive(harness, gives_up_missing=True)
+        assert (step.redriven, step.missing, step.keys) == (2, (), 1)
+        assert (await redrive(harness)).keys == 0
+        await send(harness, ("b", 7))
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=2), scenario)
+    assert work.by_key["b"] == [3, 5, 7]
+
+
+def test_a_read_of_parked_records_that_ends_early_releases_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is bounded in bytes, too: a key of which it has seen nothing may have records behind its end."""
+    monkeypatch.setattr("eventcore.engine.parked.READ_BYTES_MAX", 3)
+    monkeypatch.setattr("eventcore.engine.parked.READ_STEP", 1)
+    work = Work(failing=frozenset({"a", "b", "c"}))
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness)
+        await send(harness, ("c", 6), ("c", 7), ("c", 8))
+        await harness.advance(20)
+        await send(harness, ("b", 9))
+        await harness.advance(20)
+        work.failing.clear()
+        counts = []
+        while (step := await redrive(harness)).keys:
+            counts.append(step.redriven)
+        assert counts == [3, 3, 1]
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=2), scenario)
+    assert work.by_key["b"] == [2, 3, 5, 9]
+    assert work.by_key["c"] == [6, 7, 8]
 
 
 def test_a_redrive_takes_steps_of_the_size_that_it_is_told() -> None:
