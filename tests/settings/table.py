@@ -10,6 +10,7 @@ import msgspec
 from eventcore.config.describe import describe
 from eventcore.config.structs import Section
 from tests.settings.forced import REGISTRY, SECTIONS, section_within
+from tests.settings.refusals import refusals
 
 HEAD = """# Every setting, and the test that shows that it acts
 
@@ -20,8 +21,11 @@ the [README](README.md); which of them are refused together is there under their
 Rows that say "needs servers" have a test that starts brokers: it runs as it is with the others of `tests/servers`, and
 that it fails without the setting was not shown yet.
 
-| Setting | Takes | Default | Acts: the test that passes with it and fails without | |
-|---|---|---|---|---|
+"Refused for" is what the checks say to a pipeline of each kind that has the setting, with their code: sources of
+mappings (and FIFO queues apart), inline functions, standard and FIFO queues, and Kafka's clients and group protocol.
+
+| Setting | Takes | Default | Refused for | Acts: the test that passes with it and fails without | |
+|---|---|---|---|---|---|
 """
 
 
@@ -31,6 +35,7 @@ def settings_table(runs: Mapping[str, str]) -> str:
 
 
 def _rows(runs: Mapping[str, str]) -> Iterator[str]:
+    refused = refusals()
     for setting, field in every_setting():
         said = describe(field.type)
         default = "required" if field.required else f"`{_default(field)}`"
@@ -38,7 +43,14 @@ def _rows(runs: Mapping[str, str]) -> Iterator[str]:
             test, is_shown = runs[setting], "yes"
         else:
             test, is_shown = REGISTRY["shown"].get(setting, ""), "needs servers"
-        cells = [f"`{setting}`", said.expected.replace("|", "/"), default, f"`{test}`", is_shown]
+        cells = [
+            f"`{setting}`",
+            said.expected.replace("|", "/"),
+            default,
+            refused.get(setting, ""),
+            f"`{test}`",
+            is_shown,
+        ]
         yield f"| {' | '.join(cells)} |"
 
 
