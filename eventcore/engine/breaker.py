@@ -57,8 +57,12 @@ class MappingBreaker:
         is_open = self._breaker.state is BreakerState.OPEN
         return max(0.0, self._breaker.probe_s - anyio.current_time()) if is_open else 0.0
 
+    def is_probe(self, batch: Batch) -> bool:
+        """Tell whether a batch is the one that is let in, to find out."""
+        return self._probe is not None and self._probe == batch.request_id
+
     def begin(self, batch: Batch) -> None:
-        """Note that a batch is about to be invoked, which the gate has let in; nobody may wait in between."""
+        """Note that a batch will be invoked, which the gate has let in; nobody may wait in between. `end` follows."""
         if self._breaker.begin():
             self._probe = batch.request_id
             self._hold()
@@ -73,7 +77,7 @@ class MappingBreaker:
         """
         own = answer.own or UNCOUNTED
         report = read(answer.given, own)
-        is_probe = self._probe is not None and self._probe == batch.request_id
+        is_probe = self.is_probe(batch)
         if is_probe:
             self._probe = None
         before = self._breaker.state

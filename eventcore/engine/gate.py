@@ -61,8 +61,12 @@ class Gate:
         self.breaker: BreakerAtGate | None = None
 
     def find(self, shard: str) -> Pause | None:
-        """Return what holds a shard: its own pause, or the mapping's."""
-        return self._pauses.get(shard) or self._pauses.get(ALL) or self.held
+        """Return what holds a shard: its own pause, the mapping's, or its circuit breaker."""
+        return self.find_by_hand(shard) or self.held
+
+    def find_by_hand(self, shard: str) -> Pause | None:
+        """Return the pause that somebody has made for a shard, or for the mapping."""
+        return self._pauses.get(shard) or self._pauses.get(ALL)
 
     def hold(self, held: Pause | None) -> None:
         """Hold the whole mapping besides what is paused by hand, or let go of it."""

@@ -303,15 +303,19 @@ class Lane:
                 return RELEASED
         answer = Answer(RELEASED, None, batch)
         try:
-            if state is not None:
-                position = batch.first.position if len(batch) else self._checkpoint.position
-                await self._checkpoint.mark(position, state)
-            self._is_first = False
             if self._stopping.is_set() or context.gate.find(self._shard) is not None:
                 # Stopped or paused while it waited in line.
                 return RELEASED
             if context.breaker is not None:
+                # Before the mark: where one batch is let in, the others write none.
                 context.breaker.begin(batch)
+            if state is not None:
+                position = batch.first.position if len(batch) else self._checkpoint.position
+                await self._checkpoint.mark(position, state)
+            self._is_first = False
+            if self._stopping.is_set() or self._is_held(batch):
+                # Stopped or paused while it was marked.
+                return RELEASED
             with anyio.CancelScope() as self._invocation:
                 answer = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
         finally:
@@ -320,6 +324,13 @@ class Lane:
             # Cancelled, too: a probe of which nobody hears would be waited for without end.
             outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, self._read)
         return outcome
+
+    def _is_held(self, batch: Batch) -> bool:
+        """Tell whether a batch that was let in may not run all the same; what holds the others for a probe is it."""
+        gate, breaker = self._context.gate, self._context.breaker
+        if breaker is not None and breaker.is_probe(batch):
+            return gate.find_by_hand(self._shard) is not None
+        return gate.find(self._shard) is not None
 
     async def _unless_stopped(
         self, wait: Callable[[], Awaitable[object]], undo: Callable[[], None] | None = None

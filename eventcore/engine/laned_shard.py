@@ -188,10 +188,16 @@ class LanedShard:
             gives_up_missing: go on without parked records that are not found.
 
         Raises:
+            CommandError: it is paused, or the mapping's circuit breaker is open: nothing is begun.
             ShardLost: the shard has another owner, or gets one meanwhile.
             StoreUnavailable, SourceUnavailable: progress could not be written; what ran may run again.
         """
         async with self._redriving:
+            if (pause := self._gate.find(self._shard)) is not None:
+                raise CommandError(
+                    f"nothing of {self._shard} is begun while it is paused by {pause.by}",
+                    hint=f"eventcore mapping resume {self._context.mapping} ends that",
+                )
             step = Redrive(
                 self._context,
                 self._shard,

@@ -10,6 +10,7 @@ import anyio
 from eventcore.delivery.batching import cut
 from eventcore.delivery.decide import SETTLE, Decision, Run
 from eventcore.delivery.lanes import LaneStates
+from eventcore.engine.dispatcher import RELEASED, Answer
 from eventcore.engine.parked import ParkedReader, ParkedRecord
 from eventcore.engine.parking import Parking
 from eventcore.engine.shard_context import ShardContext
@@ -132,7 +133,7 @@ class Redrive:
                     return
 
     async def _run_batch(self, name: str, records: Sequence[Record]) -> int:
-        """Invoke the function; return how many leading records succeeded, now or before."""
+        """Invoke the function; return how many leading records succeeded, now or before; none while it is held."""
         context = self._context
         batch = Batch(
             mapping=context.mapping,
@@ -142,9 +143,11 @@ class Redrive:
             request_id=context.ids.new_id(),
         )
         function = context.dispatcher.function
-        context.reporter.received(self._shard, len(records))
         async with function.slots:
-            outcome = (await context.dispatcher.invoke(batch)).outcome
+            if context.gate.find(self._shard) is not None:
+                return 0
+            context.reporter.received(self._shard, len(records))
+            outcome = await self._invoke(batch)
         done = self._count_done(batch, outcome)
         if done:
             context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)
@@ -152,6 +155,19 @@ class Redrive:
             self._failed[name] = outcome
             context.reporter.returned(self._shard, len(records) - done, _why_parked(outcome, done))
         return done
+
+    async def _invoke(self, batch: Batch) -> Outcome:
+        """Invoke a batch that the gate has let in: where one is let in to find out, it is that one."""
+        context = self._context
+        answer = Answer(RELEASED, None, batch)
+        if context.breaker is not None:
+            context.breaker.begin(batch)
+        try:
+            answer = await context.dispatcher.invoke(batch)
+        finally:
+            if context.breaker is not None:
+                context.breaker.end(batch, answer, context.dispatcher.read)
+        return answer.outcome
 
     def _count_done(self, batch: Batch, outcome: Outcome) -> int:
         report = self._context.dispatcher.read(batch, outcome)

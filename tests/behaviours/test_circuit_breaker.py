@@ -17,7 +17,7 @@ from eventcore.telemetry.events import BatchInvoked, BreakerChanged, RecordsRece
 from eventcore.testing.harness import Harness
 from tests.behaviours.control import Control
 from tests.behaviours.orders import numbers, play, queue_app, send_numbers, stream_app
-from tests.behaviours.scripted_source import ScriptedStream, play_scripted, record, scripted_app
+from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
 
 
 class Dependency:
@@ -108,6 +108,32 @@ def test_half_open_one_batch_alone_is_tried(settings: dict[str, Any]) -> None:
 
     play(app, scenario)
     assert sorted(dependency.done) == list(range(12))
+
+
+def test_half_open_nobody_but_the_probe_writes_a_mark() -> None:
+    """Every shard has a batch that failed, which is marked when it is tried again."""
+    dependency = Dependency()
+    stream = ScriptedStream({f"orders-{shard}": [record(position) for position in range(3)] for shard in range(4)})
+    breaker = {"failures": 4, "pause": 100, "maximum_pause": 100}
+    app = scripted_app(dependency.work, maximum_retry_attempts=1000, circuit_breaker=breaker)
+
+    async def write(settled: Settled) -> None:
+        await anyio.sleep(0.1)
+
+    async def scenario(harness: Harness) -> None:
+        stream.on_settle = write
+        await harness.advance(90)
+        assert _states(harness) == ["open"]
+        del stream.settled[:]
+        before = len(harness.invocations)
+        await harness.advance(50)
+        assert len(harness.invocations) == before + 1
+        assert len([settled for settled in stream.settled if settled.state.marked]) == 1
+        dependency.is_up = True
+        await harness.run_until_idle()
+
+    play_scripted(app, scenario, stream)
+    assert len(dependency.done) == 12
 
 
 def test_only_the_named_error_types_count() -> None:

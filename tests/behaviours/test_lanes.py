@@ -548,6 +548,37 @@ def test_what_was_parked_elsewhere_is_not_left_behind(redriven_first: int) -> No
     assert work.by_key["b"] == [2, 3, 5, 6]
 
 
+def test_nothing_is_redriven_while_the_mapping_is_held_and_what_fails_again_opens_its_breaker() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+    app = laned_app(work, lanes=2, circuit_breaker={"failures": 25, "pause": 3600, "maximum_pause": 3600})
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await park_b(harness)
+        closed = (await harness.status()).mappings[0].breaker
+        await control.pause()
+        with pytest.raises(CommandError, match="paused by ann"):
+            await redrive(harness)
+        await control.resume()
+        tries = 0
+        while (await harness.status()).mappings[0].breaker == closed:
+            assert len((await redrive(harness)).failed) == 1
+            tries += 1
+        assert tries < 25
+        before = len(harness.invocations)
+        with pytest.raises(CommandError, match="its circuit breaker"):
+            await redrive(harness)
+        assert len(harness.invocations) == before
+        work.failing.clear()
+        await control.resume()
+        assert (await redrive(harness)).redriven == 3
+        await harness.run_until_idle()
+        await books(harness)
+
+    play(app, scenario)
+    assert work.by_key["b"] == [2, 3, 5]
+
+
 def test_parked_records_that_are_gone_are_given_up_when_a_person_says_so() -> None:
     work = Work(failing=frozenset({"a", "b"}))
 
