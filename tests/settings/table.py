@@ -9,7 +9,7 @@ import msgspec
 
 from eventcore.config.describe import describe
 from eventcore.config.structs import Section
-from tests.settings.forced import REGISTRY, SECTIONS, section_within
+from tests.settings.forced import SECTIONS, section_within
 from tests.settings.refusals import refusals
 
 HEAD = """# Every setting, and the test that shows that it acts
@@ -18,19 +18,20 @@ Written by `python -m tests.settings --write` (and `--servers --write`): each se
 then with the setting held at its default, or a required one at another value, and failed. What each setting means is in
 the [README](README.md); which of them are refused together is there under their codes.
 
-Rows that say "needs servers" have a test that starts brokers: it runs as it is with the others of `tests/servers`, and
-that it fails without the setting was not shown yet.
-
 "Refused for" is what the checks say to a pipeline of each kind that has the setting, with their code: sources of
 mappings (and FIFO queues apart), inline functions, standard and FIFO queues, and Kafka's clients and group protocol.
 
-| Setting | Takes | Default | Refused for | Acts: the test that passes with it and fails without | |
-|---|---|---|---|---|---|
+| Setting | Takes | Default | Refused for | Acts: the test that passes with it and fails without |
+|---|---|---|---|---|
 """
 
 
 def settings_table(runs: Mapping[str, str]) -> str:
-    """Return the table; a setting whose run is missing says so."""
+    """Return the table.
+
+    Args:
+        runs: by setting, the test that was seen to fail without it; a setting without one is said not to be shown.
+    """
     return HEAD + "".join(f"{line}\n" for line in _rows(runs))
 
 
@@ -39,17 +40,12 @@ def _rows(runs: Mapping[str, str]) -> Iterator[str]:
     for setting, field in every_setting():
         said = describe(field.type)
         default = "required" if field.required else f"`{_default(field)}`"
-        if setting in runs:
-            test, is_shown = runs[setting], "yes"
-        else:
-            test, is_shown = REGISTRY["shown"].get(setting, ""), "needs servers"
         cells = [
             f"`{setting}`",
             said.expected.replace("|", "/"),
             default,
             refused.get(setting, ""),
-            f"`{test}`",
-            is_shown,
+            f"`{runs[setting]}`" if setting in runs else "**not shown**",
         ]
         yield f"| {' | '.join(cells)} |"
 
