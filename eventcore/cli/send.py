@@ -44,7 +44,7 @@ PATH_CHARACTERS_MAX = 255
 )
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="records a second at most")
 @click.option("--delay", type=click.IntRange(0, 900), metavar="SECONDS", help="before a message shows; queues only")
-@click.option("--group", metavar="NAME", help="message group, which a FIFO queue needs; queues only, as --key")
+@click.option("--group", metavar="NAME", help="message group; of a standard queue a tenant, and a FIFO queue needs it")
 @click.option(
     "--deduplication-id", metavar="ID", help="FIFO queues, one record: sent again within 5 minutes, it is dropped"
 )

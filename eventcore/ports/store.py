@@ -63,7 +63,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: str
     body: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
-    group: str = ""  #: message group; empty without one
+    group: str = ""  #: message group, of a standard queue the tenant; empty without one
     delay_s: int | None = None  #: None for the queue's own
     #: A message with a token that the queue has taken before is dropped silently, for as long as
     #: `IDEMPOTENCY_DAYS`; empty: never dropped. Not for FIFO queues.
@@ -119,7 +119,8 @@ class ReceiveMessages(Operation, frozen=True, kw_only=True):
     """Hide up to ``count_max`` visible messages and return them: a `ReceiveResult`.
 
     With ``count_max`` 0 nothing is handed out, and what retention has ended is swept all the same, in bounded steps.
-    Oldest first as far as retries allow. A message whose receive count would exceed the queue's limit goes to the
+    Oldest first as far as retries allow, but messages of a noisy tenant (`store/tenants.py`) after those of all others;
+    what is passed over counts as looked at. A message whose receive count would exceed the queue's limit goes to the
     dead-letter queue instead, with its id (trap 16); one past its retention is dropped. Delays and visibility
     timeouts that have ended by ``now_ms`` count as ended.
 

@@ -105,7 +105,7 @@ class VirtualPipeline:
         Args:
             reference: `queue:NAME`, `stream:NAME` or `kafka:CONNECTION/TOPIC`.
             bodies: bytes and text as they are, anything else as JSON.
-            key: partition key or message group of all of them.
+            key: partition key of all of them; for a queue their message group, of a standard one the tenant.
             headers: of all of them.
             delay_s: queues only: seconds before they show.
             deduplication_id: FIFO queues only: of all of them; empty for that of their content.

@@ -31,9 +31,10 @@ def test_records_of_a_stream_are_printed_with_shard_and_position(folder: Path) -
     assert ask("send", "stream:orders", "c", cwd=folder) == [{"shard": "shardId-000000000000", "position": 2}]
 
 
-def test_messages_are_printed_with_their_ids(folder: Path) -> None:
-    """Key, headers and delay arrive with them."""
-    done = run("send", "queue:orders", "a", "--key", "g", "--header", "color=red=ish", "--delay", "300", cwd=folder)
+@pytest.mark.parametrize("option", ["--key", "--group"])
+def test_messages_are_printed_with_their_ids(folder: Path, option: str) -> None:
+    """Group, headers and delay arrive with them."""
+    done = run("send", "queue:orders", "a", option, "g", "--header", "color=red=ish", "--delay", "300", cwd=folder)
     (message,) = ask("queue", "peek", "orders", cwd=folder)
     assert done.stdout.split() == [message["id"]]
     assert (message["body"], message["group"], message["state"]) == ("a", "g", "delayed")

@@ -18,110 +18,27 @@ from eventcore.ports.store import (
     StoredMessage,
 )
 from eventcore.store.memory.fifo import FifoQueue
-from eventcore.store.memory.lazy_heap import LazyHeap
 from eventcore.store.memory.messages import Message, peek
+from eventcore.store.memory.receive import Taking
+from eventcore.store.memory.standard import StandardQueue
 from eventcore.store.memory.tokens import Tokens
 from eventcore.store.rules import (
-    DUE_STEP_MAX,
-    EXAMINED_MAX,
     SEQUENCE_MASK,
     TOKEN_KEPT_MS,
     as_dead_letter,
     first_key,
-    is_exhausted,
     is_expired,
     is_sooner,
-    read_receipt,
-    shown_again_ms,
     without_source,
     write_receipt,
 )
-from eventcore.store.watches import queue_topic
-
-
-class _Queue:
-    """One queue. Each message stands in exactly one of `ready` and `hidden`."""
-
-    def __init__(self, number: int, name: str, settings: QueueSettings) -> None:
-        self.number = number
-        self.name = name
-        self.topic = queue_topic(name)
-        self.settings = settings
-        self.next_key = first_key(number) + 1
-        self.messages: dict[int, Message] = {}  #: by key, in the order they were sent
-        self.ready: LazyHeap[int] = LazyHeap()
-        self.hidden: LazyHeap[tuple[int, int]] = LazyHeap()
-        self.delayed = 0  #: of the hidden ones
-
-    def add(self, new: NewMessage, sent_ms: int) -> Message:
-        """Add a visible message."""
-        message = Message(self.next_key, new, sent_ms)
-        self.next_key += 1
-        self.messages[message.key] = message
-        self.ready.push(message.key)
-        return message
-
-    def hide(self, message: Message, visible_ms: int) -> None:
-        """Hide a message that is visible."""
-        self.ready.discard(message.key)
-        message.visible_ms = visible_ms
-        self.hidden.push((visible_ms, message.key))
-        self.delayed += not message.receive_count
-
-    def show(self, message: Message) -> None:
-        """Make a message visible that is hidden."""
-        self.hidden.discard((message.visible_ms, message.key))
-        self.ready.push(message.key)
-        self.delayed -= not message.receive_count
-
-    def is_hidden(self, message: Message) -> bool:
-        return (message.visible_ms, message.key) in self.hidden
-
-    def remove(self, message: Message) -> None:
-        if self.is_hidden(message):
-            self.show(message)
-        self.ready.discard(message.key)
-        del self.messages[message.key]
-
-    def show_due(self, now_ms: int) -> None:
-        """Make messages visible whose time has come."""
-        for _ in range(DUE_STEP_MAX):
-            first = self.hidden.first()
-            if first is None or first[0] > now_ms:
-                return
-            self.show(self.messages[first[1]])
-
-    def depth(self) -> QueueDepth:
-        """Return how many messages it holds."""
-        return QueueDepth(
-            queue=self.name,
-            visible=len(self.ready),
-            hidden=len(self.hidden) - self.delayed,
-            delayed=self.delayed,
-            oldest_ms=next((message.sent_ms for message in self.messages.values()), 0),
-            last_number=(self.next_key - 1) & SEQUENCE_MASK,
-            settings=self.settings,
-        )
-
-    @property
-    def next_visible_ms(self) -> int:
-        first = self.hidden.first()
-        return first[0] if first else 0
-
-    def owned(self, receipt: str) -> Message | None:
-        """Return the message that a receipt still owns: nobody has received it since."""
-        lease = read_receipt(receipt, self.number)
-        message = self.messages.get(lease[0]) if lease else None
-        if message is None or lease != (message.key, message.receive_count, message.visible_ms):
-            return None
-        return message
 
 
 class MemoryQueues:
     """Every queue of a store."""
 
     def __init__(self, tokens: Tokens, wake: Callable[[str], None]) -> None:
-        self._queues: dict[str, _Queue | FifoQueue] = {}
+        self._queues: dict[str, StandardQueue | FifoQueue] = {}
         self._tokens = tokens
         self._wake = wake
 
@@ -139,8 +56,10 @@ class MemoryQueues:
             queue.settings = operation.settings
             return
         number, name, settings = len(self._queues) + 1, operation.queue, operation.settings
-        made = FifoQueue(number, name, settings, self._wake) if settings.fifo_queue else _Queue(number, name, settings)
-        self._queues[name] = made
+        if settings.fifo_queue:
+            self._queues[name] = FifoQueue(number, name, settings, self._wake)
+        else:
+            self._queues[name] = StandardQueue(number, name, settings)
 
     def send(self, operation: port.SendMessages) -> list[str]:
         """Carry out `SendMessages`."""
@@ -171,36 +90,21 @@ class MemoryQueues:
             assert target is None or isinstance(target, FifoQueue), "admission has looked at their types"
             return queue.receive(operation, target)
         queue.show_due(now_ms)
-        until_ms = shown_again_ms(operation, settings)
         earliest_ms = queue.next_visible_ms
-        messages: list[StoredMessage] = []
-        moved: list[MovedMessage] = []
-        expired: list[str] = []
-        for _ in range(operation.count_max + EXAMINED_MAX):
-            key = queue.ready.first()
-            if key is None or 0 < operation.count_max == len(messages):
-                break
-            message = queue.messages[key]
-            if is_expired(message.arrived_ms, settings, now_ms):
-                queue.remove(message)
-                expired.append(message.new.id)
-            elif not operation.count_max:
-                break
-            elif is_exhausted(message.receive_count, settings):
-                moved.append(self._redrive(queue, message))
-            else:
-                messages.append(_lease(queue, message, until_ms, now_ms))
-        else:
+        taking = Taking(queue, operation, self._redrive)
+        is_cut = taking.run()
+        result = (taking.messages, taking.moved, taking.expired)
+        if is_cut:
             # What stands behind those looked at is visible already.
-            return ReceiveResult(messages, moved, expired, now_ms)
+            return ReceiveResult(*result, now_ms)
         next_visible_ms = queue.next_visible_ms
         if is_sooner(next_visible_ms, earliest_ms):
             self._wake(queue.topic)
-        return ReceiveResult(messages, moved, expired, next_visible_ms)
+        return ReceiveResult(*result, next_visible_ms)
 
-    def _redrive(self, queue: _Queue, message: Message) -> MovedMessage:
+    def _redrive(self, queue: StandardQueue, message: Message) -> MovedMessage:
         target = self._queues[queue.settings.dead_letter_queue]
-        assert isinstance(target, _Queue), "admission has looked at their types"
+        assert isinstance(target, StandardQueue), "admission has looked at their types"
         queue.remove(message)
         # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
         new = msgspec.structs.replace(message.new, headers=as_dead_letter(message.new.headers, queue.name))
@@ -234,12 +138,15 @@ class MemoryQueues:
             if message is None:
                 continue
             is_sooner = until_ms < message.visible_ms or not operation.timeout_s
-            if queue.is_hidden(message):
+            is_hidden = queue.is_hidden(message)
+            if is_hidden:
                 queue.show(message)
             # Before it is hidden again: one that was never received counts as delayed.
             message.receive_count -= operation.is_uncounted
             if operation.timeout_s:
                 queue.hide(message, until_ms)
+                if is_hidden and message.new.group and not operation.is_uncounted:
+                    queue.tenants.take(message.key, message.new.group)
             else:
                 message.visible_ms = until_ms
             if is_sooner:
@@ -253,10 +160,7 @@ class MemoryQueues:
         if isinstance(queue, FifoQueue):
             return queue.purge()
         count = len(queue.messages)
-        queue.messages.clear()
-        queue.ready.clear()
-        queue.hidden.clear()
-        queue.delayed = 0
+        queue.clear()
         return count
 
     def move(self, operation: port.MoveMessages) -> MovedCount:
@@ -269,6 +173,7 @@ class MemoryQueues:
             kept = [new for new, is_kept in taken if is_kept]
             return MovedCount(len(taken), target.take_over(kept, operation.ids, operation.now_ms))
         source.show_due(operation.now_ms)
+        source.put_back()
         moved: list[NewMessage] = []
         count = 0
         # Taken out before any is added: source and target may be the same.
@@ -320,10 +225,3 @@ class MemoryQueues:
             after_number=after_number,
             now_ms=now_ms,
         )
-
-
-def _lease(queue: _Queue, message: Message, visible_ms: int, now_ms: int) -> StoredMessage:
-    """Hide a visible message, and return it with its receipt."""
-    message.count_receive(now_ms)
-    queue.hide(message, visible_ms)
-    return message.leased()

@@ -8,6 +8,7 @@ from eventcore.ports import store as port
 from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import read_receipts, write_receipt
 from eventcore.store.sqlite import fifo_receive
+from eventcore.store.sqlite.aside import put_back
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import (
     Mark,
@@ -36,6 +37,7 @@ class _Owned:
         if self.count == len(receipts):
             return
         # Visible again, but nobody has received them: the receipt is still good (Lambda semantics §3.2).
+        put_back(tx, queue, keys)
         if rows := self._of_this(ready_within(tx.connection, keys)):
             self.marks += take_ready(tx, queue, rows, keys).marks
 
@@ -65,6 +67,13 @@ def _owned(tx: Transaction, queue: QueueRow, receipts: Sequence[str]) -> Iterato
         yield _Owned(tx, queue, receive, by_key)
 
 
+def _release(queue: QueueRow, owned: _Owned) -> None:
+    """Note that messages are not in flight any more, where a fair queue counts them."""
+    if queue.tenants.in_flight:
+        for first, end in owned.ranges:
+            queue.tenants.release(range(first, end))
+
+
 def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:
     """Carry out `DeleteMessages`."""
     queue = tx.ledger.queues[operation.queue]
@@ -75,6 +84,7 @@ def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:
     for owned in found:
         if owned.marks:
             erase(tx, queue, owned.ranges)
+            _release(queue, owned)
     if sum([owned.count for owned in found]) == len(stale):
         return []
     for owned in found:
@@ -103,6 +113,8 @@ def change_visibility(tx: Transaction, operation: port.ChangeVisibility) -> dict
                 show(tx, mark)
                 queue.visible += end - first
                 queue.ready += end - first
+        if not operation.timeout_s or operation.is_uncounted:
+            _release(queue, owned)
         tx.buffers.flush(tx.connection)
         tx.ledger.change(queue)
         if owned.marks and (until_ms < owned.visible_ms or not operation.timeout_s):

@@ -8,7 +8,7 @@ would read, and after a rollback nothing is.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Protocol
 
 from eventcore.delivery.ordering import EMPTY, ShardState, decode_state, encode_state
@@ -24,6 +24,7 @@ from eventcore.store.sqlite.codec import (
     encode_settings,
 )
 from eventcore.store.sqlite.segments import Segment
+from eventcore.store.tenants import Tenants
 from eventcore.store.watches import queue_topic, stream_topic
 
 _FAILURE_BYTES = "failure_size_bytes"
@@ -75,6 +76,7 @@ class QueueRow:
         self.high = first_key(number + 1)  #: and below this
         #: The segment in which the last receive of fresh messages has ended: it is not read again for the next one.
         self.opened: Segment | None = None
+        self.tenants = Tenants()  #: of a standard queue
 
     def show(self, count: int, *, delayed: int) -> None:
         """Count messages as visible that were hidden; ``delayed`` of them for the first time."""
@@ -201,6 +203,7 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.queues = {row.name: row for row in _read_queues(connection)}
+        _read_aside(connection, {row.number: row for row in self.queues.values()})
         self.streams = {row.name: row for row in _read_streams(connection)}
         self.checkpoints = {(row.mapping, row.shard): row for row in _read_checkpoints(connection)}
         self.destinations = {
@@ -252,6 +255,13 @@ def _read_queues(connection: sqlite3.Connection) -> Iterator[QueueRow]:
         "SELECT number, name, settings, next_key, fresh_key, visible, ready, hidden, delayed FROM queue"
     ):
         yield QueueRow(number, name, decode_queue_settings(settings), *numbers)
+
+
+def _read_aside(connection: sqlite3.Connection, queues: Mapping[int, QueueRow]) -> None:
+    for number, group, count in connection.execute(
+        "SELECT queue, message_group, sum(end_key - first_key) FROM aside GROUP BY queue, message_group"
+    ):
+        queues[number].tenants.set_aside(group, count)
 
 
 def _read_streams(connection: sqlite3.Connection) -> Iterator[StreamRow]:

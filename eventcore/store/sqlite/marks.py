@@ -1,4 +1,4 @@
-"""What happened to messages, by ranges of keys: `ready` and `hidden`. Source: `migrations/0002_segments.sql`."""
+"""What happened to messages, by ranges of keys: `ready`, `hidden`, `aside`. Source: `migrations/0002_segments.sql`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventcore.store.sqlite.codec import RANGE_HIGH, RANGE_LOW, encode_list, enc
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.transaction import Transaction
 
-#: A row of `ready` or `hidden`: first key, end, receive count, first receive, end of visibility.
+#: A row of `ready`, `hidden` or `aside`: first key, end, receive count, first receive, end of visibility.
 Mark = tuple[int, int, int, int, int]
 
 _decode = msgspec.json.Decoder(list[Mark]).decode
@@ -28,7 +28,7 @@ def _overlapping(table: str) -> str:
     )
 
 
-_HIDDEN, _READY = _overlapping("hidden"), _overlapping("ready")
+_HIDDEN, _READY, _ASIDE = [_overlapping(table) for table in ("hidden", "ready", "aside")]
 
 
 def hidden_within(connection: sqlite3.Connection, ranges: Sequence[KeyRange]) -> list[Mark]:
@@ -39,6 +39,11 @@ def hidden_within(connection: sqlite3.Connection, ranges: Sequence[KeyRange]) ->
 def ready_within(connection: sqlite3.Connection, ranges: Sequence[KeyRange]) -> list[Mark]:
     """Return the rows of `ready` that have keys of ranges, in order."""
     return _within(connection, _READY, ranges)
+
+
+def aside_within(connection: sqlite3.Connection, ranges: Sequence[KeyRange]) -> list[Mark]:
+    """Return the rows of `aside` that have keys of ranges, in order."""
+    return _within(connection, _ASIDE, ranges)
 
 
 def _within(connection: sqlite3.Connection, sql: str, ranges: Sequence[KeyRange]) -> list[Mark]:

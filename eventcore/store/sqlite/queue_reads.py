@@ -10,7 +10,7 @@ from eventcore.store.key_ranges import KeyRange
 from eventcore.store.rules import SEQUENCE_BITS, SEQUENCE_MASK, expired_ms, first_key
 from eventcore.store.sqlite import fifo
 from eventcore.store.sqlite.codec import decode_queue_settings
-from eventcore.store.sqlite.marks import Mark, hidden_within, ready_within
+from eventcore.store.sqlite.marks import Mark, aside_within, hidden_within, ready_within
 from eventcore.store.sqlite.segments import Message, read_from
 
 #: Keys of one step of a read.
@@ -27,6 +27,7 @@ WITH oldest AS (
   SELECT *, min(
     coalesce((SELECT min(first_key) FROM ready WHERE {_OWN}), {_NONE}),
     coalesce((SELECT min(first_key) FROM hidden WHERE {_OWN}), {_NONE}),
+    coalesce((SELECT min(first_key) FROM aside WHERE {_OWN}), {_NONE}),
     coalesce((SELECT max(first_key, fresh_key) FROM segment
       WHERE first_key >= coalesce((SELECT max(first_key) FROM segment WHERE first_key <= fresh_key), fresh_key)
       AND {_OWN} AND end_key > fresh_key AND NOT is_delayed ORDER BY first_key LIMIT 1), {_NONE})
@@ -100,8 +101,9 @@ _FRESH: Mark = (0, 0, 0, 0, 0)
 
 
 def _marks(connection: sqlite3.Connection, ranges: Sequence[KeyRange]) -> dict[int, Mark]:
-    """Return what stands in `ready` and `hidden`, by key; an end of visibility of 0 for what is ready."""
-    rows = [(*row[:4], 0) for row in ready_within(connection, ranges)] + hidden_within(connection, ranges)
+    """Return what stands in `ready`, `aside` and `hidden`, by key; an end of visibility of 0 for what is visible."""
+    visible = ready_within(connection, ranges) + aside_within(connection, ranges)
+    rows = [(*row[:4], 0) for row in visible] + hidden_within(connection, ranges)
     low, high = ranges[0][0], ranges[-1][1]
     return {key: row for row in rows for key in range(max(row[0], low), min(row[1], high))}
 

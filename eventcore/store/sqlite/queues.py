@@ -10,6 +10,7 @@ from eventcore.ports import store as port
 from eventcore.store.key_ranges import KeyRange, gather
 from eventcore.store.rules import SEQUENCE_MASK, first_key, is_expired
 from eventcore.store.sqlite import fifo
+from eventcore.store.sqlite.aside import put_back
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import hidden_within, hide, ready_within, take_hidden, take_ready
 from eventcore.store.sqlite.segments import Segment, read_from
@@ -88,6 +89,9 @@ def purge(tx: Transaction, operation: port.PurgeQueue) -> int:
     tx.execute("DELETE FROM segment WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
     tx.execute("DELETE FROM ready WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
     tx.execute("DELETE FROM hidden WHERE queue = ?", queue.number)
+    if queue.tenants.aside:
+        tx.execute("DELETE FROM aside WHERE first_key >= ? AND first_key < ?", queue.low, queue.high)
+    queue.tenants.clear()
     queue.visible = queue.ready = queue.hidden = queue.delayed = 0
     queue.fresh_key, queue.opened = queue.next_key, None
     tx.ledger.change(queue)
@@ -100,6 +104,7 @@ def move(tx: Transaction, operation: port.MoveMessages) -> port.MovedCount:
     if queue.settings.fifo_queue:
         return fifo.move(tx, operation)
     show_due(tx, queue, operation.now_ms)
+    put_back(tx, queue, [(queue.low, queue.high)])
     # What is visible now: source and target may be the same.
     left = min(operation.count_max, queue.visible)
     end_key = queue.low + (operation.through_number or SEQUENCE_MASK)
@@ -129,6 +134,7 @@ def drop(tx: Transaction, operation: port.DropMessages) -> int:
     queue, ids = tx.ledger.queues[operation.queue], frozenset(operation.ids)
     if queue.settings.fifo_queue:
         return fifo.drop(tx, queue, operation)
+    put_back(tx, queue, [(queue.low, queue.high)])
     count = 0
     for segments in _steps(tx, queue, queue.low, with_delayed=True):
         count += _drop_marked(tx, queue, _keys(segments, ids))
@@ -154,6 +160,8 @@ def _drop_marked(tx: Transaction, queue: QueueRow, wanted: list[KeyRange]) -> in
     count = 0
     if wanted and (hidden := hidden_within(tx.connection, wanted)):
         count += take_hidden(tx, queue, hidden, wanted).count
+        for first, end in wanted:
+            queue.tenants.release(range(first, end))
     if wanted and (ready := ready_within(tx.connection, wanted)):
         count += take_ready(tx, queue, ready, wanted).count
     if count:

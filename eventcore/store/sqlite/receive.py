@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from eventcore.ports import store as port
 from eventcore.ports.store import MovedMessage, ReceiveResult, StoredMessage
 from eventcore.store.rules import EXAMINED_MAX, SEQUENCE_MASK, expired_ms, is_exhausted, shown_again_ms, write_receipt
 from eventcore.store.sqlite import fifo_receive
+from eventcore.store.sqlite.aside import read_aside, set_aside, take_aside
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import Mark, hide
 from eventcore.store.sqlite.received import received
@@ -23,6 +25,7 @@ from eventcore.store.sqlite.visible import (
     show_due,
     take_out,
 )
+from eventcore.store.tenants import SWEPT_MAX
 
 
 def receive(tx: Transaction, operation: port.ReceiveMessages) -> ReceiveResult:
@@ -45,11 +48,18 @@ class _Receive:
         self._taken: list[Visible] = []
         self._exhausted: list[Visible] = []
         self._expired: list[Visible] = []
+        #: Some tenant has messages in flight, or set aside: nobody else's wait for a noisy one's.
+        self._is_shared = queue.tenants.is_shared
+        self._passed: list[Visible] = []
 
     def run(self) -> ReceiveResult:
         queue = self._queue
         earliest_ms = show_due(self._tx, queue, self._operation.now_ms)
+        if self._is_shared:
+            self._take_aside(is_quiet_only=True)
         is_cut = self._examine()
+        if self._is_shared:
+            is_cut |= self._take_aside(is_quiet_only=False)
         messages = self._hide()
         moved = self._redrive() if self._exhausted else []
         if self._expired or moved:
@@ -65,21 +75,60 @@ class _Receive:
         """Sort visible messages into those to take, move and drop; return whether it stopped before it had enough."""
         count_max = self._operation.count_max
         left = count_max + EXAMINED_MAX
+        least = 0
         while left and not 0 < count_max == len(self._taken):
-            limit = min(count_max - len(self._taken) if count_max else left, left, FETCHED_MAX)
+            limit = min(max(count_max - len(self._taken), least) if count_max else left, left, FETCHED_MAX)
             rows = oldest_visible(self._tx, self._queue, limit)
             examined = rows[: self._sort(rows)]
             if examined:
                 take_out(self._tx, self._queue, examined, is_all=len(examined) < limit and len(examined) == len(rows))
+            if self._passed:
+                set_aside(self._tx, self._queue, self._passed)
+                self._passed = []
+                # More of them come, likely: each fetch costs some statements.
+                least = 2 * limit
             if len(examined) < limit:
                 return False
             left -= limit
         return not left
 
+    def _take_aside(self, *, is_quiet_only: bool) -> bool:
+        """Take messages that were passed over, of who has the fewest in flight; return as `_examine` does."""
+        tenants, count_max, left = self._queue.tenants, self._operation.count_max, EXAMINED_MAX
+        if not count_max:
+            return not is_quiet_only and self._sweep_aside()
+        while tenants.aside and left > 0 and (room := min(count_max - len(self._taken), left)):
+            allotted = tenants.allot(room, self._in_flight, is_quiet_only=is_quiet_only)
+            for group, count in allotted.items():
+                rows = read_aside(self._tx, self._queue, group, count)
+                take_aside(self._tx, self._queue, group, rows)
+                self._sort_own(rows)
+            left -= room
+            if not allotted:
+                return False
+        return not left and bool(tenants.aside)
+
+    def _sweep_aside(self) -> bool:
+        """Take out what was set aside and is past the queue's retention, a step of each tenant's; return as above."""
+        is_cut = False
+        expired_since_ms = expired_ms(self._queue.settings, self._operation.now_ms)
+        for group in list(self._queue.tenants.aside):
+            rows = read_aside(self._tx, self._queue, group, SWEPT_MAX)
+            if expired := list(takewhile(lambda row: row.message[2] <= expired_since_ms, rows)):
+                take_aside(self._tx, self._queue, group, expired)
+                self._expired += expired
+                is_cut |= len(expired) == SWEPT_MAX
+        return is_cut
+
+    @property
+    def _in_flight(self) -> int:
+        return self._queue.hidden + len(self._taken)
+
     def _sort(self, rows: Sequence[Visible]) -> int:
         """Sort messages; return how many: a receive of none stops at the first that is not expired."""
         settings, is_receiving = self._queue.settings, self._operation.count_max > 0
         expired_since_ms, has_policy = expired_ms(settings, self._operation.now_ms), bool(settings.dead_letter_queue)
+        is_shared = self._is_shared
         for index, row in enumerate(rows):
             if row.message[2] <= expired_since_ms:
                 self._expired.append(row)
@@ -87,9 +136,36 @@ class _Receive:
                 return index
             elif has_policy and is_exhausted(row.receive_count, settings):
                 self._exhausted.append(row)
+            elif is_shared:
+                if len(self._taken) == self._operation.count_max:
+                    return index
+                self._take_or_pass(row)
             else:
                 self._taken.append(row)
         return len(rows)
+
+    def _take_or_pass(self, row: Visible) -> None:
+        """Take a message unless its tenant is noisy."""
+        tenants, group = self._queue.tenants, row.message[3]
+        if group and tenants.is_noisy(group, self._in_flight):
+            self._passed.append(row)
+            return
+        self._taken.append(row)
+        if group:
+            tenants.take(key_of(row), group)
+
+    def _sort_own(self, rows: Sequence[Visible]) -> None:
+        """Sort messages that were set aside: their turn has come, noisy or not."""
+        settings = self._queue.settings
+        expired_since_ms = expired_ms(settings, self._operation.now_ms)
+        for row in rows:
+            if row.message[2] <= expired_since_ms:
+                self._expired.append(row)
+            elif is_exhausted(row.receive_count, settings):
+                self._exhausted.append(row)
+            else:
+                self._taken.append(row)
+                self._queue.tenants.take(key_of(row), row.message[3])
 
     def _redrive(self) -> list[MovedMessage]:
         target = self._tx.ledger.queues[self._queue.settings.dead_letter_queue]
@@ -103,6 +179,8 @@ class _Receive:
         mark: Mark | None = None
         for row in self._taken:
             key, message_id, sent_ms, group, headers, body = row.message
+            if group and not self._is_shared:
+                queue.tenants.take(key, group)
             count, first_ms = row.receive_count + 1, row.first_receive_ms or now_ms
             if mark is not None and mark[1:4] == (key, count, first_ms):
                 mark = (mark[0], key + 1, count, first_ms, until_ms)

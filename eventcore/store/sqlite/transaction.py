@@ -21,6 +21,16 @@ class Buffers:
             "hidden", "queue", "visible_ms", "first_key", "end_key", "receive_count", "first_receive_ms"
         )
         self.ready = RowBuffer("ready", "first_key", "end_key", "receive_count", "first_receive_ms", "visible_ms")
+        self.aside = RowBuffer(
+            "aside",
+            "first_key",
+            "end_key",
+            "receive_count",
+            "first_receive_ms",
+            "visible_ms",
+            "queue",
+            "message_group",
+        )
         self.records = RowBuffer("record", "key", "arrived_ms", "record_key", "headers", "body")
 
     def flush(self, connection: sqlite3.Connection) -> None:
@@ -34,7 +44,7 @@ class Buffers:
     def clear(self) -> None:
         """Forget every row."""
         self.messages.clear()
-        for buffer in (self.hidden, self.ready, self.records):
+        for buffer in (self.hidden, self.ready, self.aside, self.records):
             buffer.values.clear()
 
 

@@ -28,9 +28,10 @@ class Visible(msgspec.Struct, frozen=True, gc=False):
     receive_count: int
     first_receive_ms: int
     is_ready: bool  #: it stands in `ready`: was received, or delayed
+    visible_ms: int = 0  #: of the last receive
 
 
-_decode_ready = msgspec.json.Decoder(list[tuple[int, int, int, int]]).decode
+_decode_marks = msgspec.json.Decoder(list[tuple[int, int, int, int, int]]).decode
 
 
 def _next_visible_ms(tx: Transaction, queue: QueueRow) -> int:
@@ -59,12 +60,19 @@ def show_due(tx: Transaction, queue: QueueRow, now_ms: int) -> int:
         " WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)",
         *due,
     ).fetchone()
+    ended: list[KeyRange] = []
+    if queue.tenants.in_flight:
+        ended = tx.execute(
+            "SELECT first_key, end_key FROM hidden WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)", *due
+        ).fetchall()
     tx.execute(
         "INSERT INTO ready SELECT first_key, end_key, receive_count, first_receive_ms, visible_ms FROM hidden"
         " WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)",
         *due,
     )
     tx.execute("DELETE FROM hidden WHERE queue = ? AND (visible_ms, first_key) <= (?, ?)", *due)
+    for first, end in ended:
+        queue.tenants.release(range(first, end))
     queue.show(count, delayed=delayed)
     queue.ready += count
     tx.ledger.change(queue)
@@ -90,23 +98,26 @@ def key_of(row: Visible) -> int:
 
 
 def _ready(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible]:
-    marks = _decode_ready(
-        tx.scalar(
-            "SELECT json_group_array(json_array(first_key, end_key, receive_count, first_receive_ms)) FROM"
-            " (SELECT * FROM ready WHERE first_key >= ? AND first_key < ? ORDER BY first_key LIMIT ?)",
-            *(queue.low, queue.high, limit),
-        )
+    marks = tx.scalar(
+        "SELECT json_group_array(json_array(first_key, end_key, receive_count, first_receive_ms, visible_ms)) FROM"
+        " (SELECT * FROM ready WHERE first_key >= ? AND first_key < ? ORDER BY first_key LIMIT ?)",
+        *(queue.low, queue.high, limit),
     )
+    return read_marked(tx, marks, limit)
+
+
+def read_marked(tx: Transaction, marks: str, limit: int) -> list[Visible]:
+    """Return the messages of rows of `ready` or `aside`, which come in order as JSON; at most ``limit``."""
     ranges: list[KeyRange] = []
-    received: list[tuple[int, int]] = []
-    for first, end, receive_count, first_receive_ms in marks:
+    received: list[tuple[int, int, bool, int]] = []
+    for first, end, receive_count, first_receive_ms, visible_ms in _decode_marks(marks):
         count = min(end - first, limit - len(received))
         if not count:
             break
         ranges.append((first, first + count))
-        received += [(receive_count, first_receive_ms)] * count
-    messages = read_within(tx.connection, ranges)
-    return [Visible(message, *each, True) for message, each in zip(messages, received, strict=True)]
+        received += [(receive_count, first_receive_ms, True, visible_ms)] * count
+    messages = read_within(tx.connection, ranges) if ranges else []
+    return [Visible(message, *each) for message, each in zip(messages, received, strict=True)]
 
 
 def _fresh(tx: Transaction, queue: QueueRow, limit: int) -> list[Visible]:
@@ -206,11 +217,17 @@ _ERASE = (
     " AND coalesce((SELECT max(end_key) FROM (SELECT end_key FROM hidden WHERE first_key < s.end_key"
     "  ORDER BY first_key DESC LIMIT 1)), 0) <= s.first_key)"
 )
+# Nor set aside, which next to no queue has messages that are.
+_ERASE_BESIDE = (
+    f"{_ERASE[:-1]} AND coalesce((SELECT max(end_key) FROM (SELECT end_key FROM aside WHERE first_key < s.end_key"  # noqa: S608
+    "  ORDER BY first_key DESC LIMIT 1)), 0) <= s.first_key)"
+)
 
 
 def erase(tx: Transaction, queue: QueueRow, ranges: Sequence[KeyRange]) -> None:
-    """Delete messages that are neither fresh nor in `ready` or `hidden` any more: with the last of their segment."""
-    tx.execute_named(_ERASE, {"ranges": encode_ranges(ranges), "low": queue.low, "fresh": queue.fresh_key})
+    """Delete messages that are neither fresh nor in another table any more: with the last of their segment."""
+    statement = _ERASE_BESIDE if queue.tenants.aside else _ERASE
+    tx.execute_named(statement, {"ranges": encode_ranges(ranges), "low": queue.low, "fresh": queue.fresh_key})
 
 
 def keys_of(rows: Sequence[Visible]) -> list[KeyRange]:

@@ -47,6 +47,7 @@ from eventcore.testing.conformance.store_queues import QueuePromises
 from eventcore.testing.conformance.store_resharding import ReshardingPromises
 from eventcore.testing.conformance.store_restarts import RestartPromises
 from eventcore.testing.conformance.store_streams import CheckpointPromises, StreamPromises
+from eventcore.testing.conformance.store_tenants import TenantPromises
 from eventcore.testing.conformance.store_watches import WatchPromises
 from eventcore.testing.conformance.store_writes import WRITES, look, prepare
 
@@ -57,6 +58,7 @@ CAPABILITIES_TESTED = frozenset({"is_durable"})
 class StoreConformance(
     QueuePromises,
     QueueCarePromises,
+    TenantPromises,
     FifoPromises,
     KeyPromises,
     StreamPromises,

@@ -14,9 +14,11 @@ from eventcore.testing.conformance.store_outbox import failure, row
 
 NOW_MS = 1_767_225_600_000
 #: May be walked: tables with a row for each thing that somebody has defined, what a statement brings along, and what it
-#: has found by itself (that step is looked at too); checkpoints are read as a whole when the file is opened.
+#: has found by itself (that step is looked at too); checkpoints are read as a whole when the file is opened, and so is
+#: how many messages of which tenants were passed over.
 WALKED = re.compile(
-    r"SCAN ((queue|stream|shard|destination|checkpoint|json_each|list|lanes|start)\b|\(subquery|\d+ CONSTANT ROWS)"
+    r"SCAN (aside USING COVERING INDEX|(queue|stream|shard|destination|checkpoint|json_each|list|lanes|start)\b"
+    r"|\(subquery|\d+ CONSTANT ROWS)"
 )
 
 
@@ -57,6 +59,26 @@ def fifo_operations():
         port.MoveMessages(source="fd", target="f", count_max=1, now_ms=later_ms),
         port.DropMessages(queue="f", ids=("a",)),
         port.PurgeQueue(queue="f"),
+    ]
+
+
+def tenant_operations():
+    """Return operations that reach every statement of fair queues: the fifth queue."""
+    messages = tuple(port.NewMessage(id=str(number), body=b"x", group="g") for number in range(60))
+    receipts = tuple(f"{(5 << 40) + number}-1-{NOW_MS + 1000}" for number in range(1, 41))
+    later_ms = NOW_MS + 2000
+    return [
+        port.DefineQueue(queue="t", settings=port.QueueSettings(visibility_timeout=1, message_retention_period=60)),
+        port.SendMessages(queue="t", messages=messages, now_ms=NOW_MS),
+        port.ReceiveMessages(queue="t", count_max=40, now_ms=NOW_MS),
+        port.ReceiveMessages(queue="t", count_max=2, now_ms=NOW_MS),
+        port.DeleteMessages(queue="t", receipts=receipts[:2]),
+        port.ReceiveMessages(queue="t", count_max=35, now_ms=later_ms),
+        port.DeleteMessages(queue="t", receipts=receipts[35:]),
+        port.ReceiveMessages(queue="t", count_max=0, now_ms=NOW_MS + 60_000),
+        *[port.ReceiveMessages(queue="t", count_max=35, now_ms=later_ms + 1) for _ in range(2)],
+        port.DropMessages(queue="t", ids=("1",)),
+        port.PurgeQueue(queue="t"),
     ]
 
 
@@ -120,6 +142,7 @@ def operations():
         port.PutNote(name="n", value=b"1"),
         *key_operations(),
         *fifo_operations(),
+        *tenant_operations(),
     ]
 
 
