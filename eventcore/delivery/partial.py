@@ -24,6 +24,19 @@ class Report(msgspec.Struct, frozen=True):
 
 SUCCESS = Report()
 
+
+def fail_behind(report: Report, count: int) -> Report:
+    """Return what a stream's response says of all its records: from the lowest that it names, all are tried again (§4).
+
+    The function may have ended there: whether those behind were processed, nobody knows.
+
+    Args:
+        report: what the response names.
+        count: records of the batch.
+    """
+    return msgspec.structs.replace(report, failed=tuple(range(report.failed[0], count))) if report.failed else report
+
+
 #: Turns the JSON value of an `itemIdentifier` into the key under which the batch knows the record; None when it can't
 #: be one.
 ReadIdentifier = Callable[[Any], Hashable | None]

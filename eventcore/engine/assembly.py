@@ -166,6 +166,7 @@ def _dispatcher(
         if policy.key_function
         else KeyPaths(KeyReader(function.spec.name, policy)),
         is_ordered=is_ordered,
+        is_stream=settings.source.is_stream,
         store=around.store,
         clock=around.clock,
         ids=around.ids,

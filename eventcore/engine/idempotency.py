@@ -29,7 +29,7 @@ from eventcore.delivery.idempotency import (
     merge,
     sort,
 )
-from eventcore.delivery.partial import SUCCESS
+from eventcore.delivery.partial import SUCCESS, fail_behind
 from eventcore.engine.dispatcher import Answer, Dispatcher
 from eventcore.engine.record_keys import KeySource
 from eventcore.engine.reporter import Reporter
@@ -53,6 +53,7 @@ class RecordKeys(msgspec.Struct, frozen=True, kw_only=True):
     policy: IdempotencyPolicy
     source: KeySource
     is_ordered: bool  #: nothing may pass a record that waits: of a stream, or a FIFO queue
+    is_stream: bool  #: a response names the first record that failed, and those behind it were not tried (§4)
     store: Store
     clock: Clock
     ids: IdFactory
@@ -114,6 +115,8 @@ class IdempotentDispatcher(Dispatcher):
                 part = batch if found.is_plain else _take(batch, found.fresh)
                 outcome = (await super().invoke(part, now_ms=now_ms)).outcome
                 report = self.read(part, outcome)
+                if keys.is_stream and outcome.failed is None:
+                    report = fail_behind(report, len(part))
             merged = merge(keyed, found, outcome, report, now_ms=keys.clock.now_ms())
             await self._complete(owner, keyed, found, merged)
             is_over = True

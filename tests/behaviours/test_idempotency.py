@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -146,6 +147,29 @@ def test_what_failed_is_invoked_again_and_what_succeeded_beside_it_is_not(source
         if not source.startswith("queue"):
             # Its key was free at once: nothing waited for the end of a claim.
             assert pipeline.settlements[-1].at_s < 1
+
+
+@pytest.mark.parametrize("source", ["stream:orders", "kafka:local/orders"])
+def test_what_stands_behind_the_first_failure_that_a_streams_response_names_is_invoked_again(source: str) -> None:
+    """§4: "checkpoint = lowest returned sequence number": a function may end there, as AWS's own samples do."""
+    calls: list[list[int]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        records = event["records"]["orders-0"] if "records" in event else event["Records"]
+        data = [record["value"] if "value" in record else record["kinesis"]["data"] for record in records]
+        calls.append([msgspec.json.decode(base64.b64decode(each))["id"] for each in data])
+        if len(calls) > 1:
+            return {}
+        name = {"partition": "orders-0", "offset": records[1]["offset"]} if "records" in event else ""
+        return {"batchItemFailures": [{"itemIdentifier": name or records[1]["kinesis"]["sequenceNumber"]}]}
+
+    with open_pipeline(app_of(work, source, function_response_types=["ReportBatchItemFailures"])) as pipeline:
+        pipeline.send(source, orders(1, 2, 3))
+        pipeline.run_until_idle()
+        assert calls == [[1, 2, 3], [2, 3]]
+        pipeline.send(source, orders(1, 2, 3))
+        pipeline.run_until_idle()
+        assert len(calls) == 2
 
 
 @pytest.mark.parametrize("source", SOURCES)
