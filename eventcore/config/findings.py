@@ -16,9 +16,10 @@ class Finding(Mistake, frozen=True, kw_only=True):
 
     code: str  #: `EC1xx`, explained in `eventcore/config/README.md`
     severity: Literal["mistake", "warning"]
+    aws_code: str = ""  #: AWS's error code for the same mistake, where its answer was recorded
 
     def __str__(self) -> str:
-        return f"{super().__str__()} [{self.code}]"
+        return f"{super().__str__()} [{self.code}{', ' * bool(self.aws_code)}{self.aws_code}]"
 
 
 class Findings:
@@ -57,6 +58,7 @@ class Findings:
         *,
         severity: Literal["mistake", "warning"] = "mistake",
         depends_on: tuple[KeyPath, ...] = (),
+        aws_code: str = "",
     ) -> None:
         """Note what a check has found, unless it rests on a setting that could not be read.
 
@@ -67,6 +69,7 @@ class Findings:
             hint: what to write instead.
             severity: a warning lets the pipeline run.
             depends_on: other settings that the check has looked at.
+            aws_code: AWS's error code for it, where recorded.
         """
         if self.is_unreadable(path) or any(self.is_unreadable(other) for other in depends_on):
             return
@@ -74,6 +77,7 @@ class Findings:
         finding = Finding(
             code=code,
             severity=severity,
+            aws_code=aws_code,
             path=dotted(path),
             message=message,
             hint=hint,

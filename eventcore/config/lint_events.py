@@ -22,7 +22,8 @@ def lint_events(name: str, function: FunctionConfig, draft: Draft, findings: Fin
         reference = read_reference(draft, findings, function, (*path, setting), DESTINATION_KINDS)
         if reference is not None and reference.kind == "function" and reference.name == name:
             message = "You can't specify the function as a destination for itself."
-            findings.add("EC115", (*path, setting), message, "write another destination")
+            hint, aws_code = "write another destination", "InvalidParameterValueException"
+            findings.add("EC115", (*path, setting), message, hint, aws_code=aws_code)
         if reference is not None and reference.kind == "queue":
             _lint_no_fifo(draft, (*path, setting), reference.name, findings)
     if function.dead_letter_queue is not None:

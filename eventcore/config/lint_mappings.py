@@ -109,7 +109,8 @@ def _lint_queue(subject: Subject, findings: Findings) -> None:
     mapping = subject.mapping
     for setting in STREAM_SETTINGS:
         if getattr(mapping, setting) is not None:
-            findings.add("EC104", subject.path(setting), *_explain_stream_setting(subject, setting))
+            aws_code = "InvalidParameterValueException" if setting == "on_failure" else ""
+            findings.add("EC104", subject.path(setting), *_explain_stream_setting(subject, setting), aws_code=aws_code)
     window = mapping.maximum_batching_window_in_seconds or 0
     queue = subject.pipeline.queues.get(subject.source.name) or BUILT_IN_QUEUES.get(subject.source.name)
     if queue is not None and queue.fifo_queue:
@@ -130,6 +131,7 @@ def _lint_gathering(subject: Subject, window: float, findings: Findings) -> None
             "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10",
             "write maximum_batching_window_in_seconds = 1, or a batch_size of 10 or less",
             depends_on=(subject.path("maximum_batching_window_in_seconds"),),
+            aws_code="InvalidParameterValueException",
         )
 
 
@@ -254,7 +256,7 @@ def _lint_start(subject: Subject, findings: Findings) -> None:
     if position is None:
         message = "a stream's mapping must say where it begins"
         hint = 'write starting_position = "TRIM_HORIZON" for all records kept, "LATEST" for new ones alone'
-        findings.add("EC103", position_path, message, hint)
+        findings.add("EC103", position_path, message, hint, aws_code="InvalidParameterValueException")
     elif position == "AT_TIMESTAMP" and timestamp is None:
         hint = "write starting_position_timestamp = SECONDS, since the epoch"
         findings.add("EC110", timestamp_path, "AT_TIMESTAMP needs a timestamp", hint)
@@ -342,6 +344,7 @@ def _lint_pairs(subjects: list[Subject], findings: Findings) -> None:
                 f"mappings.{known}",
                 "change or delete the existing mapping",
                 depends_on=(subject.path("function"), ("mappings", known, "source"), ("mappings", known, "function")),
+                aws_code="ResourceConflictException",
             )
 
 

@@ -226,7 +226,7 @@ def duplicate_mapping() -> None:
     """Two mappings of one stream to one function are refused; to another function they are not."""
     app = Stage("stream").app()
     app.mapping("again", source="stream:orders", function="work", starting_position="TRIM_HORIZON")
-    with pytest.raises(ConfigError, match="already exists"):
+    with pytest.raises(ConfigError, match=r"already exists.*ResourceConflictException\]"):
         app.loaded()
     two_functions(Stage("stream"))
 

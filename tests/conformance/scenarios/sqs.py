@@ -135,6 +135,7 @@ def large_batch_needs_window() -> None:
         queue_app(batch_size=11).loaded()
     expected = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
     assert expected in str(caught.value)
+    assert "InvalidParameterValueException]" in str(caught.value)
 
 
 def _large_batches(batch_size: int) -> None:
@@ -200,7 +201,9 @@ def mistakes_of_a_mapping() -> None:
     app.mapping("orders", source="queue:orders", function="nobody")
     with pytest.raises(ConfigError, match="nobody"):
         app.loaded()
-    with pytest.raises(ConfigError, match="Unsupported DestinationConfig parameter"):
+    with pytest.raises(
+        ConfigError, match=r"Unsupported DestinationConfig parameter .*InvalidParameterValueException\]"
+    ):
         queue_app(on_failure="queue:dead").loaded()
 
 

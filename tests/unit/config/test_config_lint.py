@@ -422,7 +422,7 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
     assert message in found[0].message
     assert hint in found[0].hint
     assert found[0].severity == ("warning" if code > "EC150" else "mistake")
-    assert str(found[0]).endswith(f"[{code}]")
+    assert str(found[0]).endswith(f"[{code}, {found[0].aws_code}]" if found[0].aws_code else f"[{code}]")
 
 
 @pytest.mark.parametrize(
