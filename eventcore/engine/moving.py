@@ -44,6 +44,11 @@ class MoveTasks:
         note = await self._store.note(_NOTE)
         return _decode(note) if note else []
 
+    async def check(self, source: QueueDepth, target: QueueDepth) -> None:
+        """Refuse what `start` would refuse now; see there."""
+        _check_pair(source, target)
+        _check_alone(await self.all(), source.queue)
+
     async def start(self, source: QueueDepth, target: QueueDepth, *, rate: int = 0) -> MoveTask:
         """Begin a task.
 
@@ -57,10 +62,7 @@ class MoveTasks:
         """
         if not 0 <= rate <= RATE_MAX:
             raise CommandError(f"a rate is 1-{RATE_MAX} messages a second, not {rate}")
-        if source.queue == target.queue:
-            raise CommandError("a queue can't be redriven into itself")
-        if source.settings.fifo_queue is not target.settings.fifo_queue:
-            raise CommandError(f"`{source.queue}` and `{target.queue}` are not of one type: one is a FIFO queue")
+        _check_pair(source, target)
         task = MoveTask(
             id=self._ids.new_id(),
             queue=source.queue,
@@ -72,11 +74,7 @@ class MoveTasks:
         )
         async with self._writing:
             tasks = await self.all()
-            if any(other.queue == task.queue and not other.is_over for other in tasks):
-                raise CommandError(
-                    f"messages of `{task.queue}` are being moved already",
-                    hint=f"see `eventcore queue moves`, or end it: eventcore queue cancel-move {task.queue}",
-                )
+            _check_alone(tasks, task.queue)
             running = [other for other in tasks if not other.is_over]
             over = [other for other in tasks if other.is_over]
             await self._store.commit([_note([task, *running, *over[:TASKS_KEPT]])])
@@ -184,6 +182,21 @@ class MoveTasks:
                 await anyio.sleep(RETRY_S)
             else:
                 await anyio.sleep(0 if task.is_over else task.pause_s)
+
+
+def _check_pair(source: QueueDepth, target: QueueDepth) -> None:
+    if source.queue == target.queue:
+        raise CommandError("a queue can't be redriven into itself")
+    if source.settings.fifo_queue is not target.settings.fifo_queue:
+        raise CommandError(f"`{source.queue}` and `{target.queue}` are not of one type: one is a FIFO queue")
+
+
+def _check_alone(tasks: Sequence[MoveTask], queue: str) -> None:
+    if any(other.queue == queue and not other.is_over for other in tasks):
+        raise CommandError(
+            f"messages of `{queue}` are being moved already",
+            hint=f"see `eventcore queue moves`, or end it: eventcore queue cancel-move {queue}",
+        )
 
 
 def _running(tasks: Sequence[MoveTask], queue: str) -> MoveTask:

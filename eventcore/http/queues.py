@@ -69,15 +69,13 @@ class QueueOperations:
         """Return what a redrive would do.
 
         Raises:
-            CommandError: there is no such queue, or it is not known where its messages came from.
+            CommandError: `start_move` would be refused.
         """
         depth = await self._find(request.queue)
-        target = request.target or await self._find_source(request.queue)
-        if target == request.queue:
-            raise CommandError("a queue can't be redriven into itself")
-        await self._find(target)
+        target = await self._find(request.target or await self._find_source(request.queue))
+        await self._moves.check(depth, target)
         return RedrivePlan(
-            queue=request.queue, target=target, visible=depth.visible, hidden=depth.hidden + depth.delayed
+            queue=request.queue, target=target.queue, visible=depth.visible, hidden=depth.hidden + depth.delayed
         )
 
     async def start_move(self, request: StartMove) -> MoveTask:

@@ -10,6 +10,8 @@ import pytest
 import eventcore
 from eventcore.engine.move_task import MoveState, MoveTask
 from eventcore.errors import CommandError
+from eventcore.http.contract import PlanRedrive, RedrivePlan
+from eventcore.http.queues import QueueOperations
 from eventcore.store.memory import open_memory_store
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
@@ -32,6 +34,11 @@ def redrive_app(handler: Callable[..., Any] | None = None, **queue: Any) -> even
 async def start(harness: Harness, source: str = "dead", target: str = "orders", *, rate: int = 0) -> MoveTask:
     depths = {depth.queue: depth for depth in await harness.store.queue_depths()}
     return await harness.engine.moves.start(depths[source], depths[target], rate=rate)
+
+
+async def plan(harness: Harness, target: str) -> RedrivePlan:
+    queues = QueueOperations(harness.store, harness.clock, harness.engine.moves, is_engine_running=True)
+    return await queues.plan_redrive(PlanRedrive(queue="dead", target=target))
 
 
 async def send(harness: Harness, count: int, **options: Any) -> list[str]:
@@ -116,6 +123,8 @@ def test_one_task_a_queue() -> None:
         await start(harness, rate=1)
         with pytest.raises(CommandError, match="being moved already"):
             await start(harness)
+        with pytest.raises(CommandError, match="being moved already"):
+            await plan(harness, "orders")
 
     play(redrive_app(), scenario)
 
@@ -134,6 +143,18 @@ def test_a_task_that_can_not_be_is_refused(arguments: dict[str, Any], why: str) 
         with pytest.raises(CommandError, match=why):
             await start(harness, **arguments)
         assert await harness.engine.moves.all() == []
+
+    play(redrive_app(), scenario)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"), [("dead", "redriven into itself"), ("other", "not of one type"), ("nix", "no queue")]
+)
+def test_a_dry_run_promises_nothing_that_would_be_refused(target: str, why: str) -> None:
+    async def scenario(harness: Harness) -> None:
+        assert (await plan(harness, "")).target == "orders"
+        with pytest.raises(CommandError, match=why):
+            await plan(harness, target)
 
     play(redrive_app(), scenario)
 
