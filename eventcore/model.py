@@ -190,7 +190,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     #: answer with a response.
     failed: tuple[int, ...] | None = None
     #: The faults of the first of `failed`, in the same order, where a typed handler was called record by record; at
-    #: most `FAULTS_MAX`. The others have `fault`.
+    #: most `FAULTS_MAX`. The others have `fault`. Where some were refused for their key, those of all failed records:
+    #: at most `FAULTS_MAX` different ones beside the two of refusals, so that none is given up for another's reason.
     faults: tuple[Fault | None, ...] = ()
     #: What a native or typed handler returned to be sent on, where that is wanted: each with the index of the record
     #: that it belongs to, rising. One of a batch as a whole belongs to its last record.

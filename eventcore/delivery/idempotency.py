@@ -193,7 +193,7 @@ def sort(
             deferred.append(index)
         elif state is None:
             if requires_key:
-                refused[index] = _no_key()
+                refused[index] = _NO_KEY_FAULT
             else:
                 fresh.append(index)
         elif state.busy_until_ms:
@@ -201,7 +201,7 @@ def sort(
             busy_until_ms = max(busy_until_ms, state.busy_until_ms)
         elif not state.is_ours:
             if state.payload and each.payload and state.payload != each.payload:
-                refused[index] = _mismatch()
+                refused[index] = _MISMATCH
             else:
                 known[index] = state.results
         elif first.setdefault(each.key, index) == index:
@@ -256,7 +256,7 @@ def merge(keyed: Sequence[Keyed], batch: Sorted, outcome: Outcome | None, report
         if first in failed:
             failed[index] = failed[first]
         elif keyed[index].payload != keyed[first].payload:
-            failed[index] = _mismatch()
+            failed[index] = _MISMATCH
     repeated = len(batch.known) + sum(index not in failed for index in batch.repeats)
     indices = tuple(sorted(failed))
     faults = tuple([failed[index] for index in indices])
@@ -278,17 +278,14 @@ def _in_order(results: dict[int, tuple[OutgoingRecord, ...]]) -> tuple[tuple[int
     return tuple([(index, made) for index in sorted(results) for made in results[index]])
 
 
-def _mismatch() -> Fault:
-    return Fault(
-        cause=FaultCause.IDEMPOTENCY,
-        error_type=MISMATCH_ERROR,
-        message="the key of this record was processed before with another payload",
-    )
-
-
-def _no_key() -> Fault:
-    return Fault(
-        cause=FaultCause.IDEMPOTENCY,
-        error_type=NO_KEY_ERROR,
-        message="the record has no idempotency key: it is no JSON, has no value there, or its key function made none",
-    )
+# One of each for all records: a batch may have ten thousand, and none of these has a traceback of its own.
+_MISMATCH = Fault(
+    cause=FaultCause.IDEMPOTENCY,
+    error_type=MISMATCH_ERROR,
+    message="the key of this record was processed before with another payload",
+)
+_NO_KEY_FAULT = Fault(
+    cause=FaultCause.IDEMPOTENCY,
+    error_type=NO_KEY_ERROR,
+    message="the record is no JSON, or has no value where its idempotency key is to be",
+)

@@ -19,6 +19,7 @@ import anyio
 import anyio.lowlevel
 
 from eventcore.errors import ProgrammingError, StoreError, StoreUnavailable
+from eventcore.ports.keys import ClaimKeys, CompleteKeys, ReleaseKeys, SweepKeys
 from eventcore.ports.store import (
     OPERATIONS_MAX,
     AppendRecords,
@@ -174,7 +175,7 @@ def _weigh_records(operation: AppendRecords) -> tuple[int, int]:
     return len(operation.records), sum([len(record.body) for record in operation.records])
 
 
-def _weigh_count(operation: ReceiveMessages | MoveMessages | TrimStream) -> tuple[int, int]:
+def _weigh_count(operation: ReceiveMessages | MoveMessages | TrimStream | SweepKeys) -> tuple[int, int]:
     return operation.count_max, 0
 
 
@@ -190,6 +191,14 @@ def _weigh_failure(operation: KeepFailure) -> tuple[int, int]:
     return 1, len(operation.failure.event) + len(operation.failure.records)
 
 
+def _weigh_keys(operation: ClaimKeys | ReleaseKeys) -> tuple[int, int]:
+    return len(operation.keys), 0
+
+
+def _weigh_completions(operation: CompleteKeys) -> tuple[int, int]:
+    return len(operation.completions), sum([len(each.result) for each in operation.completions])
+
+
 #: By type, as every send and every receive passes here; what is not listed is one row.
 _WEIGHTS: Mapping[type[Operation], Callable[[Any], tuple[int, int]]] = {
     AppendRecords: _weigh_records,
@@ -200,6 +209,10 @@ _WEIGHTS: Mapping[type[Operation], Callable[[Any], tuple[int, int]]] = {
     ChangeVisibility: _weigh_receipts,
     PutOutbox: _weigh_outbox,
     KeepFailure: _weigh_failure,
+    ClaimKeys: _weigh_keys,
+    CompleteKeys: _weigh_completions,
+    ReleaseKeys: _weigh_keys,
+    SweepKeys: _weigh_count,
 }
 
 

@@ -188,6 +188,15 @@ def test_each_failed_record_has_its_own_fault() -> None:
     assert answer.fault == answer.fault_of(1)
 
 
+def test_many_refused_records_do_not_lend_their_fault_to_one_that_failed() -> None:
+    """It would be given up at once. And they share theirs: a batch may have ten thousand."""
+    found = sorted_of("-" * 300 + "a", requires_key=True, a=OURS)
+    answer = merged("-" * 300 + "a", found, FAILED).outcome
+    assert answer.failed == tuple(range(301))
+    assert answer.fault_of(300) == FAULT
+    assert len({id(fault) for fault in answer.faults}) == 2
+
+
 def test_what_waits_says_for_how_long() -> None:
     answer = merged("ca", sorted_of("ca", a=OURS, c=Known(busy_until_ms=7)), SUCCEEDED).outcome
     assert (answer.deferred, answer.deferred_ms, answer.failed) == ((0,), 5, ())

@@ -9,6 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from eventcore.errors import FencedOut, ProgrammingError, StoreUnavailable
+from eventcore.ports.keys import ClaimKeys, CompleteKeys, Completion, ReleaseKeys, SweepKeys
 from eventcore.ports.store import (
     BODY_BYTES_MAX,
     AppendRecords,
@@ -296,6 +297,34 @@ async def test_a_transaction_is_bounded_in_rows(path):
     _, transactions = await gather(path, [half, half])
     assert transactions == 1
     _, transactions = await gather(path, [half, half, [note("one more")]])
+    assert transactions == 2
+
+
+HALF_THE_KEYS = tuple(b"%d" % number for number in range(ROWS_MAX // 2))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ClaimKeys(owner="o", keys=HALF_THE_KEYS, now_ms=1000, until_ms=2000),
+        CompleteKeys(owner="o", completions=tuple(map(Completion, HALF_THE_KEYS)), now_ms=1000, expires_ms=2000),
+        ReleaseKeys(owner="o", keys=HALF_THE_KEYS),
+        SweepKeys(now_ms=1000, count_max=ROWS_MAX // 2),
+    ],
+    ids=lambda operation: type(operation).__name__,
+)
+async def test_idempotency_keys_count_each_for_itself(path, operation):
+    """A batch may bring ten thousand."""
+    _, transactions = await gather(path, [[operation], [operation]])
+    assert transactions == 1
+    _, transactions = await gather(path, [[operation], [operation], [note("one more")]])
+    assert transactions == 2
+
+
+async def test_results_that_are_kept_count_by_their_bytes(path):
+    completion = Completion(b"k", b"", b"x" * (BYTES_MAX // 2))
+    half = [CompleteKeys(owner="o", completions=(completion,), now_ms=1000, expires_ms=2000)]
+    _, transactions = await gather(path, [half, half, half])
     assert transactions == 2
 
 
