@@ -5,7 +5,8 @@
 | before the commit | nothing was written: the event shows again when its lease ends, and is tried again |
 | after it | it is delivered, given up or waits for its next try; rows of the outbox are handed over |
 
-An event is deleted in the commit that writes its destinations' rows and its next try, or not at all.
+An event is deleted in the commit that writes its destinations' rows and its next try, or not at all. That commit is
+refused where another try has the event by now: two of them must not each send it again.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class EventSettling:
 
         Raises:
             StoreUnavailable: it may or may not be durable; put back, the event shows again only where it is not.
+            FencedOut: its lease had ended, and another try has it: what becomes of it is for that one to say.
         """
         if decision.verdict is EventVerdict.RETRY:
             await self._put_back(event, decision, outcome)
@@ -178,7 +180,7 @@ class EventSettling:
 
     async def _commit(self, event: WaitingEvent, operations: Sequence[Operation]) -> None:
         context = self._context
-        delete = DeleteMessages(queue=event_queue(context.name), receipts=(event.receipt,))
+        delete = DeleteMessages(queue=event_queue(context.name), receipts=(event.receipt,), is_required=True)
         writes = [*operations, delete]
         await signals.reach("events.before_store")
         with anyio.move_on_after(SETTLE_GRACE_S, shield=True) as scope:

@@ -76,6 +76,8 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 IDEMPOTENCY_DAYS = 15
 #: The header that names the queue from which a message came to its dead-letter queue.
 DEAD_LETTER_SOURCE = "eventcore-dead-letter-source"
+#: The header that says how often such a message had been received before it came.
+DEAD_LETTER_RECEIVES = "eventcore-dead-letter-receives"
 #: How long a FIFO queue knows a deduplication id, seconds (Lambda semantics §3.2 "FIFO").
 DEDUPLICATION_S = 300
 
@@ -120,12 +122,12 @@ class ReceiveMessages(Operation, frozen=True, kw_only=True):
 
     With ``count_max`` 0 nothing is handed out, and what retention has ended is swept all the same, in bounded steps.
     Oldest first as far as retries allow, but messages of a noisy tenant (`store/tenants.py`) after those of all others;
-    what is passed over counts as looked at. A message whose receive count would exceed the queue's limit goes to the
+    what is passed over counts as looked at. A message whose receives of this queue would exceed its limit goes to the
     dead-letter queue instead, with its id (trap 16); one past its retention is dropped. Delays and visibility
     timeouts that have ended by ``now_ms`` count as ended.
 
-    What goes to the dead-letter queue keeps its receive count and first receive, and has the header
-    `DEAD_LETTER_SOURCE`, which names the queue.
+    What goes to the dead-letter queue keeps its receive count and first receive, and has the headers
+    `DEAD_LETTER_SOURCE`, which names the queue, and `DEAD_LETTER_RECEIVES`: a limit of that queue does not count them.
 
     A FIFO queue hands out as many messages of a group as it can before it turns to the next one, groups by their
     oldest message, and none of a group of which a message is hidden. Its dead-letter queue counts retention anew, and
@@ -160,11 +162,16 @@ class DeleteMessages(Operation, frozen=True, kw_only=True, gc=False):
 
     A receipt owns its message until another receive of it; of a FIFO queue, until its visibility timeout has ended by
     ``now_ms`` (Lambda semantics §3.2 "ReceiptHandle").
+
+    Raises:
+        FencedOut: `is_required`, and a receipt does not own its message; the whole commit has no effect.
     """
 
     queue: str
     receipts: tuple[str, ...]
     now_ms: int = 0
+    #: The rest of the commit is for those alone who own every message, as they stand before it.
+    is_required: bool = False
 
 
 class ChangeVisibility(Operation, frozen=True, kw_only=True):
@@ -193,7 +200,7 @@ class MovedCount(msgspec.Struct, frozen=True):
 class MoveMessages(Operation, frozen=True, kw_only=True):
     """Move up to ``count_max`` visible messages to another queue, oldest first. Returns a `MovedCount`.
 
-    They become new messages: receive count 0, sent now, without `DEAD_LETTER_SOURCE` (Lambda semantics §3.2
+    They become new messages: receive count 0, sent now, without the headers of a dead letter (Lambda semantics §3.2
     "StartMessageMoveTask"; §12). Of a FIFO queue none of a group is moved of which a message is hidden; one whose
     deduplication id the target knows is not moved, and gone.
 

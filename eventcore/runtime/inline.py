@@ -150,7 +150,9 @@ class InlineRuntime:
         try:
             outcome = await _answer(kept.loaded, call, limit)
         finally:
-            del self._serving[request_id]
+            # Not another's: an event whose lease has ended is tried beside itself, with one request id.
+            if self._serving.get(request_id) is limit:
+                del self._serving[request_id]
         if limit.is_released:
             return _RELEASED
         if self._now() >= deadline:

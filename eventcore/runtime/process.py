@@ -157,7 +157,9 @@ class ProcessRuntime:
             if outcome is _RELEASED:
                 # Cancelled, or its reply was already on the way: nobody waits any more for what it does.
                 await kill(environment, EndReason.RELEASED)
-            del self._starter.serving[request_id]
+            # Not another's: an event whose lease has ended is tried beside itself, with one request id.
+            if self._starter.serving.get(request_id) is environment:
+                del self._starter.serving[request_id]
             environment.output.end()
             now = self._now()
             usage = Usage(

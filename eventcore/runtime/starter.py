@@ -93,7 +93,8 @@ class Starter:
                 frame = await environment.receive()
         finally:
             environment.output.end()
-            if request_id is not None:
+            # Not another's: an event whose lease has ended is tried beside itself, with one request id.
+            if request_id is not None and self.serving.get(request_id) is environment:
                 del self.serving[request_id]
             if not isinstance(frame, protocol.Ready):
                 await kill(environment, EndReason.TIMEOUT if scope.cancelled_caught else EndReason.UNFIT)

@@ -45,8 +45,10 @@ class Known(Protocol):
 class Admission:
     """Checks one list at a time against what a store holds and what the list itself has defined so far."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, owns: Callable[[port.DeleteMessages], bool]) -> None:
+        """Check against ``known``; ``owns`` tells whether every receipt of a deletion owns its message now."""
         self._known = known
+        self._owns = owns
         self._queues: dict[str, QueueSettings] = {}
         self._streams: dict[str, StreamSettings] = {}
         self._progress: dict[tuple[str, str], tuple[int, int]] = {}
@@ -55,7 +57,7 @@ class Admission:
             port.DefineQueue: self._define_queue,
             port.SendMessages: self._send,
             port.ReceiveMessages: self._receive,
-            port.DeleteMessages: self._name_queue,
+            port.DeleteMessages: self._delete,
             port.ChangeVisibility: self._name_queue,
             port.PurgeQueue: self._name_queue,
             port.DropMessages: self._name_queue,
@@ -90,7 +92,7 @@ class Admission:
         """Return if every operation of the list can be carried out.
 
         Raises:
-            FencedOut: a checkpoint has a newer epoch, or would go back.
+            FencedOut: a checkpoint has a newer epoch, or would go back; a message has another owner.
             KeyError, ValueError: an operation names what is not there, or holds what is too large.
             ProgrammingError: something in the list is no operation of the port.
         """
@@ -150,6 +152,13 @@ class Admission:
         operation: port.DeleteMessages | port.ChangeVisibility | port.PurgeQueue | port.DropMessages,
     ) -> None:
         self._queue(operation.queue)
+
+    def _delete(self, operation: port.DeleteMessages) -> None:
+        self._queue(operation.queue)
+        # One that is only now defined has given nobody a receipt.
+        is_stored = self._known.queue_settings(operation.queue) is not None
+        if operation.is_required and not (is_stored and self._owns(operation)):
+            raise FencedOut(f"a message of queue {operation.queue} was received again, or is gone")
 
     def _send(self, operation: port.SendMessages) -> None:
         settings, size_bytes_max = self._queue(operation.queue), BODY_BYTES_MAX

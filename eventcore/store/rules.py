@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from typing import TypeVar
 
 from eventcore.ports.store import (
+    DEAD_LETTER_RECEIVES,
     DEAD_LETTER_SOURCE,
     IDEMPOTENCY_DAYS,
     Failure,
@@ -24,6 +25,9 @@ from eventcore.ports.store import (
 Row = TypeVar("Row")
 Headers = tuple[tuple[str, bytes], ...]
 
+#: A number of receives is shorter.
+_DIGITS_MAX = 16
+_OF_DEAD_LETTERS = frozenset({DEAD_LETTER_SOURCE, DEAD_LETTER_RECEIVES})
 #: Bits for the number within a queue or shard: 10^12 messages; what is left of 63 bits numbers 4 million owners.
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
@@ -111,19 +115,29 @@ def is_sooner(visible_ms: int, earliest_ms: int) -> bool:
     return visible_ms > 0 and (not earliest_ms or visible_ms < earliest_ms)
 
 
-def is_exhausted(receive_count: int, settings: QueueSettings) -> bool:
-    """Return whether one more receive would exceed the redrive policy's limit (trap 16)."""
-    return bool(settings.dead_letter_queue) and receive_count >= settings.max_receive_count
+def is_exhausted(receive_count: int, headers: Headers, settings: QueueSettings) -> bool:
+    """Return whether one more receive of a message would exceed the redrive policy's limit (trap 16).
+
+    The receive count is that of all queues in which it was, the limit that of one (SQS's API reference,
+    `ApproximateReceiveCount` and `maxReceiveCount`).
+    """
+    if not settings.dead_letter_queue or receive_count < settings.max_receive_count:
+        return False
+    before = next((value for name, value in headers if name == DEAD_LETTER_RECEIVES), b"")
+    # Anybody may have sent a header of this name.
+    received_before = int(before) if before.isdigit() and len(before) < _DIGITS_MAX else 0
+    return receive_count - received_before >= settings.max_receive_count
 
 
-def as_dead_letter(headers: Headers, queue: str) -> Headers:
+def as_dead_letter(headers: Headers, queue: str, receive_count: int) -> Headers:
     """Return the headers of a message that goes to the dead-letter queue of ``queue``."""
-    return (*without_source(headers), (DEAD_LETTER_SOURCE, queue.encode()))
+    own = ((DEAD_LETTER_SOURCE, queue.encode()), (DEAD_LETTER_RECEIVES, b"%d" % receive_count))
+    return (*without_source(headers), *own)
 
 
 def without_source(headers: Headers) -> Headers:
-    """Return a message's headers without that which names where it was before."""
-    return tuple([header for header in headers if header[0] != DEAD_LETTER_SOURCE]) if headers else headers
+    """Return a message's headers without those of a dead letter."""
+    return tuple([header for header in headers if header[0] not in _OF_DEAD_LETTERS]) if headers else headers
 
 
 def trim_plan(

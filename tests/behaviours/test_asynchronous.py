@@ -12,6 +12,7 @@ import pytest
 
 import eventcore
 from eventcore.delivery.asynchronous import BEGUN_MAX
+from eventcore.engine.event_worker import LEASE_MARGIN_S
 from eventcore.errors import (
     CommandError,
     ConfigError,
@@ -590,6 +591,29 @@ def test_an_event_whose_end_can_not_be_written_ends_no_other_and_was_not_begun()
     play_scripted(_app(work, on_success="queue:done"), scenario, commit=commit)
     assert calls == {1: len(refused) + 1, 2: 1}
     assert len(refused) > BEGUN_MAX
+
+
+def test_a_try_that_outlasts_its_lease_leaves_the_event_to_the_next() -> None:
+    """The first does not heed its deadline. Put back by it as well, the event would be there twice."""
+    began: list[float] = []
+
+    async def work(event: int, context: Any) -> None:
+        began.append(anyio.current_time())
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(40 if len(began) == 1 else 20)
+        raise ValueError("always")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.invoke_async("work", 1)
+        await harness.advance(45)
+        assert began == [0, 3 + LEASE_MARGIN_S]
+        depths = {each.queue: each for each in await harness.engine.store.queue_depths()}
+        found = depths["events.work"]
+        assert (found.visible, found.hidden, found.delayed) == (0, 1, 0)
+        await harness.run_until_idle()
+
+    play(_app(work, timeout=3), scenario)
+    assert len(began) == 1 + 3  # the one that came too late, and the three there are
 
 
 def test_a_receive_that_fails_ends_no_invocation() -> None:

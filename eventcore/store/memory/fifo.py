@@ -203,7 +203,7 @@ class FifoQueue:
                 expired.append(message)
             elif not count_max:
                 break
-            elif is_exhausted(message.receive_count, self.settings):
+            elif is_exhausted(message.receive_count, message.new.headers, self.settings):
                 exhausted.append(message)
             else:
                 taken.append(message)
@@ -236,7 +236,7 @@ class FifoQueue:
     def _redrive(self, message: Message, target: FifoQueue, now_ms: int) -> MovedMessage:
         new = msgspec.structs.replace(
             message.new,
-            headers=as_dead_letter(message.new.headers, self.name),
+            headers=as_dead_letter(message.new.headers, self.name, message.receive_count),
             deduplication_id=message.new.id,
         )
         # Retention counts anew, unlike a standard queue's (Lambda semantics §3.2 "DLQ").
@@ -258,7 +258,8 @@ class FifoQueue:
 
     # -- what receipts allow -------------------------------------------------------------------------------------------
 
-    def _owned(self, receipt: str, now_ms: int) -> Message | None:
+    def owned(self, receipt: str, now_ms: int) -> Message | None:
+        """Return the message that a receipt still owns: it is in flight, and its visibility timeout has not ended."""
         lease = read_receipt(receipt, self.number)
         message = self._messages.get(lease[0]) if lease else None
         if message is None or lease != (message.key, message.receive_count, message.visible_ms):
@@ -271,7 +272,7 @@ class FifoQueue:
         stale = []
         is_open = False
         for receipt in dict.fromkeys(operation.receipts):
-            message = self._owned(receipt, operation.now_ms)
+            message = self.owned(receipt, operation.now_ms)
             if message is None:
                 stale.append(receipt)
             else:
@@ -286,7 +287,7 @@ class FifoQueue:
         until_ms = operation.now_ms + operation.timeout_s * 1000
         renewed = {}
         for receipt in dict.fromkeys(operation.receipts):
-            message = self._owned(receipt, operation.now_ms)
+            message = self.owned(receipt, operation.now_ms)
             if message is None:
                 continue
             if until_ms < message.visible_ms or not operation.timeout_s:

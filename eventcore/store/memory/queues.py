@@ -107,7 +107,8 @@ class MemoryQueues:
         assert isinstance(target, StandardQueue), "admission has looked at their types"
         queue.remove(message)
         # The time it was sent stays: the dead-letter queue's retention counts from it (Lambda semantics §3.2).
-        new = msgspec.structs.replace(message.new, headers=as_dead_letter(message.new.headers, queue.name))
+        headers = as_dead_letter(message.new.headers, queue.name, message.receive_count)
+        new = msgspec.structs.replace(message.new, headers=headers)
         target.add(new, message.sent_ms).inherit(message)
         self._wake(target.topic)
         return MovedMessage(message.new.id, message.receive_count, target.name)
@@ -119,12 +120,17 @@ class MemoryQueues:
             return queue.delete(operation)
         stale = []
         for receipt in dict.fromkeys(operation.receipts):
-            message = queue.owned(receipt)
+            message = queue.owned(receipt, operation.now_ms)
             if message is None:
                 stale.append(receipt)
             else:
                 queue.remove(message)
         return stale
+
+    def owns(self, operation: port.DeleteMessages) -> bool:
+        """Tell whether every receipt of a deletion owns its message."""
+        queue = self._queues[operation.queue]
+        return all(queue.owned(receipt, operation.now_ms) is not None for receipt in operation.receipts)
 
     def change_visibility(self, operation: port.ChangeVisibility) -> dict[str, str]:
         """Carry out `ChangeVisibility`."""
@@ -134,7 +140,7 @@ class MemoryQueues:
         until_ms = operation.now_ms + operation.timeout_s * 1000
         renewed = {}
         for receipt in operation.receipts:
-            message = queue.owned(receipt)
+            message = queue.owned(receipt, operation.now_ms)
             if message is None:
                 continue
             is_sooner = until_ms < message.visible_ms or not operation.timeout_s

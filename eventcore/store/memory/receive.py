@@ -51,7 +51,7 @@ class Taking:
                 self._drop(message)
             elif not count_max:
                 return False
-            elif is_exhausted(message.receive_count, queue.settings):
+            elif is_exhausted(message.receive_count, message.new.headers, queue.settings):
                 self.moved.append(self._redrive(queue, message))
             elif is_shared and group and queue.tenants.is_noisy(group, self._in_flight):
                 queue.pass_over(message)
@@ -83,7 +83,7 @@ class Taking:
         queue = self._queue
         if is_expired(message.arrived_ms, queue.settings, self._operation.now_ms):
             self._drop(message)
-        elif is_exhausted(message.receive_count, queue.settings):
+        elif is_exhausted(message.receive_count, message.new.headers, queue.settings):
             self.moved.append(self._redrive(queue, message))
         else:
             self._take(message)

@@ -56,7 +56,7 @@ class MemoryStore:
         self._failures = MemoryFailures()
         self._keys = MemoryKeys()
         self._notes: dict[str, bytes] = {}
-        self._admission = Admission(self)
+        self._admission = Admission(self, self._queues.owns)
         self._handlers = self._operations()
         self._commits = 0
         self._operation_count = 0

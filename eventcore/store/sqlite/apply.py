@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,14 @@ class Applier:
         ((data_version,),) = connection.execute("PRAGMA data_version")
         if self._ledger is None or self._admission is None or data_version != self._data_version:
             self._ledger = Ledger(connection)
-            self._admission = Admission(self._ledger)
+            self._admission = Admission(self._ledger, partial(self._owns, connection, self._ledger))
             self._data_version = data_version
         return self._ledger, self._admission
+
+    def _owns(self, connection: sqlite3.Connection, ledger: Ledger, operation: port.DeleteMessages) -> bool:
+        # What lists before it have done must be found written.
+        self._buffers.flush(connection)
+        return leases.owns(connection, ledger.queues[operation.queue], operation)
 
     def _send(self, tx: Transaction, admission: Admission, operations: Sequence[Any]) -> list[Outcome]:
         """Carry out lists of one send each: what most callers bring, all at once."""

@@ -166,7 +166,7 @@ def redrive(tx: Transaction, source: QueueRow, target: QueueRow, rows: Sequence[
     """
     arrivals = []
     for row in rows:
-        headers = encode_headers(as_dead_letter(decode_headers(row.headers), source.name))
+        headers = encode_headers(as_dead_letter(decode_headers(row.headers), source.name, row.receive_count))
         arrivals.append(_Arrival(row.id, row.sent_ms, row.group, row.id, headers, row.body))
     _add(tx, target, arrivals, now_ms, receives=[(row.receive_count, row.first_receive_ms) for row in rows])
     tx.wake(target.topic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
 from eventcore.ports import store as port
@@ -67,7 +68,7 @@ class _Receive:
                 self._expired.append(row)
             elif not count_max:
                 return False
-            elif is_exhausted(row.receive_count, settings):
+            elif is_exhausted(row.receive_count, decode_headers(row.headers), settings):
                 self._exhausted.append(row)
             else:
                 self._taken.append(row)
@@ -114,33 +115,35 @@ def _lease(row: Waiting, until_ms: int, now_ms: int) -> StoredMessage:
     )
 
 
-def _owned(tx: Transaction, queue: QueueRow, receipts: Sequence[str], now_ms: int) -> list[tuple[int, int, str]]:
+def owned(
+    connection: sqlite3.Connection, queue: QueueRow, receipts: Sequence[str], now_ms: int
+) -> list[tuple[int, int, str]]:
     """Return the messages that receipts own, still in flight: key, group's number and receipt."""
-    owned: list[tuple[int, int, str]] = []
+    found: list[tuple[int, int, str]] = []
     for (receive_count, visible_ms), by_key in read_receipts(receipts, queue.number).items():
         if visible_ms <= now_ms:
             continue
-        found = tx.execute(
+        rows = connection.execute(
             "SELECT key, group_number FROM fifo_place WHERE key IN (SELECT value FROM json_each(?))"
             " AND place = 1 AND receive_count = ? AND visible_ms = ?",
-            *(encode_list(list(by_key)), receive_count, visible_ms),
+            (encode_list(list(by_key)), receive_count, visible_ms),
         )
-        owned += [(key, group, by_key[key]) for key, group in found]
-    return owned
+        found += [(key, group, by_key[key]) for key, group in rows]
+    return found
 
 
 def delete(tx: Transaction, queue: QueueRow, operation: port.DeleteMessages) -> list[str]:
     """Carry out `DeleteMessages`."""
     stale = dict.fromkeys(operation.receipts)
-    owned = _owned(tx, queue, operation.receipts, operation.now_ms)
-    if not owned:
+    found = owned(tx.connection, queue, operation.receipts, operation.now_ms)
+    if not found:
         return list(stale)
-    erase(tx, [key for key, _, _ in owned])
+    erase(tx, [key for key, _, _ in found])
     changes = GroupChanges(tx, queue)
-    for _key, group, receipt in owned:
+    for _key, group, receipt in found:
         changes.note(group, depth=-1, in_flight=-1)
         del stale[receipt]
-    queue.hidden -= len(owned)
+    queue.hidden -= len(found)
     if changes.write():
         # What stood behind them may be received.
         tx.wake(queue.topic)
@@ -150,24 +153,24 @@ def delete(tx: Transaction, queue: QueueRow, operation: port.DeleteMessages) -> 
 def change_visibility(tx: Transaction, queue: QueueRow, operation: port.ChangeVisibility) -> dict[str, str]:
     """Carry out `ChangeVisibility`."""
     until_ms = operation.now_ms + operation.timeout_s * 1000
-    owned = _owned(tx, queue, operation.receipts, operation.now_ms)
-    if not owned:
+    found = owned(tx.connection, queue, operation.receipts, operation.now_ms)
+    if not found:
         return {}
     tx.execute(
         "UPDATE fifo_place SET place = ?, visible_ms = ?, receive_count = receive_count - ?"
         " WHERE key IN (SELECT value FROM json_each(?))",
         *(int(operation.timeout_s > 0), until_ms, int(operation.is_uncounted)),
-        encode_list([key for key, _, _ in owned]),
+        encode_list([key for key, _, _ in found]),
     )
     if not operation.timeout_s:
         changes = GroupChanges(tx, queue)
-        for _key, group, _receipt in owned:
+        for _key, group, _receipt in found:
             changes.note(group, in_flight=-1)
         changes.write()
-        queue.visible += len(owned)
-        queue.hidden -= len(owned)
+        queue.visible += len(found)
+        queue.hidden -= len(found)
     renewed = {}
-    for key, _group, receipt in owned:
+    for key, _group, receipt in found:
         _, receive_count, before_ms = map(int, receipt.split("-"))
         if until_ms < before_ms or not operation.timeout_s:
             tx.wake(queue.topic)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 
 from eventcore.ports import store as port
-from eventcore.store.key_ranges import KeyRange, gather
+from eventcore.store.key_ranges import KeyRange, cut, gather
 from eventcore.store.rules import read_receipts, write_receipt
 from eventcore.store.sqlite import fifo_receive
 from eventcore.store.sqlite.aside import put_back
 from eventcore.store.sqlite.ledger import QueueRow
 from eventcore.store.sqlite.marks import (
     Mark,
+    aside_within,
     hidden_within,
     hide,
     ready_within,
@@ -72,6 +74,21 @@ def _release(queue: QueueRow, owned: _Owned) -> None:
     if queue.tenants.in_flight:
         for first, end in owned.ranges:
             queue.tenants.release(range(first, end))
+
+
+def owns(connection: sqlite3.Connection, queue: QueueRow, operation: port.DeleteMessages) -> bool:
+    """Tell whether every receipt of a deletion owns its message; the buffers are written."""
+    if queue.settings.fifo_queue:
+        count = len(fifo_receive.owned(connection, queue, operation.receipts, operation.now_ms))
+    else:
+        count = 0
+        for receive, by_key in read_receipts(operation.receipts, queue.number).items():
+            keys = gather(sorted(by_key))
+            rows = [row for within in (hidden_within, ready_within, aside_within) for row in within(connection, keys)]
+            for first, end, receive_count, _first_receive_ms, visible_ms in rows:
+                if (receive_count, visible_ms) == receive:
+                    count += sum([stop - start for start, stop in cut((first, end), keys)[0]])
+    return count == len(set(operation.receipts))
 
 
 def delete(tx: Transaction, operation: port.DeleteMessages) -> list[str]:

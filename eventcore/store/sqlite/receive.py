@@ -134,7 +134,7 @@ class _Receive:
                 self._expired.append(row)
             elif not is_receiving:
                 return index
-            elif has_policy and is_exhausted(row.receive_count, settings):
+            elif has_policy and is_exhausted(row.receive_count, row.message[4], settings):
                 self._exhausted.append(row)
             elif is_shared:
                 if len(self._taken) == self._operation.count_max:
@@ -161,7 +161,7 @@ class _Receive:
         for row in rows:
             if row.message[2] <= expired_since_ms:
                 self._expired.append(row)
-            elif is_exhausted(row.receive_count, settings):
+            elif is_exhausted(row.receive_count, row.message[4], settings):
                 self._exhausted.append(row)
             else:
                 self._taken.append(row)

@@ -194,7 +194,7 @@ def redrive(tx: Transaction, source: QueueRow, target: QueueRow, rows: Sequence[
     run = tx.buffers.messages.run(target.number, key, is_delayed=True)
     for at, row in enumerate(rows, key):
         _key, message_id, sent_ms, group, headers, body = row.message
-        run.append((message_id, sent_ms, group, as_dead_letter(headers, source.name), body))
+        run.append((message_id, sent_ms, group, as_dead_letter(headers, source.name, row.receive_count), body))
         tx.buffers.ready.values += (at, at + 1, row.receive_count, row.first_receive_ms, 0)
     target.next_key += len(rows)
     if target.fresh_key == key:

@@ -16,6 +16,7 @@ from eventcore.ports.store import (
     AppendRecords,
     DefineQueue,
     DefineStream,
+    DeleteMessages,
     NewRecord,
     Operation,
     PutNote,
@@ -88,6 +89,7 @@ class StoreConformance(
             (SendMessages(queue="nowhere", messages=(), now_ms=NOW_MS), KeyError),
             (DefineStream(stream="clicks", settings=StreamSettings(shards=9)), ValueError),
             (SaveCheckpoint(mapping="m", shard="s", epoch=7, position=9), FencedOut),
+            (DeleteMessages(queue="orders", receipts=("1-1-1",), is_required=True), FencedOut),
         ],
         ids=lambda value: value.__name__ if isinstance(value, type) else type(value).__name__,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eventcore.ports.store import (
+    DEAD_LETTER_RECEIVES,
     DEAD_LETTER_SOURCE,
     DEDUPLICATION_S,
     ChangeVisibility,
@@ -364,7 +365,7 @@ class FifoPromises(StoreKit):
             (dead,) = await store.peek("dead", count_max=10, now_ms=at(VISIBILITY_S))
             assert (dead.id, dead.group, dead.deduplication_id) == ("g1", "g", "g1")
             assert (dead.receive_count, dead.first_receive_ms, dead.sent_ms) == (1, NOW_MS, NOW_MS)
-            assert dead.headers == ((DEAD_LETTER_SOURCE, b"orders"),)
+            assert dead.headers == ((DEAD_LETTER_SOURCE, b"orders"), (DEAD_LETTER_RECEIVES, b"1"))
             assert (await receive(store, queue="dead", count_max=0, after_s=60)).expired == []
             assert ids(await store.peek("dead", count_max=9, now_ms=at(VISIBILITY_S + 59.999))) == ["g1"]
             assert ids(await store.peek("dead", count_max=9, now_ms=at(VISIBILITY_S + 60))) == []

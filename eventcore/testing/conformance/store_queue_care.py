@@ -5,9 +5,12 @@ Source of the rules: Lambda semantics §3.2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eventcore.ports.store import (
+    DEAD_LETTER_RECEIVES,
     DEAD_LETTER_SOURCE,
     IDEMPOTENCY_DAYS,
     ChangeVisibility,
@@ -113,10 +116,38 @@ class QueueCarePromises(StoreKit):
             assert [*result.moved] == [MovedMessage("a", 2, "dead")]
             assert await counts(store) == (0, 1, 0)
             (dead,) = (await receive(store, queue="dead", after_s=2 * VISIBILITY_S)).messages
-            headers = (("h", b"1"), (DEAD_LETTER_SOURCE, b"orders"))
+            headers = (("h", b"1"), (DEAD_LETTER_SOURCE, b"orders"), (DEAD_LETTER_RECEIVES, b"2"))
             assert (dead.id, dead.body, dead.headers, dead.group) == ("a", b"a", headers, "g")
             # It goes on: two receives of the source, and this one.
             assert (dead.sent_ms, dead.receive_count, dead.first_receive_ms) == (NOW_MS, 3, NOW_MS)
+
+        self.check(scenario)
+
+    @pytest.mark.parametrize("is_fifo", [False, True])
+    def test_each_queue_allows_its_own_receives(self, is_fifo: bool) -> None:
+        """The count that functions see is that of all queues; the limit of a dead-letter queue is its own.
+
+        Source: SQS's API reference, `ApproximateReceiveCount` ("across all queues") and `maxReceiveCount`.
+        """
+        policies = [("orders", "dead", 3), ("dead", "buried", 2), ("buried", "", 0)]
+        fields: dict[str, Any] = {"group": "g", "deduplication_id": "1"} if is_fifo else {}
+
+        async def scenario(store: Store) -> None:
+            for name, target, count in reversed(policies):
+                await define_queue(store, name, dead_letter_queue=target, max_receive_count=count, fifo_queue=is_fifo)
+            await send(store, "a", **fields)
+            at_s, seen = 0, []
+            for name, _, count in policies:
+                for _ in range(count or 1):
+                    (message,) = (await receive(store, queue=name, after_s=at_s)).messages
+                    seen.append((name, message.receive_count))
+                    at_s += VISIBILITY_S
+                if count:
+                    assert (await receive(store, queue=name, after_s=at_s)).messages == []
+            queues = ["orders"] * 3 + ["dead"] * 2 + ["buried"]
+            assert seen == list(zip(queues, range(1, 7), strict=True))
+            (buried,) = await store.peek("buried", count_max=1)
+            assert buried.headers == ((DEAD_LETTER_SOURCE, b"dead"), (DEAD_LETTER_RECEIVES, b"5"))
 
         self.check(scenario)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
+from eventcore.errors import FencedOut
 from eventcore.ports.store import (
     BODY_BYTES_MAX,
     ChangeVisibility,
@@ -24,6 +27,7 @@ from eventcore.testing.conformance.store_kit import (
     define_queue,
     depth,
     ids,
+    new_messages,
     receipts,
     receive,
     received_ids,
@@ -261,6 +265,40 @@ class QueuePromises(StoreKit):
             assert await commit_one(store, DeleteMessages(queue="orders", receipts=(a, b, b))) == [a]
             assert await received_ids(store, after_s=VISIBILITY_S) == []
             assert await counts(store) == (0, 0, 0)
+
+        self.check(scenario)
+
+    @pytest.mark.parametrize("is_fifo", [False, True])
+    def test_a_required_deletion_is_refused_with_all_beside_it_unless_every_message_is_owned(
+        self, is_fifo: bool
+    ) -> None:
+        """One that was received again, or is deleted; and what neighbours of the same transaction do is seen."""
+        fields: dict[str, Any] = {"group": "g"} if is_fifo else {}
+        later_s = 2 * VISIBILITY_S
+
+        async def scenario(store: Store) -> None:
+            def delete(*of: str) -> DeleteMessages:
+                return DeleteMessages(queue="orders", receipts=of, now_ms=at(VISIBILITY_S), is_required=True)
+
+            async def refuse(*of: str) -> None:
+                new = SendMessages(queue="orders", messages=new_messages("x", **fields), now_ms=at(VISIBILITY_S))
+                with pytest.raises(FencedOut):
+                    await store.commit([new, delete(*of)])
+
+            await define_queue(store, fifo_queue=is_fifo, content_based_deduplication=is_fifo)
+            await send(store, "a", "b", "c", **fields)
+            before = receipts(await receive(store))
+            first, second, third = receipts(await receive(store, after_s=VISIBILITY_S))
+            for stale in ((before[0],), (first, before[1]), ("no receipt",), (first, "no receipt")):
+                await refuse(*stale)
+            assert await counts(store) == (0, 3, 0)
+            assert await commit_one(store, delete(first, first)) == []
+            await refuse(second, first)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.commit, [delete(second)])
+                tasks.start_soon(refuse, second, third)
+            (left,) = (await receive(store, after_s=later_s)).messages
+            assert left.id == "c"
 
         self.check(scenario)
 

@@ -1,5 +1,7 @@
 """What every store decides alike."""
 
+import pytest
+
 from eventcore.ports.store import QueueSettings
 from eventcore.store.rules import (
     due_rows,
@@ -37,8 +39,16 @@ def test_a_message_expires_when_its_retention_has_passed():
 def test_a_message_is_exhausted_by_the_receives_it_was_allowed():
     """Never without a redrive policy."""
     settings = QueueSettings(dead_letter_queue="dead", max_receive_count=2)
-    assert [is_exhausted(count, settings) for count in (0, 1, 2, 3)] == [False, False, True, True]
-    assert not is_exhausted(1000, QueueSettings())
+    assert [is_exhausted(count, (), settings) for count in (0, 1, 2, 3)] == [False, False, True, True]
+    assert not is_exhausted(1000, (), QueueSettings())
+
+
+@pytest.mark.parametrize(("before", "allowed"), [(b"5", 7), (b"0", 2), (b"-5", 2), (b"", 2), (b"9" * 5000, 2)])
+def test_receives_of_another_queue_are_not_those_that_were_allowed(before, allowed):
+    """Whatever somebody has sent in a header of that name."""
+    settings = QueueSettings(dead_letter_queue="dead", max_receive_count=2)
+    headers = (("eventcore-dead-letter-receives", before),)
+    assert [is_exhausted(count, headers, settings) for count in (allowed - 1, allowed)] == [False, True]
 
 
 def test_trimming_takes_the_oldest_of_all_shards():
