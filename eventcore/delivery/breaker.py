@@ -6,11 +6,12 @@ Pure: it is told what happened, and when. Times are seconds of one steady clock.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
 from eventcore.delivery.partial import Report
-from eventcore.model import FaultCause, Outcome, OutcomeKind
+from eventcore.model import Fault, FaultCause, Outcome, OutcomeKind
 
 #: Each probe that fails makes the next pause so many times longer.
 PAUSE_FACTOR = 2
@@ -64,7 +65,7 @@ class Breaker:
         Args:
             outcome: what the function returned; RELEASED when it was not called.
             report: which records the outcome names failed, already read from it.
-            record_count: how many it was given.
+            record_count: how many it was given, and called with.
             now_s: the time.
             is_probe: what `begin` said.
         """
@@ -72,7 +73,13 @@ class Breaker:
             self._is_probing = False
         if outcome.kind in {OutcomeKind.THROTTLED, OutcomeKind.RELEASED}:
             return False
-        if self._counts(outcome, report, record_count):
+        is_whole = outcome.kind is OutcomeKind.FAILURE or report.is_unusable or 0 < record_count == len(report.failed)
+        faults = _faults(outcome, report) if is_whole else ()
+        told = [fault for fault in faults if fault is None or fault.cause is not FaultCause.UNDECODABLE]
+        if faults and not told:
+            # The function did nothing with any of them: nothing was learnt of what it needs.
+            return False
+        if is_whole and any(map(self._counts, told)):
             return self._fail(now_s, is_probe=is_probe)
         if is_probe:
             self.close()
@@ -106,12 +113,14 @@ class Breaker:
             self.state = BreakerState.OPEN
         return not was_closed
 
-    def _counts(self, outcome: Outcome, report: Report, record_count: int) -> bool:
-        """Tell whether a whole batch failed in a way that is counted; what can't be decoded is nobody else's fault."""
-        is_whole = report.is_unusable or 0 < record_count == len(report.failed)
-        if outcome.kind is not OutcomeKind.FAILURE and not is_whole:
-            return False
-        fault = outcome.fault
-        if fault is not None and fault.cause is FaultCause.UNDECODABLE:
-            return False
-        return not self._policy.error_types or (fault is not None and fault.error_type in self._policy.error_types)
+    def _counts(self, fault: Fault | None) -> bool:
+        """Tell whether what a record of a batch failed with counts, when the whole batch did."""
+        types = self._policy.error_types
+        return not types or (fault is not None and fault.error_type in types)
+
+
+def _faults(outcome: Outcome, report: Report) -> Sequence[Fault | None]:
+    """Return what the records of a batch failed with that failed as a whole: at least one."""
+    if outcome.kind is OutcomeKind.FAILURE or report.is_unusable or not outcome.faults:
+        return (outcome.fault,)
+    return [outcome.fault_of(index) for index in report.failed]

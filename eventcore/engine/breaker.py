@@ -81,7 +81,11 @@ class MappingBreaker:
         if is_probe:
             self._probe = None
         before = self._breaker.state
-        is_uncounted = self._breaker.end(own, report, len(answer.given), anyio.current_time(), is_probe=is_probe)
+        given = len(answer.given)
+        if own.faults and report.failed and batch.shard:
+            # A typed handler of an ordered source was called up to the first record that failed.
+            given = report.failed[0] + 1
+        is_uncounted = self._breaker.end(own, report, given, anyio.current_time(), is_probe=is_probe)
         after = self._breaker.state
         if after is BreakerState.OPEN and before is not after:
             self._why = fault_text(own.fault) or "every record of a batch failed"

@@ -16,7 +16,7 @@ from eventcore.errors import CommandError
 from eventcore.telemetry.events import BatchInvoked, BreakerChanged, RecordsReceived
 from eventcore.testing.harness import Harness
 from tests.behaviours.control import Control
-from tests.behaviours.orders import numbers, play, queue_app, send_numbers, stream_app
+from tests.behaviours.orders import Order, numbers, play, queue_app, send_numbers, stream_app
 from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
 
 
@@ -293,6 +293,60 @@ def test_a_response_that_names_some_records_does_not_count(source: str) -> None:
         assert _states(harness) == []
 
     play(_app_of(source, work, function_response_types=["ReportBatchItemFailures"]), scenario)
+
+
+@SOURCES
+def test_a_typed_handler_that_fails_with_the_first_of_a_batch_counts(source: str) -> None:
+    """Of a shard it is called with no other; of a queue with all, and each fails."""
+
+    async def work(order: Order) -> None:
+        raise ConnectionError("down")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send(source, [{"id": 1}, {"id": 2}], key="a")
+        await harness.advance(5)
+        assert _states(harness) == ["open"]
+
+    play(_app_of(source, work), scenario)
+
+
+def test_a_probe_that_can_not_be_decoded_tells_nothing() -> None:
+    """The function was not called: the next batch is the probe, and no message of an outage is tried for real."""
+    is_up = False
+
+    async def work(order: Order) -> None:
+        if not is_up:
+            raise ConnectionError("down")
+
+    async def scenario(harness: Harness) -> None:
+        nonlocal is_up
+        await harness.send("queue:orders", [{"id": 1}])
+        await harness.advance(5)
+        await harness.send("queue:orders", [b"no order"])
+        await harness.advance(7)
+        assert _states(harness) == ["open", "half-open"]
+        assert [each.reason for each in harness.discarded] == ["Undecodable"]
+        await harness.advance(200)
+        assert "closed" not in _states(harness)
+        is_up = True
+        await harness.run_until_idle()
+        assert _states(harness)[-1] == "closed"
+
+    play(_app_of("queue:orders", work, batch_size=1), scenario)
+
+
+def test_a_batch_that_can_not_be_decoded_does_not_end_a_row_of_failures() -> None:
+    async def work(order: Order) -> None:
+        raise ConnectionError("down")
+
+    async def scenario(harness: Harness) -> None:
+        for body in ({"id": 1}, b"no order", {"id": 2}):
+            await harness.send("queue:orders", [body])
+            await harness.advance(1)
+        assert _states(harness) == ["open"]
+
+    breaker = {"failures": 2, "pause": 10}
+    play(queue_app(work, batch_size=1, circuit_breaker=breaker), scenario)
 
 
 @SOURCES
