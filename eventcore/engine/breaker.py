@@ -23,6 +23,9 @@ from eventcore.telemetry.events import fault_text
 
 #: What an invocation becomes that failed while the breaker was open or half open: no attempt.
 UNCOUNTED = Outcome(kind=OutcomeKind.RELEASED)
+#: Shards that have tried since the breaker opened leave the next probe to the others for so long, seconds: who has a
+#: record to try begins within milliseconds.
+TURN_S = 0.5
 #: Who holds a gate that a breaker holds.
 HOLDER = "its circuit breaker"
 
@@ -38,6 +41,9 @@ class MappingBreaker:
         self._changed = anyio.Event()
         self._probe: str | None = None  #: the request id of the one batch
         self._why = ""
+        self._held: frozenset[str] | None = None  #: shards, all of them when empty; None: the gate is open
+        self._had_turn: set[str] = set()  #: shards of the probes since it opened, or since all had theirs
+        self._turns_end_s: float | None = None  #: until then they wait for the others
         gate.breaker = self
         gate.hold(None)
 
@@ -65,6 +71,9 @@ class MappingBreaker:
         """Note that a batch will be invoked, which the gate has let in; nobody may wait in between. `end` follows."""
         if self._breaker.begin():
             self._probe = batch.request_id
+            if batch.shard:
+                self._had_turn.add(batch.shard)
+            self._turns_end_s = None
             self._hold()
 
     def end(self, batch: Batch, answer: Answer, read: Callable[[Batch, Outcome], Report]) -> Outcome:
@@ -89,6 +98,8 @@ class MappingBreaker:
         after = self._breaker.state
         if after is BreakerState.OPEN and before is not after:
             self._why = fault_text(own.fault) or "every record of a batch failed"
+        if after is BreakerState.CLOSED:
+            self._end_turns()
         if is_probe or before is not after:
             self._hold()
         if before is not after:
@@ -100,15 +111,30 @@ class MappingBreaker:
         """Let a probe in whenever a pause is over, until cancelled."""
         while True:
             self._changed = anyio.Event()
-            if self._breaker.state is not BreakerState.OPEN:
+            is_open = self._breaker.state is BreakerState.OPEN
+            until_s = self._breaker.probe_s if is_open else self._turns_end_s
+            with anyio.CancelScope(deadline=float("inf") if until_s is None else until_s):
                 await self._changed.wait()
                 continue
-            with anyio.CancelScope(deadline=self._breaker.probe_s):
-                await self._changed.wait()
-                continue
-            self._breaker.half_open()
+            if is_open:
+                self._breaker.half_open()
+                self._begin_turns()
+                self._tell()
+            else:
+                self._end_turns()
             self._hold()
-            self._tell()
+
+    def _begin_turns(self) -> None:
+        """Let those shards try that have not, where any waits: one poison record must not be every probe."""
+        if self._had_turn and self._gate.waiting - self._had_turn:
+            self._turns_end_s = anyio.current_time() + TURN_S
+        else:
+            self._end_turns()
+
+    def _end_turns(self) -> None:
+        """Let every shard try."""
+        self._had_turn.clear()
+        self._turns_end_s = None
 
     def close(self) -> bool:
         """Close it by hand; tell whether it was not closed."""
@@ -116,6 +142,7 @@ class MappingBreaker:
             return False
         self._breaker.close()
         self._probe = None
+        self._end_turns()
         self._hold()
         self._tell()
         return True
@@ -134,11 +161,20 @@ class MappingBreaker:
         )
 
     def _hold(self) -> None:
-        """Hold the gate, or let go of it."""
+        """Hold the gate, for all or for those that had their turn, or let go of it."""
         self._changed.set()
-        is_held = self._gate.held is not None
-        if is_held != self.is_holding:
-            self._gate.hold(Pause(by=HOLDER, since_ms=self._clock.now_ms()) if self.is_holding else None)
+        held: frozenset[str] | None = None
+        if self.is_holding:
+            held = frozenset()
+        elif self._turns_end_s is not None:
+            held = frozenset(self._had_turn)
+        if held == self._held:
+            return
+        self._held = held
+        if held is None:
+            self._gate.hold(None)
+        else:
+            self._gate.hold(self._gate.held or Pause(by=HOLDER, since_ms=self._clock.now_ms()), held)
 
     def _tell(self) -> None:
         status = self.status()

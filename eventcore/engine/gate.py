@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -58,20 +59,28 @@ class Gate:
         self._changed = anyio.Event()
         self._listeners: list[Callable[[], None]] = []
         self.held: Pause | None = None  #: by the mapping's circuit breaker
+        self._held_shards: frozenset[str] = frozenset()  #: of that; empty: all
+        self._waiting: Counter[str] = Counter()
         self.breaker: BreakerAtGate | None = None
 
     def find(self, shard: str) -> Pause | None:
         """Return what holds a shard: its own pause, the mapping's, or its circuit breaker."""
-        return self.find_by_hand(shard) or self.held
+        held = None if self._held_shards and shard not in self._held_shards else self.held
+        return self.find_by_hand(shard) or held
 
     def find_by_hand(self, shard: str) -> Pause | None:
         """Return the pause that somebody has made for a shard, or for the mapping."""
         return self._pauses.get(shard) or self._pauses.get(ALL)
 
-    def hold(self, held: Pause | None) -> None:
-        """Hold the whole mapping besides what is paused by hand, or let go of it."""
-        self.held = held
+    def hold(self, held: Pause | None, shards: frozenset[str] = frozenset()) -> None:
+        """Hold the mapping, or only some shards of it, besides what is paused by hand; or let go of it."""
+        self.held, self._held_shards = held, shards
         self._tell()
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The shards that wait for it to open."""
+        return frozenset(self._waiting)
 
     def replace(self, pauses: Mapping[str, Pause]) -> None:
         """Take over what is paused from now on."""
@@ -95,5 +104,10 @@ class Gate:
 
     async def wait_open(self, shard: str) -> None:
         """Wait until nothing holds a shard."""
-        while self.find(shard) is not None:
-            await self._changed.wait()
+        self._waiting[shard] += 1
+        try:
+            while self.find(shard) is not None:
+                await self._changed.wait()
+        finally:
+            self._waiting[shard] -= 1
+            self._waiting += Counter()  # without those that are none any more

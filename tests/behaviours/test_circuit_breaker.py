@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 import eventcore
@@ -226,6 +227,57 @@ def test_a_probe_whose_shard_is_lost_lets_the_next_batch_be_the_probe() -> None:
     harness = play_scripted(app, scenario, stream)
     assert len(calls) == 3
     assert _states(harness) == ["open", "half-open", "closed"]
+
+
+SHARDS = ("orders-0", "orders-1", "orders-2")
+
+
+def _three_shards() -> ScriptedStream:
+    """Each record says its shard and its position."""
+    return ScriptedStream(
+        {
+            shard: [msgspec.structs.replace(record(at), body=b"%d%d" % (number, at)) for at in range(3)]
+            for number, shard in enumerate(SHARDS)
+        }
+    )
+
+
+def test_shards_take_turns_in_probing() -> None:
+    async def work(event: dict[str, Any], context: Any) -> None:
+        raise ConnectionError("down")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(10 * 13)
+
+    app = scripted_app(work, batch_size=1, circuit_breaker={"failures": 1, "pause": 10, "maximum_pause": 10})
+    harness = play_scripted(app, scenario, _three_shards())
+    probes = [event.shard for event in harness.events(BatchInvoked)][1:]
+    assert len(probes) >= 9
+    for first in (0, 3, 6):
+        assert sorted(probes[first : first + 3]) == sorted(SHARDS)
+
+
+@pytest.mark.parametrize("poisoned", range(3))
+def test_a_poison_record_holds_up_no_other_shard_for_long(poisoned: int) -> None:
+    """Whichever of them wakes first: a probe of another shard closes the breaker."""
+    done: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        # Until the poison has been seen, the others fail too.
+        if poisoned * 10 in numbers(event) or not seen:
+            seen.extend(number for number in numbers(event) if number == poisoned * 10)
+            raise ConnectionError("always")
+        done.extend(numbers(event))
+
+    seen: list[int] = []
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(200)
+
+    app = scripted_app(work, batch_size=1, circuit_breaker={"failures": 1, "pause": 10, "maximum_pause": 10})
+    play_scripted(app, scenario, _three_shards())
+    assert sorted(done) == [shard * 10 + at for shard in range(3) if shard != poisoned for at in range(3)]
+    assert len(seen) > 3
 
 
 def test_one_poison_message_does_not_keep_it_open() -> None:
