@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from eventcore.clock import Clock
 from eventcore.delivery.visibility import VISIBILITY_MAX_S
@@ -42,8 +43,8 @@ _SEQUENCE_DIGITS = 20
 _SOURCE_ARN = "DeadLetterQueueSourceArn"
 #: A delete waits this long for another commit of its queue to carry it, seconds (design §3).
 DELETE_WAIT_S = 0.005
-#: A commit that carries others' deletes is not cancelled with its caller, for at most this long, seconds; a commit
-#: takes milliseconds, and a store that is stuck must not keep an engine from stopping.
+#: A commit that receives, or carries others' deletes, is not cancelled with its caller, for at most this long, seconds:
+#: it takes milliseconds, and a store that is stuck must not keep an engine from stopping.
 COMMIT_SHIELD_S = 5.0
 
 
@@ -79,8 +80,11 @@ class EmbeddedQueue:
     async def receive(self, records_max: int, *, wait_s: float, visibility_timeout_s: int | None = None) -> Received:
         """Receive up to ``records_max`` messages and hide them; see `QueueSource.receive`.
 
-        Returns without a message before ``wait_s`` is over when its redrive policy took one away.
+        Returns without a message before ``wait_s`` is over when its redrive policy took one away. Cancelled while the
+        store works, it returns what was hidden all the same: those messages are the caller's to give back.
         """
+        # The commit is shielded: who is cancelled already must not begin one.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         request = (max(1, min(records_max, self.capabilities.receive_max)), visibility_timeout_s)
         deadline = anyio.current_time() + wait_s
         async with self._store.watch(f"queue:{self.name}") as watch:
@@ -250,13 +254,16 @@ class EmbeddedQueue:
     async def _commit(self, *operations: Operation) -> Any:
         """Commit operations together with waiting deletes; return the last one's result."""
         carried = self._deletes.take()
-        if not carried:
+        if not carried and not any(isinstance(each, ReceiveMessages) for each in operations):
             return (await self._write(operations))[-1]
         receipts = tuple([receipt for delete in carried for receipt in delete.receipts])
         failure: EventcoreError = SourceUnavailable("the store does not answer", source=self.name)
         try:
-            # Others wait for their deletes in it: it must not end with this caller alone.
+            # Others wait for their deletes in it: it must not end with this caller alone. And a receive that is
+            # cancelled once the store has begun would hide messages that nobody has.
             with anyio.move_on_after(COMMIT_SHIELD_S, shield=True):
+                if not carried:
+                    return (await self._write(operations))[-1]
                 delete = DeleteMessages(queue=self.name, receipts=receipts, now_ms=self._clock.now_ms())
                 results = await self._write([delete, *operations])
                 spent = frozenset(results[0])

@@ -84,8 +84,8 @@ class QueueSource(Protocol):
     async def receive(self, records_max: int, *, wait_s: float, visibility_timeout_s: int | None = None) -> Received:
         """Receive up to ``records_max`` messages and hide them.
 
-        Returns as soon as there is one, or empty after ``wait_s``. Cancelled, it has either hidden nothing or what it
-        hid comes back after the visibility timeout.
+        Returns as soon as there is one, or empty after ``wait_s``. Cancelled, it has hidden nothing, or returns
+        what it hid all the same, or that comes back after the visibility timeout.
 
         Args:
             records_max: at least 1; more than `QueueCapabilities.receive_max` is cut to it.

@@ -30,13 +30,17 @@ class FaultyStore(MemoryStore):
 
     failure: Exception | None = None
     is_stuck = False
+    answer: anyio.Event | None = None  #: what is written is told when this is set, as another thread may take its time
 
     async def commit(self, operations: Sequence[Operation]) -> list[Any]:
         if self.failure is not None:
             raise self.failure
         if self.is_stuck:
             await anyio.sleep_forever()
-        return await super().commit(operations)
+        results = await super().commit(operations)
+        if self.answer is not None:
+            await self.answer.wait()
+        return results
 
 
 class Case:
@@ -143,6 +147,35 @@ def test_a_receive_that_is_cancelled_takes_no_delete_with_it() -> None:
         assert spent in ([[]], [()])
         await anyio.sleep(VISIBILITY_S)
         assert not (await case.queue.receive(1, wait_s=0)).records
+
+    virtually(scenario)
+
+
+def test_a_receive_that_is_cancelled_while_the_store_works_returns_what_it_hid() -> None:
+    """Nobody would have those messages until their visibility timeout ends, and a receive of each would be burnt."""
+
+    async def scenario(case: Case) -> None:
+        await case.define()
+        sent = await case.send(2)
+        case.store.answer = anyio.Event()
+        received: list[Record] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def receive() -> None:
+                with scope:
+                    received.extend((await case.queue.receive(10, wait_s=10)).records)
+
+            scope = anyio.CancelScope()
+            tasks.start_soon(receive)
+            await anyio.sleep(1)
+            scope.cancel()
+            await anyio.sleep(1)
+            case.store.answer.set()
+        assert [record.id for record in received] == sent
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await case.queue.receive(10, wait_s=10)
+        assert scope.cancelled_caught
 
     virtually(scenario)
 
