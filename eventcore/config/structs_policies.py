@@ -71,7 +71,15 @@ class RetryExceptionConfig(Section, frozen=True, kw_only=True, forbid_unknown_fi
         Annotated[RetryScheduleConfig, Meta(description="its pauses; without one as all others'")] | None
     ) = None
     maximum_retry_attempts: (
-        Annotated[int, Meta(ge=-1, le=10_000, description="its retries instead of the mapping's; -1: without end")]
+        Annotated[
+            int,
+            Meta(
+                ge=-1,
+                le=10_000,
+                description="retries when a try fails with it, instead of the mapping's number; tries that failed "
+                "otherwise count too; -1: without end",
+            ),
+        ]
         | None
     ) = None
     give_up: Annotated[bool, Meta(description="true: given up at once")] = False

@@ -154,6 +154,30 @@ def test_a_rules_own_pauses_are_spread_where_it_says_so() -> None:
     assert max(pauses) < 100
 
 
+@pytest.mark.parametrize("source", ["stream:orders", "queue:orders"])
+def test_tries_that_failed_otherwise_count_for_an_error_type_too(source: str) -> None:
+    """One count for all: the type of the last failure says which number, and which pause, it is held against."""
+    errors = [ValueError, ValueError, TimeoutError, ValueError, LookupError]
+    calls: list[str] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        error = errors[len(calls)]
+        calls.append(error.__name__)
+        raise error("down")
+
+    rules = [
+        {"error_type": "TimeoutError", "maximum_retry_attempts": 3, "retry_schedule": {"kind": "linear", "initial": 7}},
+        {"error_type": "LookupError", "maximum_retry_attempts": 4},
+    ]
+    schedule = {"kind": "list", "seconds": [5, 6, 1, 8]}
+    make = stream_app if source.startswith("stream") else queue_app
+    scenario = _send_one if source.startswith("stream") else _queue_one
+    harness = play(make(work, retry_schedule=schedule, retry_exceptions=rules), scenario)
+    assert calls == ["ValueError", "ValueError", "TimeoutError", "ValueError", "LookupError"]
+    assert _pauses(harness) == pytest.approx([5, 6, 21, 8], abs=1.01)
+    assert [each.reason for each in harness.discarded] == [DiscardReason.RETRY_ATTEMPTS_EXHAUSTED]
+
+
 def test_a_split_isolates_the_record_that_is_given_up_at_once() -> None:
     """§4 "Bisect": what shares a batch with it must not be given up with it."""
 
