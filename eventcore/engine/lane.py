@@ -7,7 +7,7 @@ same attempts.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
@@ -28,12 +28,13 @@ from eventcore.delivery.partial import Report
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import GivenUp
-from eventcore.engine.dispatcher import RELEASED, Answer
 from eventcore.engine.gate import Gate
 from eventcore.engine.intake import Intake
+from eventcore.engine.lane_invoker import LaneInvoker
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked
+from eventcore.engine.unless import unless
 from eventcore.errors import CommandError
 from eventcore.model import Batch, Fault, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange
@@ -82,8 +83,9 @@ class Lane:
         self._covered = covered
         self._books = books
         self._stopping = stopping
-        self._is_first = is_first
-        self._invocation: anyio.CancelScope | None = None
+        self._invoker = LaneInvoker(
+            context, shard, checkpoint=checkpoint, stopping=stopping, is_first=is_first, read=self._read
+        )
         self._woken = anyio.Event()  #: ends the pause before a retry
         self._skip: _Skip | None = None
         self._has_ended = False
@@ -94,7 +96,7 @@ class Lane:
     @property
     def is_invoking(self) -> bool:
         """Whether the function is running for this lane."""
-        return self._invocation is not None
+        return self._invoker.is_invoking
 
     def stop(self) -> None:
         """End after the batch that is being invoked; pending retries stay for the next owner."""
@@ -105,8 +107,7 @@ class Lane:
     def abort(self) -> None:
         """End now: the running invocation's environment is killed, its batch released."""
         self.stop()
-        if self._invocation is not None:
-            self._invocation.cancel()
+        self._invoker.abort()
 
     async def skip(self, count: int) -> Sequence[Discarded]:
         """Give up the first records of the batch that holds up the lane; return what was given up.
@@ -153,7 +154,7 @@ class Lane:
         gate = self._context.gate
         while not self._stopping.is_set():
             if gate.find(self._shard) is not None and self._skip is None:
-                await self._unless_stopped(lambda: self._wait_open(gate))
+                await unless(self._stopping, partial(self._wait_open, gate))
                 continue
             if (barrier := self._intake.barrier) is not None:
                 state = await self._pass_barrier(barrier, state)
@@ -175,23 +176,20 @@ class Lane:
                 part = Part(last=records[-1].position, request_id=self._context.ids.new_id())
                 state = ShardState(parts=(part,))
             state, pause_ms = await self._handle(records, state)
-            if pause_ms and self._skip is None and not self._stopping.is_set():
-                self._woken = anyio.Event()
-                with anyio.move_on_after(pause_ms / 1000):
-                    await self._woken.wait()
+            if pause_ms:
+                await self._pause(pause_ms)
 
     async def _wait_open(self, gate: Gate) -> None:
         """Wait until the shard is resumed, or something of it is to be skipped."""
         self._woken = anyio.Event()
-        async with anyio.create_task_group() as tasks:
+        await unless(self._woken, partial(gate.wait_open, self._shard))
 
-            async def until_skipped() -> None:
+    async def _pause(self, pause_ms: int) -> None:
+        """Wait before a retry, unless something of it is to be skipped, or the lane was stopped."""
+        if self._skip is None and not self._stopping.is_set():
+            self._woken = anyio.Event()
+            with anyio.move_on_after(pause_ms / 1000):
                 await self._woken.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(until_skipped)
-            await gate.wait_open(self._shard)
-            tasks.cancel_scope.cancel()
 
     async def _handle(self, records: Sequence[Record], state: ShardState) -> tuple[ShardState, int]:
         """Bring one batch to a decision and make it durable; return what is tried next, and the pause before it."""
@@ -211,7 +209,7 @@ class Lane:
         invocations = part.attempt
         if decision is None:
             invocations += 1
-            outcome = await self._try(batch, part, state)
+            outcome = await self._invoker.invoke(batch, part, state)
             report = self._read(batch, outcome)
             decision = decide_stream(
                 records,
@@ -244,28 +242,6 @@ class Lane:
         """Return which records of a batch its outcome names failed."""
         return self._context.dispatcher.read(batch, outcome)
 
-    async def _try(self, batch: Batch, part: Part, state: ShardState) -> Outcome:
-        """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
-
-        Else the record that kills engines would have its neighbours of other shards marked each time, and they would
-        be given up with it.
-
-        Args:
-            batch: what to invoke the function with.
-            part: what has happened to it so far.
-            state: of the shard, or lane, while it runs.
-        """
-        is_marked = self._is_first or part.attempt > 0 or part.marks > 0
-        if not part.marks:
-            return await self._invoke(batch, state if is_marked else None)
-        suspects = self._context.suspects
-        if not await self._unless_stopped(suspects.acquire, suspects.release):
-            return RELEASED
-        try:
-            return await self._invoke(batch, state)
-        finally:
-            suspects.release()
-
     def _decide_before(self, records: Sequence[Record], state: ShardState) -> Decision | None:
         covered = self._covered.count_leading(records)
         if covered:
@@ -283,82 +259,6 @@ class Lane:
             now_ms=self._context.clock.now_ms(),
             event_bytes_max=self._context.record_bytes_max,
         )
-
-    async def _invoke(self, batch: Batch, state: ShardState | None) -> Outcome:
-        """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
-
-        Args:
-            batch: what to invoke it with; empty for a window's final call.
-            state: marked before the invocation begins; None when no mark is needed.
-        """
-        context = self._context
-        function = context.dispatcher.function
-        # Before it takes a slot, which others could use meanwhile.
-        if context.rate is not None and not await self._unless_stopped(partial(context.rate.wait, len(batch))):
-            return RELEASED
-        try:
-            function.slots.acquire_nowait()
-        except anyio.WouldBlock:
-            if not await self._unless_stopped(function.slots.acquire, function.slots.release):
-                return RELEASED
-        answer = Answer(RELEASED, None, batch)
-        try:
-            if self._stopping.is_set() or context.gate.find(self._shard) is not None:
-                # Stopped or paused while it waited in line.
-                return RELEASED
-            if context.breaker is not None:
-                # Before the mark: where one batch is let in, the others write none.
-                context.breaker.begin(batch)
-            if state is not None:
-                position = batch.first.position if len(batch) else self._checkpoint.position
-                await self._checkpoint.mark(position, state)
-            self._is_first = False
-            if self._stopping.is_set() or self._is_held(batch):
-                # Stopped or paused while it was marked.
-                return RELEASED
-            with anyio.CancelScope() as self._invocation:
-                answer = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
-        finally:
-            self._invocation = None
-            function.slots.release()
-            # Cancelled, too: a probe of which nobody hears would be waited for without end.
-            outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, self._read)
-        return outcome
-
-    def _is_held(self, batch: Batch) -> bool:
-        """Tell whether a batch that was let in may not run all the same; what holds the others for a probe is it."""
-        gate, breaker = self._context.gate, self._context.breaker
-        if breaker is not None and breaker.is_probe(batch):
-            return gate.find_by_hand(self._shard) is not None
-        return gate.find(self._shard) is not None
-
-    async def _unless_stopped(
-        self, wait: Callable[[], Awaitable[object]], undo: Callable[[], None] | None = None
-    ) -> bool:
-        """Await something, or until the shard is stopped; tell whether it came to its end.
-
-        Args:
-            wait: gives what is waited for.
-            undo: takes it back when it came to its end, and whoever waits was cancelled before being told: what it
-                has acquired would be lost to everybody.
-        """
-        is_done = is_told = False
-        try:
-            async with anyio.create_task_group() as tasks:
-
-                async def give_up() -> None:
-                    await self._stopping.wait()
-                    tasks.cancel_scope.cancel()
-
-                tasks.start_soon(give_up)
-                await wait()
-                is_done = True
-                tasks.cancel_scope.cancel()
-            is_told = True
-        finally:
-            if is_done and not is_told and undo is not None:
-                undo()
-        return is_done
 
     # -- settling ------------------------------------------------------------------------------------------------------
 
@@ -382,7 +282,7 @@ class Lane:
         results = self._context.results
         if gives_up and settler.is_blocked:
             self._context.reporter.outbox_blocked(settler.destination)
-            if not await self._unless_stopped(settler.wait_room):
+            if not await unless(self._stopping, settler.wait_room):
                 return None
         if gives_up:
             discarded = await settler.discard(
@@ -402,7 +302,7 @@ class Lane:
         # before, which this batch is covered by (design §3).
         is_outside = not self._context.source.capabilities.is_settle_durable
         passes_discard = gives_up or (done and self._covered.reaches_below(checkpoint))
-        if is_outside and passes_discard and not await self._unless_stopped(lambda: settler.wait_taken(self._shard)):
+        if is_outside and passes_discard and not await unless(self._stopping, partial(settler.wait_taken, self._shard)):
             return None
         self._intake.give_back(batch.records[done:])
         checkpoint = self._intake.reach(checkpoint)

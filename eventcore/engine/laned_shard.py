@@ -34,6 +34,7 @@ from eventcore.engine.redrive import Redrive
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked, ParkedRedriven, ShardStatus
+from eventcore.engine.unless import unless
 from eventcore.errors import CommandError, ShardLost
 from eventcore.model import Batch, Record
 from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
@@ -218,15 +219,11 @@ class LanedShard:
     async def _unless_lost(self, work: Callable[[], Awaitable[ParkedRedriven]]) -> ParkedRedriven:
         """Do something that must not outlive our owning the shard."""
         done: list[ParkedRedriven] = []
-        async with anyio.create_task_group() as tasks:
 
-            async def give_up() -> None:
-                await self._stopping.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(give_up)
+        async def finish() -> None:
             done.append(await work())
-            tasks.cancel_scope.cancel()
+
+        await unless(self._stopping, finish)
         if not done:
             raise ShardLost(source=self._context.source_reference, shard=self._shard, epoch=self._epoch)
         return done[0]

@@ -30,6 +30,7 @@ from eventcore.engine.lane import Lane
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked
+from eventcore.engine.unless import unless
 from eventcore.engine.windows import ShardWindows, WindowIntake
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.ports.sources import LostRange
@@ -101,10 +102,8 @@ class WindowedLane(Lane):
         if isinstance(barrier, LostRange):
             return await super()._pass_barrier(barrier, state)
         pause_ms = await self._close(barrier, state)
-        if pause_ms and self._skip is None and not self._stopping.is_set():
-            self._woken = anyio.Event()
-            with anyio.move_on_after(pause_ms / 1000):
-                await self._woken.wait()
+        if pause_ms:
+            await self._pause(pause_ms)
         return state
 
     async def _close(self, window: Window, state: ShardState) -> int:
@@ -129,7 +128,7 @@ class WindowedLane(Lane):
         if decision is None:
             # Its request id goes with a mark, which is the final call's by that (`find_mark`).
             self._windows.replace(window)
-            outcome = await self._try(batch, call, state)
+            outcome = await self._invoker.invoke(batch, call, state)
             decision = decide_final(
                 window, outcome, context.retry, now_ms=context.clock.now_ms(), jitter=context.ids.jitter()
             )
@@ -138,7 +137,7 @@ class WindowedLane(Lane):
             settler = context.settler
             if settler.is_blocked:
                 context.reporter.outbox_blocked(settler.destination)
-                if not await self._unless_stopped(settler.wait_room):
+                if not await unless(self._stopping, settler.wait_room):
                     return 0
             discarded = [
                 await settler.discard_final(

@@ -1,0 +1,128 @@
+"""How a lane has a batch invoked: hop 4, with what it waits for before, and the mark by which a death is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+
+from eventcore.delivery.ordering import Part, ShardState
+from eventcore.delivery.partial import Report
+from eventcore.engine.checkpoint import ShardCheckpoint
+from eventcore.engine.dispatcher import RELEASED, Answer
+from eventcore.engine.shard_context import ShardContext
+from eventcore.engine.unless import unless
+from eventcore.model import Batch, Outcome
+
+
+class LaneInvoker:
+    """Invokes the function with the batches of one lane, one at a time."""
+
+    def __init__(
+        self,
+        context: ShardContext,
+        shard: str,
+        *,
+        checkpoint: ShardCheckpoint,
+        stopping: anyio.Event,
+        is_first: bool,
+        read: Callable[[Batch, Outcome], Report],
+    ) -> None:
+        """Make the invoker of a lane.
+
+        Args:
+            context: of the shard.
+            shard: its name.
+            checkpoint: where marks are written.
+            stopping: set when the lane is to end.
+            is_first: nothing was invoked yet since the shard was taken.
+            read: says which records of a batch its outcome names failed.
+        """
+        self._context = context
+        self._shard = shard
+        self._checkpoint = checkpoint
+        self._stopping = stopping
+        self._is_first = is_first
+        self._read = read
+        self._invocation: anyio.CancelScope | None = None
+
+    @property
+    def is_invoking(self) -> bool:
+        """Whether the function is running."""
+        return self._invocation is not None
+
+    def abort(self) -> None:
+        """Kill the running invocation's environment; its batch is released."""
+        if self._invocation is not None:
+            self._invocation.cancel()
+
+    async def invoke(self, batch: Batch, part: Part, state: ShardState) -> Outcome:
+        """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
+
+        Else the record that kills engines would have its neighbours of other shards marked each time, and they would
+        be given up with it.
+
+        Args:
+            batch: what to invoke the function with.
+            part: what has happened to it so far.
+            state: of the shard, or lane, while it runs.
+        """
+        is_marked = self._is_first or part.attempt > 0 or part.marks > 0
+        if not part.marks:
+            return await self._run(batch, state if is_marked else None)
+        suspects = self._context.suspects
+        if not await unless(self._stopping, suspects.acquire, suspects.release):
+            return RELEASED
+        try:
+            return await self._run(batch, state)
+        finally:
+            suspects.release()
+
+    async def _run(self, batch: Batch, state: ShardState | None) -> Outcome:
+        """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
+
+        Args:
+            batch: what to invoke it with; empty for a window's final call.
+            state: marked before the invocation begins; None when no mark is needed.
+        """
+        context = self._context
+        function = context.dispatcher.function
+        # Before it takes a slot, which others could use meanwhile.
+        if context.rate is not None and not await unless(self._stopping, partial(context.rate.wait, len(batch))):
+            return RELEASED
+        try:
+            function.slots.acquire_nowait()
+        except anyio.WouldBlock:
+            if not await unless(self._stopping, function.slots.acquire, function.slots.release):
+                return RELEASED
+        answer = Answer(RELEASED, None, batch)
+        try:
+            if self._stopping.is_set() or context.gate.find(self._shard) is not None:
+                # Stopped or paused while it waited in line.
+                return RELEASED
+            if context.breaker is not None:
+                # Before the mark: where one batch is let in, the others write none.
+                context.breaker.begin(batch)
+            if state is not None:
+                position = batch.first.position if len(batch) else self._checkpoint.position
+                await self._checkpoint.mark(position, state)
+            self._is_first = False
+            if self._stopping.is_set() or self._is_held(batch):
+                # Stopped or paused while it was marked.
+                return RELEASED
+            with anyio.CancelScope() as self._invocation:
+                answer = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
+        finally:
+            self._invocation = None
+            function.slots.release()
+            # Cancelled, too: a probe of which nobody hears would be waited for without end.
+            outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, self._read)
+        return outcome
+
+    def _is_held(self, batch: Batch) -> bool:
+        """Tell whether a batch that was let in may not run all the same; what holds the others for a probe is it."""
+        gate, breaker = self._context.gate, self._context.breaker
+        if breaker is not None and breaker.is_probe(batch):
+            return gate.find_by_hand(self._shard) is not None
+        return gate.find(self._shard) is not None
