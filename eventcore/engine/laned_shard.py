@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import anyio
 import anyio.abc
 
 from eventcore.delivery.decide import SETTLE, Decision, Run
-from eventcore.delivery.lanes import LaneKey, LaneStates, LaneWindow, failing_max, hashed_key, lane_key, skew_max
+from eventcore.delivery.lanes import LaneKey, LaneStates, LaneWindow, hashed_key, lane_key, skew_max
 from eventcore.delivery.ordering import ShardState
+from eventcore.engine.arrivals import Arrival, Arrivals
 from eventcore.engine.books import Books
 from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.covered import LaneCovered
@@ -31,6 +31,7 @@ from eventcore.engine.lane import Lane
 from eventcore.engine.left_window import give_up_window
 from eventcore.engine.parking import Parking, ParkingContext
 from eventcore.engine.redrive import Redrive
+from eventcore.engine.relief import Relief
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked, ParkedRedriven, ShardStatus
@@ -39,14 +40,6 @@ from eventcore.errors import CommandError, ShardLost
 from eventcore.model import Batch, Record
 from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
 from eventcore.ports.store import Operation
-
-
-class _Arrival(NamedTuple):
-    """What the source returned at one time."""
-
-    records: Sequence[Record]
-    lost: LostRange | None
-    end: int  #: behind what came, where a filter has left some of it out; -1 without one
 
 
 class LanedShard:
@@ -68,7 +61,6 @@ class LanedShard:
             else partial(lane_key, batch_size=batch_size)
         )
         self._skew_max = skew_max(lanes)
-        self._failing_max = failing_max(lanes)
         self._size_bytes_max = buffer_bytes_max
         self.capabilities = context.source.capabilities
         self._gate = context.gate
@@ -85,11 +77,8 @@ class LanedShard:
         self._ready: deque[KeyIntake] = deque()  #: have records and no lane
         self._lanes: dict[LaneKey, Lane] = {}
         self._leaving: set[LaneKey] = set()  #: are parked as soon as their lane has ended
-        self._is_held = False  #: nobody may run, when the gate was last looked at
-        self._excused: dict[LaneKey, int] = {}  #: attempts for which a key is not parked: it was held after them
-        self._arrived: deque[_Arrival] = deque()  #: not let in yet
-        self._arrived_count = 0  #: records of those
-        self._arrival = anyio.Event()
+        self._relief = Relief(taken.shard, context.gate, self._states, lanes=lanes)
+        self._arrivals = Arrivals()
         self._size_bytes = 0  #: of records that were taken and are not settled
         self._is_paused = False
         self._is_probing = True  #: the first batch is not settled yet
@@ -133,10 +122,8 @@ class LanedShard:
             matching = self._context.filter.sort(records, self._shard).matching
             end = records[-1].position + 1
         self._books.open(len(matching))
-        self._arrived.append(_Arrival(matching, lost, end))
-        self._arrived_count += len(matching)
         self._size_bytes += sum([record.size_bytes for record in matching])
-        self._arrival.set()
+        self._arrivals.put(Arrival(matching, lost, end))
         self._update_pause()
         return Offered(len(records), len(records) - len(matching))
 
@@ -238,8 +225,8 @@ class LanedShard:
             StoreUnavailable, SourceUnavailable: what had to be written could not be; the mapping starts anew.
         """
         try:
-            with self._scope, self._gate.listening(self._look_at_gate):
-                self._look_at_gate()
+            with self._scope, self._gate.listening(self._relief.look_at_gate):
+                self._relief.look_at_gate()
                 if after is not None:
                     await after.wait()
                 await self._covered.load(self._window.checkpoint)
@@ -266,23 +253,18 @@ class LanedShard:
             # What was given up before is passed as soon as its records come: the destination must have it by then.
             await self._context.settler.wait_taken(self._shard)
         while True:
-            while self._arrived and not (self._is_barrier and len(self._window)):
-                records, lost, end = self._arrived[0]
+            while (arrival := self._arrivals.first) is not None:
+                if arrival.lost is not None and len(self._window):
+                    break
+                records, lost, end = arrival
                 if lost is not None:
                     await self._discard_lost(lost)
-                self._arrived.popleft()
-                self._arrived_count -= len(records)
+                self._arrivals.pop()
                 is_settled = self._admit(records)
                 if self._window.reach(end) or is_settled:
                     await self._write(is_urgent=False)
             self._update_pause()
-            self._arrival = anyio.Event()
-            await self._arrival.wait()
-
-    @property
-    def _is_barrier(self) -> bool:
-        """Whether what comes next is a range that the source lost."""
-        return bool(self._arrived) and self._arrived[0].lost is not None
+            await self._arrivals.wait()
 
     async def _discard_lost(self, lost: LostRange) -> None:
         """Tell a range that the source dropped unread, and go on behind it."""
@@ -334,15 +316,15 @@ class LanedShard:
 
     def _update_pause(self) -> None:
         """Pause the source at the bound of the skew or of the bytes; resume it well below, not to do so each time."""
-        count = len(self._window) + self._arrived_count
+        count = len(self._window) + self._arrivals.count
         if not self._is_paused and (
-            self._is_barrier or count >= self._skew_max or self._size_bytes >= self._size_bytes_max
+            self._arrivals.is_barrier or count >= self._skew_max or self._size_bytes >= self._size_bytes_max
         ):
             self._is_paused = True
             self._context.source.pause(self._shard)
             self._relieve()
         elif self._is_paused and not (
-            self._is_barrier or count > self._skew_max // 2 or self._size_bytes > self._size_bytes_max // 2
+            self._arrivals.is_barrier or count > self._skew_max // 2 or self._size_bytes > self._size_bytes_max // 2
         ):
             self._is_paused = False
             self._context.source.resume(self._shard)
@@ -407,8 +389,8 @@ class LanedShard:
         """Let records go that are settled here."""
         self._window.settle([record.position for record in records])
         self._size_bytes -= sum([record.size_bytes for record in records])
-        if self._is_barrier and not len(self._window):
-            self._arrival.set()
+        if self._arrivals.is_barrier and not len(self._window):
+            self._arrivals.wake()
 
     async def _write(self, *, is_urgent: bool) -> None:
         """Tell the source how far all is settled, and what is kept of the lanes, if it does not know."""
@@ -429,28 +411,18 @@ class LanedShard:
         if self._stopping.is_set() or self._is_hashed:
             # A lane of several keys blocks, as in Lambda: then the shard does, at the bound of the skew.
             return
-        if self._gate.find(self._shard) is not None:
-            # Who may not run can't succeed.
-            return
-        failing = [
-            key
-            for key, attempt in self._states.failing()
-            if key in self._lanes and key not in self._leaving and self._excused.get(key) != attempt
-        ]
-        leaving = [key for key in failing if self._is_paused and self._intakes[key].first == self._window.checkpoint]
-        if len(failing) > self._failing_max:
-            leaving.append(failing[-1])
-        for key in leaving:
+        for key in self._relief.choose(self._can_leave, self._is_at_bound):
             if self._states.can_park:
                 self._leaving.add(key)
                 self._lanes[key].stop()
 
-    def _look_at_gate(self) -> None:
-        """Let every key that has failed before a hold, or within it, try once more after it before it is parked."""
-        is_held = self._gate.find(self._shard) is not None
-        if is_held or self._is_held:
-            self._excused = dict(self._states.failing())
-        self._is_held = is_held
+    def _can_leave(self, key: LaneKey) -> bool:
+        """Tell whether a key has a lane that is not being parked already."""
+        return key in self._lanes and key not in self._leaving
+
+    def _is_at_bound(self, key: LaneKey) -> bool:
+        """Tell whether a key keeps the shard at the bound of its skew."""
+        return self._is_paused and self._intakes[key].first == self._window.checkpoint
 
     async def _park(self, intake: KeyIntake, lane: Lane) -> None:
         """Park the records of a key, and later ones of it.
