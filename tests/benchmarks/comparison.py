@@ -17,7 +17,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     least: float | None = None  #: the ratio is to be at least this
     most: float | None = None  #: the ratio, or ours where there is no peer, is to be at most this
     goal: float | None = None
-    unit: str = ""  #: of the figure, where there is no peer
+    unit: str = ""  #: of the figure, where ours alone is looked at and no ratio
 
     def is_reached(self, value: float) -> bool:
         """Tell whether a median is within the bound."""
@@ -53,6 +53,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 1_000_000  #: messages behind those
     calls: int = 4_000
     many_calls: int = 20_000
+    timers: int = 1_000_000
+    timer_turns: int = 20  #: of each store
     pattern_turns: int = 15  #: of each contestant, a fifth of a second each
     pattern_warm_up: int = 400_000  #: events
     forks: int = 300
@@ -76,6 +78,8 @@ SMOKE = Scale(
     waiting=2_000,
     calls=20,
     many_calls=400,
+    timers=9_000,
+    timer_turns=2,
     pattern_turns=1,
     pattern_warm_up=2_000,
     forks=5,

@@ -70,9 +70,7 @@ class Series(msgspec.Struct, frozen=True):
     peers: Sequence[Figures]
 
     def ratios(self, figure: str) -> list[float]:
-        """Return ours by the peer's, round by round; ours alone without a peer."""
-        if not self.peers:
-            return [own[figure] for own in self.ours]
+        """Return ours by the peer's, round by round."""
         return [own[figure] / peer[figure] for own, peer in zip(self.ours, self.peers, strict=True)]
 
     def median(self, figure: str, *, of_peer: bool = False) -> float | None:

@@ -22,6 +22,7 @@ def comparisons(scale: Scale, address: str, topic: str) -> list[Comparison]:
         *peer_rows(scale, address, topic),
         *span_rows(scale, address, topic),
         *_durable(scale),
+        _timers(scale),
         *_patterns(scale),
         *_processes(scale),
     ]
@@ -64,6 +65,20 @@ def _durable(scale: Scale) -> list[Comparison]:
         ],
     )
     return [*sends, queue, full, untraced]
+
+
+def _timers(scale: Scale) -> Comparison:
+    return Comparison(
+        name="timers",
+        against="an empty store",
+        ours=Contestant("timers:against_empty", {"pending": scale.timers, "turns": scale.timer_turns}),
+        is_together=True,
+        rows=[
+            Row(what="durable sends by 10, with 1,000,000 timers pending", figure="sent_per_s", least=0.8),
+            Row(what="receives and deletes by 10, with 1,000,000 timers pending", figure="received_per_s", least=0.8),
+            Row(what="a receive when 1,250 of 1,000,000 timers have become due", figure="due_ms", most=10.0, unit="ms"),
+        ],
+    )
 
 
 def _patterns(scale: Scale) -> list[Comparison]:
@@ -155,16 +170,16 @@ def lines(comparison: Comparison, series: Series) -> list[tuple[str, ...]]:
 
 
 def _line(comparison: Comparison, row: Row, series: Series) -> tuple[str, ...]:
-    ratios = sorted(series.ratios(row.figure))
+    found = sorted(_held_against_bound(row, series))
     middle = verdict_value(row, series)
-    sign = "x" if series.peers else f" {row.unit}"
+    sign = f" {row.unit}" if row.unit else "x"
     bound = f"≥ {row.least:g}{sign}" if row.least is not None else f"≤ {row.most:g}{sign}" if row.most else ""
     return (
         row.what,
         comparison.against,
         f"{bound}, goal {row.goal:g}x" if row.goal else bound,
         f"{middle:.2f}{sign}",
-        f"{ratios[0]:.2f}-{ratios[-1]:.2f}",
+        f"{found[0]:.2f}-{found[-1]:.2f}",
         _text(series.median(row.figure)),
         _text(series.median(row.figure, of_peer=True)),
         _text(series.median("cpu_us")),
@@ -174,8 +189,12 @@ def _line(comparison: Comparison, row: Row, series: Series) -> tuple[str, ...]:
 
 
 def verdict_value(row: Row, series: Series) -> float:
-    """Return the median of the ratios, or of ours without a peer."""
-    return statistics.median(series.ratios(row.figure))
+    """Return the median of the ratios, or of ours alone."""
+    return statistics.median(_held_against_bound(row, series))
+
+
+def _held_against_bound(row: Row, series: Series) -> list[float]:
+    return [own[row.figure] for own in series.ours] if row.unit else series.ratios(row.figure)
 
 
 def _text(value: float | None) -> str:
