@@ -92,16 +92,40 @@ def has_dotted_names(value: Any) -> bool:
     return type(value) is list and any(has_dotted_names(each) for each in value)
 
 
-def spread_dotted_names(value: Any) -> Any:
-    """Return an event in which names with dots are paths."""
+class Names(dict[str, "Names"]):
+    """The names that trees have at one place, and those below each."""
+
+    def add(self, node: Node) -> None:
+        """Add what stands below a node."""
+        for name, child in node.children.items():
+            self.setdefault(name, Names()).add(child)
+
+    def below(self, steps: Sequence[str]) -> Names | None:
+        """Return what stands below a path; None where no tree has it."""
+        names: Names | None = self
+        for step in steps:
+            names = names.get(step) if names is not None else None
+        return names
+
+
+def spread_dotted_names(value: Any, names: Names) -> Any:
+    """Return an event in which names with dots are paths; those that no tree asks for are left out.
+
+    For a path is merged with each element of an array that stands there: any number of both would multiply.
+    """
     if type(value) is list:
-        return [spread_dotted_names(each) for each in value]
+        return [spread_dotted_names(each, names) for each in value]
     if type(value) is not dict:
         return value
     spread: dict[str, Any] = {}
     for name, each in value.items():
         first, *rest = name.split(".")
-        inner = spread_dotted_names(each)
+        below = names.below((first, *rest))
+        if below is None:
+            if not rest:
+                spread[name] = each
+            continue
+        inner = spread_dotted_names(each, below)
         for step in reversed(rest):
             inner = {step: inner}
         spread[first] = _merge(spread[first], inner) if first in spread else inner

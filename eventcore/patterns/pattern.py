@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from eventcore.errors import PatternError
 from eventcore.patterns.compile import Node, compile_pattern
 from eventcore.patterns.index import Index
 from eventcore.patterns.lookups import numbers_of
-from eventcore.patterns.match import has_dotted_names, matches, spread_dotted_names
+from eventcore.patterns.match import Names, has_dotted_names, matches, spread_dotted_names
 from eventcore.patterns.text import read_event, read_pattern
 
 #: Conjunctions of one set, of all its patterns together: each value that is looked up has a bit for each of them.
@@ -97,7 +98,7 @@ class Matcher:
         Raises:
             PatternError: it is nested too deeply to be looked at.
         """
-        return any(_each_match(self._conjunctions, event))
+        return any(self._each_match(self._conjunctions, event))
 
     def matches_text(self, text: str | bytes) -> bool:
         """Tell whether an event's text matches any tree.
@@ -127,18 +128,25 @@ class Matcher:
 
     def _decide(self, text: str | bytes, undecided: int) -> Iterator[bool]:
         """Tell of each of these trees whether an event matches, by the whole of it."""
-        return _each_match([self._conjunctions[number] for number in numbers_of(undecided)], read_event(text))
+        return self._each_match([self._conjunctions[number] for number in numbers_of(undecided)], read_event(text))
 
+    @cached_property
+    def _known(self) -> Names:
+        """The names that the trees ask for."""
+        names = Names()
+        for conjunction in self._conjunctions:
+            names.add(conjunction)
+        return names
 
-def _each_match(conjunctions: Sequence[Node], event: Mapping[str, Any]) -> Iterator[bool]:
-    known: Any = event
-    try:
-        if has_dotted_names(known):
-            known = spread_dotted_names(known)
-        for conjunction in conjunctions:
-            yield matches(conjunction, known)
-    except RecursionError as error:
-        raise PatternError("Parameter Event is not valid.") from error
+    def _each_match(self, conjunctions: Sequence[Node], event: Mapping[str, Any]) -> Iterator[bool]:
+        known: Any = event
+        try:
+            if has_dotted_names(known):
+                known = spread_dotted_names(known, self._known)
+            for conjunction in conjunctions:
+                yield matches(conjunction, known)
+        except RecursionError as error:
+            raise PatternError("Parameter Event is not valid.") from error
 
 
 def _compile(pattern: Mapping[str, Any] | str | bytes) -> list[Node]:

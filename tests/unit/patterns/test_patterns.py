@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -70,6 +71,19 @@ def test_a_pattern_that_multiplies_without_bound_is_refused() -> None:
     assert "nested more than 200 levels" in refusal({".".join("a" * 2_000): ["x"]})
 
 
+def test_names_with_dots_do_not_multiply_with_the_elements_of_an_array() -> None:
+    """A million values of 12 kB, were each merged with each element."""
+    text = json.dumps({"a": [{}] * 1_000, **{f"a.x{number}": 1 for number in range(1_000)}, "a.b": 1})
+    pattern = Pattern({"a": {"b": [1]}})
+    tracemalloc.start()
+    try:
+        assert pattern.matches(text)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100 * len(text)
+
+
 @pytest.mark.parametrize("event", ["[]", "1", "not json", b"\xff", "[" * 5_000, '{"b":' * 5_000])
 def test_what_is_no_event_is_refused(event: Any) -> None:
     with pytest.raises(PatternError, match="Parameter Event is not valid"):
@@ -87,6 +101,9 @@ def test_what_is_no_event_is_refused(event: Any) -> None:
         ({"a": {"b": {"c": [1]}}}, {"a": {"b.c": 1}}, True),
         ({"a": {"b": [1], "c": [2]}}, {"a.b": 1, "a": {"c": 2}}, True),
         ({"a": {"b": [1], "c": [2]}}, {"a.b": 1, "a": [{"c": 2}]}, True),
+        ({"a": {"b": [1], "c": [2]}}, {"a.b": 1, "a.x.y": 3, "x.y": 4, "a": [{"c": 2, "x.y": 5}]}, True),
+        ({"a": [{"exists": False}]}, {"a": [], "a.x": 1}, True),
+        ({"a": [{"exists": True}]}, {"a.x": 1}, False),
         # true is not 1, and 1 is 1.0.
         ({"a": [1]}, {"a": True}, False),
         ({"a": [True]}, {"a": 1}, False),
