@@ -227,9 +227,9 @@ class StreamMapping:
             SourceUnavailable, StoreUnavailable: it may or may not have been moved.
         """
         async with self._moving:
-            if shard not in self._workers and (held := await self._find_held(shard)) is not None:
-                await self._move_held(shard, position)
-                return held.checkpoint
+            while shard not in self._workers and (held := await self._find_held(shard)) is not None:
+                if await self._move_held(shard, position):
+                    return held.checkpoint
             worker = self._find(shard)
             try:
                 taken = await self._move(worker, shard, position)
@@ -259,16 +259,27 @@ class StreamMapping:
         held = [lag for lag in await self._source.lag() if lag.shard == shard and (lag.waits_for or lag.is_drained)]
         return held[0] if held else None
 
-    async def _move_held(self, shard: str, position: int) -> None:
-        """Move a shard that nobody works on; the source says which are worked on after that."""
-        is_moved = False
+    async def _move_held(self, shard: str, position: int) -> bool:
+        """Move a shard that nobody works on; the source says which are worked on after that.
+
+        False when it was begun meanwhile, and has not been moved.
+        """
+        await self._context.settler.forget(shard)
+        if shard in self._workers:
+            return False
+        is_known = False
         try:
-            await self._context.settler.forget(shard)
             await self._source.seek(shard, position, EMPTY)
-            is_moved = True
+            is_known = True
+        except ShardLost:
+            is_known = shard in self._workers
+            if not is_known:
+                raise
+            return False
         finally:
-            if not is_moved and not self._is_stopping:
+            if not is_known and not self._is_stopping:
                 self._begin_anew(shard)
+        return True
 
     async def _end(self, worker: ShardWorker | LanedShard) -> None:
         """Let what runs be settled, or released when it takes longer than a rebalance would wait."""

@@ -16,7 +16,7 @@ from eventcore.delivery.hash_keys import share_of
 from eventcore.embedded.resharding import list_shards
 from eventcore.embedded.sharding import shard_name
 from eventcore.errors import CommandError, SourceUnavailable, StoreUnavailable
-from eventcore.ports.store import Operation, SeekCheckpoint, Store
+from eventcore.ports.store import Operation, PutNote, SeekCheckpoint, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.events import BatchInvoked, ShardReleased, ShardTaken
 from eventcore.testing.harness import Harness, open_harness
@@ -370,6 +370,31 @@ def test_a_whole_family_that_is_moved_back_runs_again_parents_first() -> None:
 
     run_virtual(run)
     assert work.order[LOW] == [1, 2, 4, 1, 2, 4, 1]
+    assert work.order[HIGH] == [3, 3]
+
+
+def test_children_that_begin_while_they_are_moved_are_moved_all_the_same() -> None:
+    """Their parent is drained again at once, between the two halves of moving a child."""
+    work = Work(seconds=0)
+    app = stream_app(work)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if any(isinstance(operation, PutNote) and operation.name.startswith("moved/") for operation in operations):
+            await anyio.sleep(1)
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        control = Control(app, harness)
+        await send(harness, (LOW, 1))
+        left, right = await harness.split("orders", shard_name(0))
+        await send(harness, (LOW, 2), (HIGH, 3))
+        await harness.run_until_idle()
+        for shard in (shard_name(0), left, right):
+            await control.seek(0, shard)
+        await harness.run_until_idle()
+
+    play_scripted(app, scenario, commit=commit)
+    assert work.order[LOW] == [1, 2, 1, 2]
     assert work.order[HIGH] == [3, 3]
 
 
