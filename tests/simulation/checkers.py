@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from eventcore.embedded.shapes import sequence_position
 from eventcore.model import Record
 from eventcore.testing import Invoked
-from tests.simulation.world import QUEUES, RECEIVES_MAX, World
+from tests.simulation.plan import BREAKER_FAILURES, BREAKER_PAUSE_S, QUEUES, RECEIVES_MAX
+from tests.simulation.world import World
 
 Checker = Callable[[World], Iterator[str]]
 
@@ -26,7 +29,7 @@ def _was_given_up(world: World, place: tuple[str, int] | str, number: int) -> bo
     if world.plan.kind in QUEUES:
         return number in world.dead
     shard, position = (place, 0) if isinstance(place, str) else place
-    return any(each == shard and first <= position <= last for each, first, last, _ in world.deliveries)
+    return any(told.shard == shard and position in told.positions for told in world.deliveries)
 
 
 def poison_is_given_up(world: World) -> Iterator[str]:
@@ -45,7 +48,7 @@ def order(world: World) -> Iterator[str]:
     for call in world.invocations:
         while finished and finished[0][0] <= call.at_s:
             done.update(finished.pop(0)[1])
-        first: dict[object, int] = {}
+        first: dict[str, int] = {}
         for chain, number in _chained(world, call):
             first.setdefault(chain, number)
         for chain, number in first.items():
@@ -60,12 +63,12 @@ def _finished(world: World) -> Iterator[tuple[float, list[int]]]:
     for call in world.invocations:
         if call.kind == "success" and call.ended_s is not None:
             yield call.ended_s, [json.loads(record.body or b"")["n"] for record in _not_reported(world, call)]
-    for at_s, shard, first, last in world.trouble.given_up:
+    for gone in world.trouble.given_up:
         if world.plan.kind in QUEUES:
-            yield at_s, [record["n"] for place, record in world.sent.items() if place == first]
+            yield gone.at_s, [record["n"] for place, record in world.sent.items() if place == gone.first]
         else:
-            span = range(int(first), int(last) + 1)
-            yield at_s, [record["n"] for (at, position), record in _placed(world) if at == shard and position in span]
+            lost = [record["n"] for (at, each), record in _placed(world) if at == gone.shard and each in gone.positions]
+            yield gone.at_s, lost
 
 
 def _placed(world: World) -> list[tuple[tuple[str, int], dict[str, Any]]]:
@@ -81,10 +84,10 @@ def _not_reported(world: World, call: Invoked) -> list[Record]:
     return [record for record in call.records if first is None or record.position < first]
 
 
-def _chained(world: World, call: Invoked) -> list[tuple[object, int]]:
+def _chained(world: World, call: Invoked) -> list[tuple[str, int]]:
     """Return what each record of an invocation is in order with, and its number."""
     records = [json.loads(record.body or b"") for record in call.records]
-    return [(world.chain(call.shard, record), record["n"]) for record in records]
+    return [(chain, record["n"]) for record in records for chain in world.chains_of(call.shard, record)]
 
 
 def attempts(world: World) -> Iterator[str]:
@@ -102,16 +105,24 @@ def attempts(world: World) -> Iterator[str]:
         if call.kind == "failure" or (call.response or {}).get("batchItemFailures"):
             failed[place] += 1
             begun.setdefault(place, call.at_s)
-    for shard, first, last, reason in world.deliveries:
-        if reason not in {"RetryAttemptsExhausted", "RetriesExhausted"} or first != last:
+    for told in world.deliveries:
+        place = told.shard, told.first
+        if told.reason not in {"RetryAttemptsExhausted", "RetriesExhausted"} or told.window or told.first != told.last:
             continue
-        count = failed[shard, first]
-        lost = sum(at_s >= begun.get((shard, first), 0) for at_s in world.disturbances) + world.trouble.disturbed
-        if not allowed <= count <= allowed + lost:
-            yield f"{shard} {first} failed {count} times, and {allowed} are allowed with {lost} disturbances"
+        count, lost = failed[place], _disturbances(world, begun.get(place, 0))
+        # What fails while a circuit breaker is open is no attempt.
+        if count < allowed or (count > allowed + lost and not world.plan.breaks):
+            yield f"{place} failed {count} times, and {allowed} are allowed with {lost} disturbances"
+
+
+def _disturbances(world: World, since_s: float) -> int:
+    """Return how often something happened that an attempt may have got lost in."""
+    return sum(at_s >= since_s for at_s in (*world.disturbances, *world.trouble.disturbed))
 
 
 def _receives(world: World) -> Iterator[str]:
+    if world.plan.breaks:
+        return
     counts: Counter[str] = Counter()
     for call in world.invocations:
         counts.update(record.id for record in call.records)
@@ -147,7 +158,7 @@ def one_at_a_time(world: World) -> Iterator[str]:
     troubles = {what for _, what in world.plan.troubles}
     if "take_over" in troubles or (world.plan.kind == "fifo" and "skew" in troubles):
         return
-    until: dict[object, float] = {}
+    until: dict[str, float] = {}
     for call in world.invocations if world.chains else ():
         crash_s = min((at_s for at_s in world.crashes if at_s >= call.at_s), default=call.at_s)
         for chain in {chain for chain, _ in _chained(world, call)}:
@@ -158,9 +169,11 @@ def one_at_a_time(world: World) -> Iterator[str]:
 
 def once_per_discard(world: World) -> Iterator[str]:
     """A destination is told of a record once; a dead-letter queue has a message once."""
-    told: Counter[tuple[str, int]] = Counter()
-    for shard, first, last, _ in world.deliveries:
-        told.update((shard, position) for position in range(first, last + 1))
+    told: Counter[tuple[str, int | str]] = Counter()
+    for each in world.deliveries:
+        told.update(
+            [(each.shard, each.window)] if each.window else [(each.shard, position) for position in each.positions]
+        )
     for place, count in told.items():
         if count > 1:
             yield f"{place} was given up {count} times"
@@ -175,6 +188,58 @@ def states(world: World) -> Iterator[str]:
         came = sorted(number for number, place in world.windows.items() if place == window)
         if sorted(seen) != came:
             yield f"the window {window} ended with {sorted(seen)}, and processed {came}"
+
+
+def windows_end(world: World) -> Iterator[str]:
+    """A window in which a record was processed ends: with a final call, or given up after as many as are allowed."""
+    gone = {(told.shard, told.window): told for told in world.deliveries if told.window}
+    for window in sorted({*world.windows.values()} - world.closed - {*gone}):
+        yield f"the window {window} has not ended"
+    allowed = 1 + world.plan.retries
+    for window, told in gone.items():
+        count, lost = world.final_failures[window], _disturbances(world, 0)
+        is_counted = told.reason == "RetryAttemptsExhausted"
+        if is_counted and (count < allowed or (count > allowed + lost and not world.plan.breaks)):
+            yield f"the final call of {window} failed {count} times, and {allowed} are allowed with {lost} disturbances"
+
+
+def once_per_key(world: World) -> Iterator[str]:
+    """With idempotency, a record succeeds once: again only where a disturbance kept its key from being completed."""
+    if not world.plan.remembers:
+        return
+    troubles = [*world.disturbances, *world.trouble.disturbed]
+    times: defaultdict[int, list[float]] = defaultdict(list)
+    for call in world.invocations:
+        if call.kind == "success":
+            for record in _not_reported(world, call):
+                times[json.loads(record.body or b"")["n"]].append(call.at_s)
+    for number, began in times.items():
+        for began_s, again_s in itertools.pairwise(began):
+            if not any(began_s <= at_s <= again_s for at_s in troubles):
+                yield f"record {number} succeeded at {began_s:g} s, and again at {again_s:g} s"
+
+
+def breaker_holds(world: World) -> Iterator[str]:
+    """After so many failed invocations in a row, none begins for as long as the breaker pauses.
+
+    What ran when it opened may end meanwhile. A restart closes it.
+    """
+    if not world.plan.breaks:
+        return
+    resets = [(at_s, 0, None) for at_s in (*world.disturbances, *world.trouble.disturbed)]
+    # A call that took no time begins before it ends.
+    ends = [(call.ended_s + 1e-7, 1, call) for call in world.invocations if call.ended_s is not None]
+    begins = [(call.at_s, 2, call) for call in world.invocations]
+    failed, opened_s = 0, -math.inf
+    for at_s, what, call in sorted([*resets, *ends, *begins], key=lambda each: each[:2]):
+        if what == 2 and at_s < opened_s + BREAKER_PAUSE_S - 1e-6:
+            yield f"an invocation began at {at_s:g} s, and the breaker opened at {opened_s:g} s"
+        elif call is None or (what == 1 and not call.error.startswith("ConnectionError")):
+            failed, opened_s = 0, -math.inf
+        elif what == 1 and call.at_s >= opened_s:
+            failed += 1
+            if failed >= BREAKER_FAILURES:
+                opened_s = at_s
 
 
 def liveness(world: World) -> Iterator[str]:
@@ -197,6 +262,9 @@ CHECKERS: tuple[Checker, ...] = (
     one_at_a_time,
     once_per_discard,
     states,
+    windows_end,
+    once_per_key,
+    breaker_holds,
     liveness,
     conserved,
 )

@@ -11,9 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.breaker import Breaker
+from eventcore.delivery.idempotency import Keyed, keys_of
+from eventcore.delivery.ordering import ShardState, Window
+from eventcore.embedded.family import ShardFamily
 from eventcore.engine.checkpoint import ShardCheckpoint
+from eventcore.engine.idempotency import IdempotentDispatcher
 from eventcore.engine.settler import Settler
+from eventcore.engine.windowed_lane import WindowedLane
 from eventcore.ports.store import Operation, PutOutbox
 from eventcore.testing.simulated_source import SimulatedSource
 
@@ -90,3 +95,33 @@ def window_state_forgotten(patch: pytest.MonkeyPatch) -> None:
 def epoch_not_checked(patch: pytest.MonkeyPatch) -> None:
     """Whoever had a shard once may write its checkpoint."""
     patch.setattr(SimulatedSource, "_check_owner", lambda self, shard, epoch: self._check())
+
+
+def final_call_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A window that is over is closed, and its final call is not made."""
+
+    async def close(self: WindowedLane, window: Window, state: ShardState) -> int:
+        self._windows.replace(None)
+        await self._checkpoint.write(self._checkpoint.position, state, is_urgent=True)
+        return 0
+
+    patch.setattr(WindowedLane, "_close", close)
+
+
+def keys_not_completed(patch: pytest.MonkeyPatch) -> None:
+    """The keys of what has succeeded are free again."""
+
+    async def forget(self: IdempotentDispatcher, owner: str, keyed: Sequence[Keyed], *_: Any) -> None:
+        await self._release(owner, keys_of(keyed))
+
+    patch.setattr(IdempotentDispatcher, "_complete", forget)
+
+
+def breaker_never_opens(patch: pytest.MonkeyPatch) -> None:
+    """Whatever fails in a row, nothing is held up."""
+    patch.setattr(Breaker, "_fail", lambda self, now_s, *, is_probe: False)
+
+
+def children_before_their_parents(patch: pytest.MonkeyPatch) -> None:
+    """What a shard was split into is read at once."""
+    patch.setattr(ShardFamily, "hold", lambda self, taken: taken)

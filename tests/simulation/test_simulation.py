@@ -13,7 +13,8 @@ import pytest
 from tests.simulation import mutants
 from tests.simulation.checkers import judge
 from tests.simulation.mutants import Mutant
-from tests.simulation.world import SOURCES, World, make_plan
+from tests.simulation.plan import SOURCES, make_plan
+from tests.simulation.world import World
 
 #: Worlds of every run.
 SEEDS = 200
@@ -51,9 +52,13 @@ def test_the_worlds_are_troubled_enough() -> None:
     worlds = [play(seed, kind) for kind in SOURCES for seed in range(18 if kind == "kafka" else 6)]
     troubles = {what for world in worlds for _, what in world.plan.troubles}
     assert troubles >= {"crash", "point", "restart", "skew", "store", "outage", "settle", "revoke", "lose", "take_over"}
+    assert troubles >= {"away", "split", "merge"}
+    assert any(told.window for world in worlds for told in world.deliveries)
+    side_by_side = [call for world in worlds if world.plan.kind == "parallel" for call in world.invocations]
+    assert any(len(call.records) > 1 for call in side_by_side)
     assert sum(len(world.crashes) for world in worlds) > 20
     assert sum(len(world.deliveries) + len(world.dead) for world in worlds) > 40
-    assert sum(world.trouble.disturbed for world in worlds) > 30
+    assert sum(len(world.trouble.disturbed) for world in worlds) > 30
     assert any(call.error.startswith("Sandbox.Timedout") for world in worlds for call in world.invocations)
 
 
@@ -65,6 +70,10 @@ MUTANTS: list[tuple[Mutant, str, bool, set[str]]] = [
     (mutants.attempts_forgotten, "stream", True, {"attempts"}),
     (mutants.epoch_not_checked, "kafka", False, {"one_owner"}),
     (mutants.window_state_forgotten, "window", True, {"states"}),
+    (mutants.final_call_forgotten, "window", True, {"windows_end"}),
+    (mutants.keys_not_completed, "stream", False, {"once_per_key"}),
+    (mutants.breaker_never_opens, "kafka", False, {"breaker_holds"}),
+    (mutants.children_before_their_parents, "stream", False, {"order"}),
 ]
 
 

@@ -10,7 +10,6 @@ import base64
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,169 +17,36 @@ import anyio
 
 import eventcore
 from eventcore import signals
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.windows import IDLE_S
 from eventcore.embedded.shapes import sequence_position
-from eventcore.ports.store import KeepFailure, Operation, ReceiveMessages, SaveCheckpoint, TakeShard
-from eventcore.testing import Fate, Faults, Invoked, VirtualPipeline
-
-#: How long records come, and things go wrong, seconds.
-TROUBLE_S = 90.0
-#: By then everything is settled or given up, seconds after the trouble: nothing here backs off for longer.
-SETTLED_WITHIN_S = 6 * 3600.0
-#: A queue's messages come back after so long, seconds.
-VISIBILITY_S = 20
-WINDOW_S = 10
-RECEIVES_MAX = 6
-#: Worlds by what brings the records: `parallel` is a stream whose shards are worked on by several batches at a time,
-#: `event` has no mapping, and invokes its function asynchronously; `window` is a stream that is cut into windows.
-SOURCES = {
-    "stream": "stream:orders",
-    "kafka": "kafka:local/orders",
-    "queue": "queue:orders",
-    "fifo": "queue:orders",
-    "parallel": "stream:orders",
-    "event": "",
-    "window": "stream:orders",
-}
-QUEUES = ("queue", "fifo")
-#: Where an engine may die, beside any instant.
-CRASH_POINTS = (
-    "dispatcher.before_invoke",
-    "dispatcher.after_invoke",
-    "settler.before_store",
-    "settler.after_store",
-    "settler.before_ack",
-    "settler.after_ack",
-    "outbox.before_send",
-    "outbox.after_send",
-    "outbox.after_mark",
+from eventcore.embedded.sharding import shard_name
+from eventcore.testing import Invoked, VirtualPipeline
+from tests.simulation.plan import (
+    BREAKER_FAILURES,
+    BREAKER_PAUSE_S,
+    CRASH_POINTS,
+    QUEUES,
+    RECEIVES_MAX,
+    SETTLED_WITHIN_S,
+    SETTLING_POINTS,
+    SOURCES,
+    TROUBLE_S,
+    VISIBILITY_S,
+    WINDOW_S,
+    Plan,
 )
+from tests.simulation.trouble import Trouble
 
 
-#: Those of one settling step: where an engine that settles in the wrong order loses something.
-SETTLING_POINTS = CRASH_POINTS[2:6]
-
-
-class Entry(NamedTuple):
-    """Something that happened to a shard: it was taken, or its checkpoint was written."""
+class Told(NamedTuple):
+    """What the destination was told of."""
 
     shard: str
-    kind: str  #: "taken" or "settled"
-    epoch: int
-    checkpoint: int
-    attempt: int  #: of its failing work
-    is_answer_lost: bool = False  #: whoever wrote it does not know
-
-
-class Plan(NamedTuple):
-    """What a seed makes of the world."""
-
-    kind: str  #: of the source
-    shards: int
-    batch_size: int
-    retries: int
-    bisects: bool
-    reports: bool
-    destination: str
-    records: list[dict[str, Any]]
-    sends: list[float]  #: when each record is sent
-    troubles: list[tuple[float, str]]
-
-
-def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) -> Plan:
-    """Draw a world.
-
-    Args:
-        seed: of everything.
-        kind: of its source; None: by the seed.
-        is_simple: batches of one record, so that attempts can be counted; much poison, and crashes alone.
-    """
-    dice = random.Random(seed)
-    kind = kind or tuple(SOURCES)[seed % len(SOURCES)]
-    count = dice.randint(8, 30)
-    records = [
-        {
-            "n": number,
-            "do": dice.choices(("ok", "poison", "flaky"), (4, 2, 1) if is_simple else (8, 1, 1))[0],
-            "times": dice.randint(1, 3),
-            "s": dice.choices((0.0, 0.05, 1.5, 4.0), (60, 25, 12, 3))[0],
-        }
-        for number in range(count)
-    ]
-    choices = ["crash", "point"] if is_simple else ["crash", "point", "restart", "skew", "store", "outage"]
-    if kind == "kafka" and not is_simple:
-        choices += ["settle", "revoke", "lose", "take_over"] * 2
-    troubles = sorted(
-        (dice.uniform(0, TROUBLE_S), dice.choice(choices))
-        for _ in range(dice.randint(4, 8) if is_simple else dice.randint(1, 6))
-    )
-    shards = dice.randint(1, 3)
-    # The batches of one lane of a shard are no range of positions, and a record of a discard names one.
-    batch_size = 1 if is_simple or dice.random() < 0.4 or kind == "parallel" else dice.randint(2, 5)
-    return Plan(
-        kind=kind,
-        shards=shards,
-        batch_size=batch_size,
-        retries=dice.randint(2, 6) if kind != "event" else dice.randint(0, 2),
-        bisects=dice.random() < 0.4 and batch_size > 1,
-        reports=dice.random() < 0.4 and kind != "window",
-        destination=dice.choice(("queue:failed", "http:sink")),
-        records=records,
-        sends=sorted(dice.uniform(0, TROUBLE_S * 0.8) for _ in records),
-        troubles=troubles,
-    )
-
-
-class Trouble(Faults):
-    """What goes wrong at the store and the source, by the dice; and a journal of who owned what."""
-
-    def __init__(self, dice: random.Random) -> None:
-        self.dice = dice
-        self.store_calls = 0  #: commits that still may fail
-        self.settle_calls = 0
-        self._is_answer_lost = False
-        self.journal: list[Entry] = []
-        self.disturbed = 0  #: answers that were refused or lost
-        #: What the store was told to have been given up, and when: shard, first and last; message ids as both.
-        self.given_up: list[tuple[float, str, str, str]] = []
-
-    def fate_of_commit(self, operations: Sequence[Operation]) -> Fate:
-        self.store_calls, is_near = max(0, self.store_calls - 1), self.store_calls > 0
-        # A store that says it failed has written nothing (`Store.commit`).
-        fate = self._draw(is_near)
-        return Fate.DONE if fate is Fate.DONE else Fate.REFUSED
-
-    def fate_of_settle(self, shard: str) -> Fate:
-        self.settle_calls, is_near = max(0, self.settle_calls - 1), self.settle_calls > 0
-        fate = self._draw(is_near)
-        self._is_answer_lost = fate is Fate.LOST
-        return fate
-
-    def _draw(self, is_near: bool) -> Fate:
-        if not is_near or self.dice.random() < 0.5:
-            return Fate.DONE
-        self.disturbed += 1
-        return self.dice.choice((Fate.REFUSED, Fate.LOST))
-
-    def on_committed(self, operations: Sequence[Operation], results: Sequence[Any]) -> None:
-        for operation, result in zip(operations, results, strict=True):
-            if isinstance(operation, TakeShard):
-                self.journal.append(Entry(operation.shard, "taken", result.epoch, result.position, 0))
-            elif isinstance(operation, SaveCheckpoint):
-                self.on_settled("", operation.shard, operation.epoch, operation.position, operation.state)
-            elif isinstance(operation, KeepFailure) and operation.failure.is_final:
-                failure = operation.failure
-                self.given_up.append((anyio.current_time(), failure.shard, failure.first, failure.last))
-            elif isinstance(operation, ReceiveMessages):
-                self.given_up += [(anyio.current_time(), "", each.id, each.id) for each in result.moved]
-
-    def on_taken(self, source: str, shard: str, epoch: int) -> None:
-        self.journal.append(Entry(shard, "taken", epoch, -1, 0))
-
-    def on_settled(self, source: str, shard: str, epoch: int, checkpoint: int, state: ShardState) -> None:
-        attempt = state.parts[0].attempt if state.parts else 0
-        self.journal.append(Entry(shard, "settled", epoch, checkpoint, attempt, self._is_answer_lost))
-        self._is_answer_lost = False
+    first: int
+    last: int
+    reason: str
+    positions: frozenset[int]
+    window: str = ""  #: start of the window whose final call was given up
 
 
 class World:
@@ -200,6 +66,10 @@ class World:
         self.succeeded: Counter[int] = Counter()  #: by record: calls that came back with it done
         self.windows: dict[int, tuple[str, str]] = {}  #: by record: shard and start of the window that it came in
         self.finals: dict[tuple[str, str], list[int]] = {}  #: by window: the records that its last call knew of
+        self.closed: set[tuple[str, str]] = set()  #: windows whose final call came back
+        self.final_failures: Counter[tuple[str, str]] = Counter()  #: by window: final calls that failed
+        self._open_shards = [shard_name(number) for number in range(plan.shards)]  #: by their ranges of keys
+        self._away_until_s = 0.0  #: what the function needs is back then
         self._tries: Counter[int] = Counter()
         self._at_point: anyio.Event | None = None
         self.is_idle = False
@@ -240,7 +110,8 @@ class World:
                 "starting_position": "TRIM_HORIZON",
                 "maximum_retry_attempts": plan.retries,
                 "on_failure": plan.destination,
-                "maximum_batching_window_in_seconds": 0,
+                # The records of one lane come far apart: without it they would hardly ever share a batch.
+                "maximum_batching_window_in_seconds": 4 if plan.kind == "parallel" and plan.batch_size > 1 else 0,
             }
             if plan.kind == "parallel":
                 settings["parallelization_factor"] = 3
@@ -250,6 +121,15 @@ class World:
                 settings["bisect_batch_on_function_error"] = True
         if plan.reports:
             settings["function_response_types"] = ["ReportBatchItemFailures"]
+        if plan.breaks:
+            settings["circuit_breaker"] = {
+                "failures": BREAKER_FAILURES,
+                "pause": BREAKER_PAUSE_S,
+                "maximum_pause": 20,
+                "error_types": ["ConnectionError"],
+            }
+        if plan.remembers:
+            settings["idempotency"] = {"key": "$.n"}
         app.mapping("orders", source=SOURCES[plan.kind], function="work", batch_size=plan.batch_size, **settings)
         return app
 
@@ -257,8 +137,10 @@ class World:
 
     async def _work(self, event: Any, context: Any) -> Any:
         if self.plan.kind == "window" and event["isFinalInvokeForWindow"]:
-            self.finals[event["shardId"], event["window"]["start"]] = event["state"].get("seen", [])
-            return None
+            return self._close(event)
+        began_s = anyio.current_time()
+        if began_s < self._away_until_s:
+            raise ConnectionError("what the function needs is away")
         done, failed = [], []
         for identifier, record in self._read(event):
             if record["s"]:
@@ -283,6 +165,14 @@ class World:
             return {"state": {"seen": [*event["state"].get("seen", []), *done]}}
         names = [{"itemIdentifier": identifier} for identifier in failed]
         return {"batchItemFailures": names} if self.plan.reports else None
+
+    def _close(self, event: Any) -> None:
+        place = event["shardId"], event["window"]["start"]
+        self.finals[place] = event["state"].get("seen", [])
+        if self.final_failures[place] < self.plan.final_failures:
+            self.final_failures[place] += 1
+            raise ValueError(f"the final call of {place}")
+        self.closed.add(place)
 
     def _read(self, event: Any) -> list[tuple[Any, dict[str, Any]]]:
         match self.plan.kind:
@@ -319,6 +209,9 @@ class World:
             self._end_trouble()
             try:
                 self.pipeline.run_until_idle(within_s=SETTLED_WITHIN_S)
+                # No batching window here outlasts it: what is open now is closed.
+                self._advance(IDLE_S + WINDOW_S if self.plan.kind == "window" else 0.0)
+                self.pipeline.run_until_idle(within_s=SETTLED_WITHIN_S)
                 self.is_idle = True
             except TimeoutError as error:
                 self.why_busy = str(error)
@@ -342,6 +235,11 @@ class World:
             self._crash()
 
     def _send(self, record: dict[str, Any]) -> None:
+        self._send_once(record)
+        if self.plan.remembers and record["n"] % 4 == 0:
+            self._send_once(record)
+
+    def _send_once(self, record: dict[str, Any]) -> None:
         key = key_of(record)
         while True:
             self.sends[record["n"]] += 1
@@ -349,7 +247,9 @@ class World:
                 if self.plan.kind == "event":
                     place: Any = self.pipeline.invoke_async("work", record)
                 else:
-                    name = f"record-{record['n']}" if self.plan.kind == "fifo" else ""
+                    # What was sent and not answered is a repetition; what is sent twice on purpose is none.
+                    copy = sum(each["n"] == record["n"] for each in self.sent.values())
+                    name = f"record-{record['n']}-{copy}" if self.plan.kind == "fifo" else ""
                     source = SOURCES[self.plan.kind]
                     (place,) = self.pipeline.send(source, [record], key=key, deduplication_id=name)
             except eventcore.EventcoreError:
@@ -357,21 +257,21 @@ class World:
             at = tuple(place) if isinstance(place, tuple | list) else place
             self.sent[at] = record
             if self.plan.kind not in {"queue", "event"}:
-                self.chains.setdefault(self.chain(at[0], record), []).append(record["n"])
+                for chain in self.chains_of(at[0], record):
+                    self.chains.setdefault(chain, []).append(record["n"])
             return
 
-    def chain(self, shard: str, record: dict[str, Any]) -> Any:
-        """Return what a record is in order with: its shard, its key, or its message group."""
+    def chains_of(self, shard: str, record: dict[str, Any]) -> list[str]:
+        """Return what a record is in order with: its shard, and its key or message group, also over a split."""
         match self.plan.kind:
             case "stream" | "kafka" | "window":
-                return shard
-            case "parallel":
-                return shard, key_of(record)
+                return [shard, f"key {key_of(record)}"]
             case _:
-                return key_of(record)
+                return [f"key {key_of(record)}"]
 
     def _let_go_wrong(self, what: str) -> None:
-        self.disturbances.append(self.pipeline.now_s)
+        if what != "away":
+            self.disturbances.append(self.pipeline.now_s)
         match what:
             case "crash":
                 self._crash()
@@ -394,8 +294,26 @@ class World:
             case "take_over":
                 self._leave_points()
                 self.pipeline.take_over(seconds=self._dice.uniform(0.1, 8))
+            case "away":
+                self._away_until_s = self.pipeline.now_s + self._dice.uniform(1, 40)
+            case "split" | "merge":
+                # The store may refuse it, as it may refuse everything.
+                with suppress(eventcore.EventcoreError):
+                    self._reshard(what)
             case _:
                 self._rebalance(is_lost=what == "lose")
+
+    def _reshard(self, what: str) -> None:
+        """Split a shard, or merge two that adjoin."""
+        names, count = self._open_shards, 1 if what == "split" else 2
+        if len(names) < count:
+            return
+        index = self._dice.randrange(len(names) + 1 - count)
+        if what == "split":
+            children = self.pipeline.split("orders", names[index])
+        else:
+            children = (self.pipeline.merge("orders", names[index], names[index + 1]),)
+        names[index : index + count] = children
 
     def _rebalance(self, *, is_lost: bool) -> None:
         # A mapping that is being restarted has no shards to lose.
@@ -439,20 +357,30 @@ class World:
 
     # -- what is there at the end --------------------------------------------------------------------------------------
 
-    def _find_deliveries(self) -> list[tuple[str, int, int, str]]:
-        """Return what the destination was told: shard, first and last position, and the reason."""
-        found = []
+    def _find_deliveries(self) -> list[Told]:
+        """Return what the destination was told."""
+        # A batch of one lane of a shard is no range of positions: what was kept of it has them.
+        kept = {(each.shard, each.first, each.last): each.positions for each in self.trouble.given_up}
+        found: list[Told] = []
+
+        def tell(shard: str, first: int, last: int) -> None:
+            positions = kept.get((shard, str(first), str(last))) or frozenset(range(first, last + 1))
+            found.append(Told(shard, first, last, reason, positions))
+
         for delivered in self.pipeline.delivered_to(self.plan.destination):
             told = delivered.json
             reason = told["requestContext"]["condition"]
             if self.plan.kind == "event":
-                found.append((told["requestContext"]["requestId"], 0, 0, reason))
-            if info := told.get("KinesisBatchInfo"):
+                tell(told["requestContext"]["requestId"], 0, 0)
+            elif (window := told.get("timeWindowInfo")) and window["isFinalInvokeForWindow"]:
+                shard, start = told["KinesisBatchInfo"]["shardId"], window["window"]["start"]
+                found.append(Told(shard, -1, -1, reason, frozenset(), start))
+            elif info := told.get("KinesisBatchInfo"):
                 first, last = (sequence_position(info[f"{end}SequenceNumber"]) for end in ("start", "end"))
-                found.append((info["shardId"], first, last, reason))
+                tell(info["shardId"], first, last)
             elif info := told.get("KafkaBatchInfo"):
                 ((shard, named),) = info["recordsInfo"].items()
-                found.append((shard, int(named["firstRecordOffset"]), int(named["lastRecordOffset"]), reason))
+                tell(shard, int(named["firstRecordOffset"]), int(named["lastRecordOffset"]))
         return found
 
     @property
