@@ -84,7 +84,7 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
             "n": number,
             "do": dice.choices(("ok", "poison", "flaky"), (4, 2, 1) if is_simple else (8, 1, 1))[0],
             "times": dice.randint(1, 3),
-            "s": dice.choices((0.0, 0.05, 1.5, 4.0), (60, 25, 12, 3))[0],
+            "s": dice.choices((0.0, 0.05, 1.4, 4.0), (60, 25, 12, 3))[0],
         }
         for number in range(count)
     ]
