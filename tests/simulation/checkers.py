@@ -226,7 +226,9 @@ def breaker_holds(world: World) -> Iterator[str]:
     """
     if not world.plan.breaks:
         return
-    resets = [(at_s, 0, None) for at_s in (*world.disturbances, *world.trouble.disturbed)]
+    # An engine may die at the very moment in which a call of it has failed, and the next one begins then.
+    troubles = [*world.disturbances, *world.trouble.disturbed]
+    resets = [(at_s + later_s, 0, None) for at_s in troubles for later_s in (0, 1e-6)]
     # A call that took no time begins before it ends.
     ends = [(call.ended_s + 1e-7, 1, call) for call in world.invocations if call.ended_s is not None]
     begins = [(call.at_s, 2, call) for call in world.invocations]
