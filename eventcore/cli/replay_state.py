@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -52,14 +52,12 @@ class ReplayState:
         except OSError as error:
             raise self._unwritable(error) from error
         try:
-            try:
+            with suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.is_mine = False
-            else:
                 self.is_mine = True
             yield
         finally:
+            self.is_mine = False
             os.close(descriptor)
 
     def read(self) -> Sequence[Position]:

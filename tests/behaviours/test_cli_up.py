@@ -11,8 +11,8 @@ from threading import Thread
 
 import pytest
 
-from eventcore_connectors.kafka.local.ports import free_ports
 from tests.behaviours.commands import Done, run
+from tests.servers.ports import free_ports
 
 Up = Callable[..., Done]
 

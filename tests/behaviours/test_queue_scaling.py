@@ -147,7 +147,7 @@ def test_a_cut_lasts_for_as_long_as_the_function_fails() -> None:
 
     async def scenario(harness: Harness) -> None:
         await send_numbers(harness, 500, source="queue:orders")
-        seen.extend(await watch(harness, running, 1.5, 5.0, 31.0, 61.0))
+        seen.extend(await watch(harness, running, 1.5, 5.5, 31.5, 61.5))
         harness.engine.abort()
 
     play(scaled_app(work), scenario)

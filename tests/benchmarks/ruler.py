@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ def find_jars() -> Path:
                 "</dependency></dependencies></project>"
             )
             command = ["mvn", "-q", "-B", "-ntp", "dependency:copy-dependencies", "-DoutputDirectory=jars"]
-            subprocess.run([*command, "-DincludeScope=runtime"], cwd=folder, timeout=MAVEN_TIMEOUT_S, check=True)
+            # What Maven says, and be it a change of colour, must not stand before the figures on standard output.
+            command += ["-DincludeScope=runtime"]
+            subprocess.run(command, cwd=folder, timeout=MAVEN_TIMEOUT_S, check=True, stdout=sys.stderr)
             (Path(folder) / "jars").rename(jars)
     return jars

@@ -20,9 +20,9 @@ import anyio
 
 from eventcore.errors import CommandError
 from eventcore_connectors.kafka.local import docker, jars, java
-from eventcore_connectors.kafka.local.ports import free_ports
 from eventcore_connectors.kafka.local.settings import broker_settings
 from eventcore_connectors.kafka.local.topics import answers
+from tests.servers.ports import free_ports
 
 #: For Docker, which may download first.
 COMPOSE_TIMEOUT_S = 300

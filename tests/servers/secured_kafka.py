@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eventcore.clock import SystemClock
-from tests.servers.kafka_server import KafkaServer, ServerUnavailable, find_jars, free_ports
+from tests.servers.kafka_server import KafkaServer, ServerUnavailable, find_jars
+from tests.servers.ports import free_ports
 
 USER, PASSWORD = "ada", "s3cret"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")

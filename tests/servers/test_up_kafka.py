@@ -19,7 +19,8 @@ from eventcore_connectors.kafka.local.java import miss_java
 from tests.behaviours.commands import Running, running
 from tests.servers.conftest import do_without
 from tests.servers.kafka_cluster import open_cluster
-from tests.servers.kafka_server import ServerUnavailable, find_jars, free_ports
+from tests.servers.kafka_server import ServerUnavailable, find_jars
+from tests.servers.ports import free_ports
 
 #: For a process that was told to end, seconds.
 END_S = 20

@@ -14,7 +14,8 @@ import anyio
 from aiokafka.errors import KafkaError
 
 from tests.servers.kafka_cluster import KafkaCluster
-from tests.servers.kafka_server import KafkaServer, find_jars, free_ports
+from tests.servers.kafka_server import KafkaServer, find_jars
+from tests.servers.ports import free_ports
 from tests.servers.secured_kafka import PASSWORD, USER, Certificates
 
 COUNT = 3

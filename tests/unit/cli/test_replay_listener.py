@@ -30,13 +30,27 @@ async def test_the_bar_reaches_its_end_over_gaps(tmp_path: Path) -> None:
 
 async def test_positions_are_kept_until_it_is_through(tmp_path: Path) -> None:
     state = ReplayState(tmp_path, "kafka:a/b", "work")
-    listener = Listener(Output("table"), state, SHARDS, lambda _: None)
-    assert list(state.read()) == [Position("a-0", 5, 20), Position("a-1", 0, 3)]
-    listener.on_done("a-0", 9)
-    listener.finish(report(ReplayShard(shard="a-0", position=9, end=20)))
-    assert list(state.read()) == [Position("a-0", 9, 20), Position("a-1", 0, 3)]
-    listener.finish(report())
-    assert not any((tmp_path / "replays").iterdir())
+    with state.hold():
+        listener = Listener(Output("table"), state, SHARDS, lambda _: None)
+        assert list(state.read()) == [Position("a-0", 5, 20), Position("a-1", 0, 3)]
+        listener.on_done("a-0", 9)
+        listener.finish(report(ReplayShard(shard="a-0", position=9, end=20)))
+        assert list(state.read()) == [Position("a-0", 9, 20), Position("a-1", 0, 3)]
+        listener.finish(report())
+    assert not list((tmp_path / "replays").glob("*.json"))
+
+
+async def test_the_file_is_one_replays_at_a_time(tmp_path: Path) -> None:
+    first, second = (ReplayState(tmp_path, "kafka:a/b", "work") for _ in range(2))
+    with first.hold():
+        first.write([Position("a-0", 5, 20)], is_urgent=True)
+        with second.hold():
+            second.write([Position("a-0", 7, 20)], is_urgent=True)
+            second.clear()
+            assert (first.is_mine, second.is_mine) == (True, False)
+        assert list(first.read()) == [Position("a-0", 5, 20)]
+    with second.hold():
+        assert list(second.read()) == [Position("a-0", 5, 20)]
 
 
 def test_a_killed_replay_has_lost_a_second_at_most(tmp_path: Path) -> None:
@@ -50,4 +64,5 @@ def test_a_killed_replay_has_lost_a_second_at_most(tmp_path: Path) -> None:
         listener.on_done("a-0", 10)
         assert state.read()[0].position == 10
 
-    run_virtual(run)
+    with state.hold():
+        run_virtual(run)

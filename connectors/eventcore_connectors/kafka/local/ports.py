@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +19,9 @@ _OUTGOING_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _CHOICE_MIN = 1_000
 
 
-def free_ports(count: int, *, randomness: random.Random | None = None) -> list[int]:
+def free_ports(
+    count: int, *, randomness: random.Random | None = None, is_wanted: Callable[[int], bool] = lambda _: True
+) -> list[int]:
     """Return so many ports of loopback, each another one, that nobody has.
 
     They are none of those that the system gives to outgoing connections: one of these could be taken between this
@@ -26,7 +29,8 @@ def free_ports(count: int, *, randomness: random.Random | None = None) -> list[i
 
     Args:
         count: how many, at least 1.
-        randomness: chooses among them, so that two that ask at the same time get different ones.
+        randomness: chooses among them, so that two that ask at the same time seldom get the same.
+        is_wanted: tells which may be chosen at all, so that they never do.
 
     Raises:
         OSError: the machine has not so many.
@@ -38,7 +42,7 @@ def free_ports(count: int, *, randomness: random.Random | None = None) -> list[i
         candidates = (randomness or random.SystemRandom()).sample(range(_FIRST_PORT, limit), limit - _FIRST_PORT)
     with ExitStack() as stack:
         ports: list[int] = []
-        for candidate in candidates:
+        for candidate in filter(is_wanted, candidates):
             probe = stack.enter_context(socket.socket())
             try:
                 probe.bind((HOST, candidate))
