@@ -37,16 +37,22 @@ RECORDS_SHOWN = 20
 #: Columns that are cut on a narrow terminal, in this order, and the width that each keeps.
 _SHRINKS = {"RECORDS": 10, "MAPPING": 10, "REASON": 10, "WHEN": 19}
 
-#: What each reason means, for who meets it the first time.
-_REASONS = {
-    DiscardReason.RETRY_ATTEMPTS_EXHAUSTED.value: "it failed as often as the mapping's maximum_retry_attempts allows",
+#: What each reason means, for who meets it the first time; `show` prints it.
+REASONS = {
+    DiscardReason.RETRY_ATTEMPTS_EXHAUSTED.value: "it failed as often as its mapping, or its error type, lets it",
     DiscardReason.RECORD_AGE_EXCEEDED.value: "it still failed when it was older than maximum_record_age_in_seconds",
     DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED.value: "its event is larger than the 6 MB that a function can be given",
     DiscardReason.RECORD_EXPIRED.value: "the source's retention dropped it before it could be processed",
     DiscardReason.UNDECODABLE.value: "it is not what the typed handler can read; trying again would not help",
+    DiscardReason.IDEMPOTENCY_FAILED.value: "its key was processed with another payload, or it has none and needs one",
     DiscardReason.ENGINE_CRASH.value: "the engine died each time it was invoked",
+    DiscardReason.SKIPPED.value: "somebody gave it up, for it held up its shard: eventcore mapping skip",
     DiscardReason.WINDOWS_REMOVED.value: "its mapping has no tumbling windows any more; `retry` makes its final call",
     DiscardReason.RECEIVES_EXHAUSTED.value: "it was received as often as the queue's redrive policy allows",
+    DiscardReason.RETRIES_EXHAUSTED.value: "it failed as often as the function's maximum_retry_attempts allows",
+    DiscardReason.EVENT_AGE_EXCEEDED.value: "its next try would have come after maximum_event_age_in_seconds",
+    DiscardReason.ZERO_RESERVED_CONCURRENCY.value: "its function may not run: reserved_concurrent_executions is 0",
+    DiscardReason.RECURSION.value: "it came through its function 16 times in one chain, which recursive_loop forbids",
     "Failing": "it failed and comes back by itself: its queue still has it",
     PURGED: "its queue was purged: the message is gone, and only what is kept here is left",
 }
@@ -207,7 +213,7 @@ def _describe(failure: FailureReport, repeat_in: Callable[[str], str]) -> Iterat
 
 
 def _facts(failure: FailureReport) -> Iterator[tuple[str, str]]:
-    reason = _REASONS.get(failure.reason, "")
+    reason = REASONS.get(failure.reason, "")
     yield "failure", failure.id
     yield "reason", f"{failure.reason}: {reason}" if reason else failure.reason
     if failure.location:

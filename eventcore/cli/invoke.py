@@ -73,7 +73,7 @@ def _accept(options: Options, function: str, event: bytes) -> int:
         accepted = asker.ask(InvokeAsync(function=function, event=msgspec.Raw(event)))
     output = options.output
     if not accepted.is_served:
-        output.note(f"it waits in queue:{event_queue(function)} until an engine runs: eventcore run")
+        output.note(options.repeat_in(f"it waits in queue:{event_queue(function)} until an engine runs: eventcore run"))
     if output.is_table:
         output.text(accepted.request_id)
     else:

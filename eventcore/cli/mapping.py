@@ -49,7 +49,8 @@ def pause_command(options: Options, mapping: str, shard: str) -> None:
     """
     with reach(find_place(options)) as asker:
         asker.ask(PauseMapping(mapping=mapping, shard=shard, by=_user()))
-    options.output.note(f"{_name(mapping, shard)} is paused; eventcore mapping resume {mapping} ends it")
+    resume = f"eventcore mapping resume {mapping}{f' --shard {shard}' if shard else ''}"
+    options.output.note(options.repeat_in(f"{_name(mapping, shard)} is paused; {resume} ends it"))
 
 
 @mapping_command.command("resume")

@@ -18,7 +18,9 @@ from eventcore.cli.output import FORMS, Output
 SUMMARY_CHARACTERS_MAX = 100
 
 #: A command in a hint that means one pipeline; `init` and `completion` mean none.
-_COMMAND = re.compile(r"\beventcore (?=(?:validate|run|dev|status|invoke|send|logs|mapping|queue|replay|failures)\b)")
+_COMMAND = re.compile(
+    r"\beventcore (?=(?:validate|run|dev|status|invoke|send|logs|mapping|queue|stream|replay|failures)\b)"
+)
 
 
 class Options(msgspec.Struct):

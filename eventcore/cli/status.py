@@ -11,7 +11,15 @@ from eventcore.cli.options import Options, PipelineCommand, pass_options
 from eventcore.cli.output import Output, is_interactive, show_count, show_line, show_span, show_time
 from eventcore.cli.place import find_place
 from eventcore.cli.reach import reach
-from eventcore.engine.status import Blocked, FunctionStatus, MappingState, MappingStatus, Pause, ShardStatus
+from eventcore.engine.status import (
+    Blocked,
+    BreakerStatus,
+    FunctionStatus,
+    MappingState,
+    MappingStatus,
+    Pause,
+    ShardStatus,
+)
 from eventcore.http.contract import GetStatus, StatusReport
 from eventcore.ports.store import QueueDepth
 
@@ -71,7 +79,7 @@ def show_status(output: Output, report: StatusReport, repeat_in: Callable[[str],
         shrinks={"SOURCE": 12, "FUNCTION": 10, "MAPPING": 10},
     )
     for line in _details(output, report):
-        output.text(line)
+        output.text(repeat_in(line))
     output.text("")
     _show_events(output, report)
     show_queues(output, report)
@@ -168,41 +176,53 @@ def _details(output: Output, report: StatusReport) -> Iterator[str]:
     """Give the lines behind the mappings: problems, blocked shards, lags."""
     for mapping in report.mappings:
         if mapping.pause is not None:
-            paused = f"{mapping.mapping}: PAUSED {_pause(mapping.pause, report.now_ms)}: eventcore mapping resume"
+            resume = f"eventcore mapping resume {mapping.mapping}"
+            since = f"{_pause(mapping.pause, report.now_ms)}{_breaker(mapping.breaker, report.now_ms)}"
+            paused = f"{mapping.mapping}: PAUSED {since}: {resume}"
             yield click.style(paused, fg="yellow")
         if mapping.reason:
             yield click.style(f"{mapping.mapping}: {show_reason(mapping.reason)}", fg="red")
         shards = sorted(mapping.shards, key=lambda shard: (shard.blocked is None, -shard.lag))
         shown = shards if output.verbosity > 0 else shards[:SHARDS_SHOWN]
         for shard in shown:
-            yield f"{mapping.mapping} {_shard_line(shard, report.now_ms)}"
+            yield f"{mapping.mapping} {_shard_line(mapping.mapping, shard, report.now_ms)}"
         if len(shown) < len(shards):
             yield f"{mapping.mapping} and {show_count(len(shards) - len(shown), 'more shard')}: -v lists all"
 
 
-def _shard_line(shard: ShardStatus, now_ms: int) -> str:
-    name = show_shard(shard.shard)
+def _shard_line(mapping: str, shard: ShardStatus, now_ms: int) -> str:
+    name, parked = show_shard(shard.shard), _parked(mapping, shard)
     paused = f"PAUSED {_pause(shard.pause, now_ms)}" if shard.pause is not None else ""
     if shard.blocked is not None:
         blocked = f"BLOCKED {_blocked(shard.blocked, now_ms, paused)}"
-        return click.style(f"{name}  {blocked}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="red")
+        return click.style(f"{name}  {blocked}, lag {_show_lag(shard.lag)}{parked}", fg="red")
     if paused:
-        return click.style(f"{name}  {paused}, lag {_show_lag(shard.lag)}{_parked(shard)}", fg="yellow")
+        return click.style(f"{name}  {paused}, lag {_show_lag(shard.lag)}{parked}", fg="yellow")
     if shard.waits_for:
         parents = " and ".join(show_shard(parent) for parent in shard.waits_for.split())
         return f"{name}  waits for the end of {parents}, lag {_show_lag(shard.lag)}"
     position = "the beginning" if shard.checkpoint < 0 else str(shard.checkpoint)
     buffered = f", {show_count(shard.buffered, 'record')} buffered" if shard.buffered else ""
     age = f", iterator age {show_span(shard.iterator_age_ms)}" if shard.iterator_age_ms is not None else ""
-    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{age}{buffered}{_parked(shard)}"
+    return f"{name}  at {position}, lag {_show_lag(shard.lag)}{age}{buffered}{parked}"
 
 
 def _pause(pause: Pause, now_ms: int) -> str:
     return f"by {show_line(pause.by)} since {show_time(pause.since_ms)} ({show_span(now_ms - pause.since_ms)})"
 
 
-def _parked(shard: ShardStatus) -> str:
-    return f", {show_count(shard.parked, 'key')} parked: eventcore mapping redrive" if shard.parked else ""
+def _breaker(breaker: BreakerStatus | None, now_ms: int) -> str:
+    """Return why a circuit breaker is open and when a batch is tried; nothing where none is."""
+    if breaker is None or not breaker.why:
+        return ""
+    left_ms = breaker.next_probe_ms - now_ms
+    probe = f"one batch is tried in {show_span(left_ms)}" if left_ms > 0 else "one batch is tried now"
+    return f", {show_line(breaker.why)}, {probe}"
+
+
+def _parked(mapping: str, shard: ShardStatus) -> str:
+    keys = show_count(shard.parked, "key")
+    return f", {keys} parked: eventcore mapping redrive {mapping}" if shard.parked else ""
 
 
 def _blocked(blocked: Blocked, now_ms: int, paused: str) -> str:

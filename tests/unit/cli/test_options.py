@@ -13,6 +13,7 @@ from eventcore.cli.options import Options
         (Options(), "eventcore failures ls", "eventcore failures ls"),
         (Options(config="shop"), "then: eventcore failures retry 1", "then: eventcore -c shop failures retry 1"),
         (Options(config="shop:app", state="a b"), "eventcore logs", "eventcore -c shop:app --state 'a b' logs"),
+        (Options(config="shop"), "eventcore stream shards s", "eventcore -c shop stream shards s"),
         (Options(config="shop"), "eventcore init", "eventcore init"),
         (Options(config="shop"), "eventcore has a defect", "eventcore has a defect"),
     ],

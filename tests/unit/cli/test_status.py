@@ -7,7 +7,7 @@ import pytest
 from eventcore.cli.options import Options
 from eventcore.cli.output import Output
 from eventcore.cli.status import show_status
-from eventcore.engine.status import Blocked, MappingState, MappingStatus, Pause, ShardStatus
+from eventcore.engine.status import Blocked, BreakerStatus, MappingState, MappingStatus, Pause, ShardStatus
 from eventcore.http.contract import StatusReport
 from eventcore.ports.store import QueueDepth
 
@@ -74,6 +74,21 @@ def test_a_paused_shard_that_is_blocked_promises_no_next_try(capsys: pytest.Capt
     assert "BLOCKED at 1 since" in text
     assert "attempt 2, E: bad, PAUSED by ann since" in text
     assert "next try" not in text
+
+
+def test_what_ends_a_pause_and_gives_parked_records_back_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    shard = ShardStatus(shard="orders-0", checkpoint=1, lag=1, buffered=0, parked=2)
+    report = make_report(source="stream:s", shards=[shard], pause=Pause(by="ann", since_ms=3900))
+    text = shown(capsys, report, "shop")
+    assert "PAUSED by ann since" in text
+    assert ": eventcore -c shop mapping resume m\n" in text
+    assert "2 keys parked: eventcore -c shop mapping redrive m\n" in text
+
+
+def test_an_open_circuit_breaker_says_why_and_until_when(capsys: pytest.CaptureFixture[str]) -> None:
+    breaker = BreakerStatus(state="open", since_ms=3900, next_probe_ms=8900, why="ConnectionError: down")
+    text = shown(capsys, make_report(pause=Pause(by="its circuit breaker", since_ms=3900), breaker=breaker))
+    assert "(2.0 s), ConnectionError: down, one batch is tried in 3.0 s: eventcore mapping resume m\n" in text
 
 
 def test_without_an_engine_the_hint_names_the_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
