@@ -26,7 +26,6 @@ _NO_TAGS = Refusal("nothing here is listed or billed by tags", "take it out, or 
 _NO_VERSIONS = Refusal("a function has no versions or aliases yet: what `code` holds is what runs")
 _RECORD_SIZE = Refusal("a record of a stream may have 1 MiB, always")
 _THROUGHPUT = Refusal("a stream here is as fast as its disk, and is not billed by throughput")
-_OTEL = "the OTEL_* environment variables of the engine"
 
 
 def _heading(table: str) -> Refusal:
@@ -65,7 +64,7 @@ REFUSED: Mapping[str, Mapping[str, Refusal]] = {
         "kms_key_arn": _NO_KEYS,
         "layers": _NO_LAYERS,
         "logging_config": Refusal(
-            "what a function prints goes to the engine's log", "take it out; `eventcore logs` shows it"
+            "what a function prints goes to a log of its own", "take it out; `eventcore logs` shows it"
         ),
         "package_type": _NO_CLOUD,
         "policies": _NO_CLOUD,
@@ -81,7 +80,9 @@ REFUSED: Mapping[str, Mapping[str, Refusal]] = {
         "source_kms_key_arn": _NO_KEYS,
         "tags": _NO_TAGS,
         "tenancy_config": _NOT_YET,
-        "tracing_config": Refusal("tracing is set up outside of the pipeline", f"set {_OTEL}"),
+        "tracing_config": Refusal(
+            "tracing is set up outside of the pipeline", "set the OTEL_* environment variables of the engine"
+        ),
         "vpc_config": _NO_CLOUD,
         "zip_file": Refusal("code is a folder", "unpack it, and write code = FOLDER"),
     },
@@ -89,8 +90,12 @@ REFUSED: Mapping[str, Mapping[str, Refusal]] = {
         "consumption_mode": _NOT_YET,
         "document_db_event_source_config": _NOT_YET,
         "kms_key_arn": _NO_KEYS,
-        "logging_config": Refusal("the engine logs for all mappings", "take it out; `eventcore logs` shows them"),
-        "metrics_config": Refusal("metrics are set up outside of the pipeline", f"set {_OTEL}"),
+        "logging_config": Refusal(
+            "the engine logs for all mappings", "take it out; `eventcore run -v` tells of each batch"
+        ),
+        "metrics_config": Refusal(
+            "every mapping is counted, always", "take it out; `eventcore -o json status` has the counters"
+        ),
         "on_success": Refusal(
             "a mapping has no on_success destination, in Lambda neither",
             "send from the function; a Kafka mapping has results",

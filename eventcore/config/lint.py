@@ -52,7 +52,7 @@ CODES: Mapping[str, str] = {
     "EC140": "tumbling windows where they can't be had",
     "EC141": "a parallelization factor where it can't be had",
     "EC142": "a retry schedule, or the rule of an error type, whose settings contradict each other",
-    "EC143": "a circuit breaker whose first pause is above its longest",
+    "EC143": "a circuit breaker whose first pause is above its longest, or for a name that no failure has",
     "EC147": "idempotency where it can't be had, or with a path or function that can't be one",
     "EC151": "a queue's visibility timeout is short for its function",
     "EC152": "one failing record may block its shard without end",
@@ -66,6 +66,7 @@ CODES: Mapping[str, str] = {
     "EC160": "Kafka's heartbeats are too rare for its session timeout",
     "EC161": "a pipeline without mappings",
     "EC162": "a handler of which its file does not tell whether it is there (`validate` alone looks)",
+    "EC163": "a filter for what no record of its source has",
 }
 
 

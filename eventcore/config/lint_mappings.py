@@ -152,7 +152,6 @@ def _lint_fifo(subject: Subject, window: float, findings: Findings) -> None:
 
 def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
     queue = subject.source.name
-    redrive = f"[queues.{queue}] {write_redrive(queue)}"
     if setting.startswith("starting_position"):
         return "a queue has no positions to start from", "take it out"
     if setting == "bisect_batch_on_function_error":
@@ -169,7 +168,16 @@ def _explain_stream_setting(subject: Subject, setting: str) -> tuple[str, str]:
     refusal = "Unsupported DestinationConfig parameter for given event source mapping type. " * (
         setting == "on_failure"
     )
-    return f"{refusal}a queue's mapping gives up no messages: the queue does, by its redrive policy", f"write {redrive}"
+    message = f"{refusal}a queue's mapping gives up no messages: the queue does, by its redrive policy"
+    return message, _suggest_redrive(queue, subject.pipeline.queues.get(queue))
+
+
+def _suggest_redrive(name: str, queue: QueueConfig | None) -> str:
+    """Return what has the effect that was meant, and that no check refuses."""
+    if queue is not None and queue.redrive_policy is not None:
+        count = queue.redrive_policy.shown("max_receive_count")
+        return f"take it out: [queues.{name}] redrive_policy does, with max_receive_count = {count}"
+    return f"write [queues.{name}] {write_redrive(name, is_fifo=queue is not None and queue.fifo_queue)}"
 
 
 def write_redrive(queue: str, *, is_fifo: bool = False) -> str:

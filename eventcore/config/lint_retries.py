@@ -12,6 +12,8 @@ from eventcore.delivery.retry import BACKOFF_FIRST_S, SCHEDULE_MAX_S
 EXCEPTIONS_MAX = 100
 #: Pauses that one list names.
 PAUSES_MAX = 1000
+#: Failures that are no exception of the handler's have names with a dot, as Lambda's have; an exception's has none.
+_DOTTED = ("Function.", "Runtime.", "Sandbox.")
 
 
 def lint_retries(subject: Subject, findings: Findings) -> None:
@@ -25,6 +27,9 @@ def lint_retries(subject: Subject, findings: Findings) -> None:
         message = f"the first pause of {breaker.pause:g} seconds is above the longest of {breaker.maximum_pause:g}"
         hint = f"write maximum_pause = {breaker.pause:g}, or a shorter pause"
         findings.add("EC143", (*subject.path("circuit_breaker"), "maximum_pause"), message, hint)
+    if breaker is not None:
+        for index, names in enumerate(zip(breaker.error_types, breaker.shown("error_types"), strict=True)):
+            _lint_error_type(*names, (*subject.path("circuit_breaker"), "error_types", index), "EC143", findings)
     path = subject.path("retry_exceptions")
     if len(mapping.retry_exceptions) > EXCEPTIONS_MAX:
         message = f"{len(mapping.retry_exceptions)} error types: at most {EXCEPTIONS_MAX}"
@@ -46,9 +51,20 @@ def _lint_pauses_of_nothing(subject: Subject, findings: Findings) -> None:
         findings.add("EC142", subject.path("retry_schedule"), message, hint, depends_on=seen)
 
 
+def _lint_error_type(error_type: str, shown: str, path: KeyPath, code: str, findings: Findings) -> None:
+    """Refuse an exception's module before its name: no failure would ever be it."""
+    name = error_type.rpartition(".")[2]
+    if name != error_type and not error_type.startswith(_DOTTED):
+        message = f"no failure is called `{shown}`: an exception is known by its class's name alone"
+        findings.add(
+            code, path, message, f"write `{name}`" if name and shown == error_type else "write the class's name"
+        )
+
+
 def _lint_rule(
     rule: RetryExceptionConfig, path: KeyPath, known: set[str], attempts: int | None, findings: Findings
 ) -> None:
+    _lint_error_type(rule.error_type, rule.shown("error_type"), (*path, "error_type"), "EC142", findings)
     if rule.error_type in known:
         message = f"`{rule.error_type}` has a rule already, which is the one that holds"
         findings.add("EC142", (*path, "error_type"), message, "take out one of them")

@@ -154,5 +154,6 @@ class CircuitBreakerConfig(Section, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 30.0
     maximum_pause: Annotated[float, Meta(ge=1, le=86_400, description="seconds of the longest pause")] = 600.0
     error_types: Annotated[
-        tuple[str, ...], Meta(description="exceptions that count, by their names; without any, all do")
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(description="exceptions that count, by their names; without any, all do", examples=["ConnectionError"]),
     ] = ()

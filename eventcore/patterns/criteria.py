@@ -33,6 +33,39 @@ DATA_KEYS: Mapping[str, tuple[str, ...]] = {
     "kafka": ("key", "value"),
     "mq": ("data",),
 }
+#: By source of a mapping, under which other names its filters find anything: what the entries of its events have.
+METADATA_KEYS: Mapping[str, frozenset[str]] = {
+    "sqs": frozenset(
+        {
+            "attributes",
+            "awsRegion",
+            "eventSource",
+            "eventSourceARN",
+            "md5OfBody",
+            "md5OfMessageAttributes",
+            "messageAttributes",
+            "messageId",
+            "receiptHandle",
+        }
+    ),
+    "kinesis": frozenset(
+        {
+            "approximateArrivalTimestamp",
+            "awsRegion",
+            "eventID",
+            "eventName",
+            "eventSource",
+            "eventSourceARN",
+            "eventVersion",
+            "invokeIdentityArn",
+            "kinesis",
+            "kinesisSchemaVersion",
+            "partitionKey",
+            "sequenceNumber",
+        }
+    ),
+    "kafka": frozenset({"headers", "offset", "partition", "timestamp", "timestampType", "topic"}),
+}
 #: The data of these is base64 in a record.
 _IN_BASE64 = frozenset({"kinesis", "kafka", "mq"})
 
@@ -68,8 +101,10 @@ class FilterCriteria:
         self._parts = [part for each in filters for part in _compile(each, self.data_keys)]
         if source == "kinesis" and _is_plain(self._parts):
             raise refuse_filter("The data of Kinesis is filtered as JSON alone: an array can't stand under `data`.")
+        #: Names beside those of data that the filters look for.
+        self.metadata_names = frozenset(name for part in self._parts for name in part.metadata_names)
         #: Whether anything but data is filtered.
-        self.needs_metadata = any(part.metadata is not None for part in self._parts)
+        self.needs_metadata = bool(self.metadata_names)
 
     def matches(self, record: Mapping[str, Any] | str | bytes) -> bool:
         """Tell whether a record matches: an entry of a Lambda event's `Records`, or its JSON text.
@@ -135,6 +170,7 @@ class _Part(msgspec.Struct, frozen=True):
     metadata: Matcher | None
     tests: dict[str, Test]  #: by data key
     trees: dict[str, Node]  #: of those of them that are about JSON
+    metadata_names: frozenset[str]
 
     def matches(self, data: Mapping[str, Any], metadata: Callable[[], Mapping[str, Any]]) -> bool:
         for key, test in self.tests.items():
@@ -175,7 +211,7 @@ def _take_apart(root: Node, data_keys: Sequence[str]) -> _Part:
         else:
             trees[key] = _lift(child, len(child.path))
             tests[key] = DataTest([trees[key]]).allows
-    return _Part(Matcher([Node((), children=rest)]) if rest else None, tests, trees)
+    return _Part(Matcher([Node((), children=rest)]) if rest else None, tests, trees, frozenset(rest))
 
 
 def _lift(node: Node, levels: int) -> Node:

@@ -10,11 +10,13 @@ from typing import Any
 import anyio
 import pytest
 
+import eventcore
 from eventcore.clock import LoopClock
 from eventcore.embedded.sending import send_messages
 from eventcore.engine.queue_intake import UNSETTLED_MAX
 from eventcore.ids import SeededIds
 from eventcore.model import OutgoingRecord, Record
+from eventcore.patterns.criteria import DATA_KEYS, METADATA_KEYS
 from eventcore.ports.store import (
     DefineQueue,
     DropFailures,
@@ -25,6 +27,7 @@ from eventcore.ports.store import (
 )
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.events import RecordsFiltered
+from eventcore.testing import Scripted
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import play, queue_app, stream_app
@@ -347,3 +350,25 @@ def test_filtered_messages_that_are_not_deleted_yet_are_bounded() -> None:
         filter_criteria=criteria({"body": {"status": ["paid"]}}),
     )
     run_virtual(run)
+
+
+def test_the_names_that_filters_may_look_for_are_those_that_records_have(eventcore_pipeline: Any) -> None:
+    """A warning tells of any other (EC163)."""
+    app = eventcore.App()
+    app.queue("orders")
+    app.stream("orders")
+    app.kafka("local", bootstrap_servers="127.0.0.1:9092")
+    app.function("work", handler="orders.work")
+    sources = {"sqs": "queue:orders", "kinesis": "stream:orders", "kafka": "kafka:local/orders"}
+    for name, source in sources.items():
+        position = {} if name == "sqs" else {"starting_position": "TRIM_HORIZON"}
+        app.mapping(name, source=source, function="work", **position)
+    pipeline = eventcore_pipeline(app, functions={"work": Scripted()})
+    for source in sources.values():
+        pipeline.send(source, [1], key="k", headers={"a": "b"})
+    pipeline.run_until_idle()
+    for call in pipeline.invocations:
+        records = call.event.get("Records") or next(iter(call.event["records"].values()))
+        found = {*records[0], *records[0].get("kinesis", ())}
+        assert found == METADATA_KEYS[call.mapping] | {*DATA_KEYS[call.mapping]}
+    assert {call.mapping for call in pipeline.invocations} == {*sources}

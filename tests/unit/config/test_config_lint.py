@@ -330,6 +330,14 @@ CASES = [
         {"mappings__q": QUEUE + "circuit_breaker = { failures = 3, pause = 700 }"},
         "EC143", "mappings.q.circuit_breaker.maximum_pause", "above the longest of 600", "maximum_pause = 700",
     ),
+    (
+        {"mappings__q": QUEUE + 'circuit_breaker = { failures = 3, error_types = ["A", "http.client.HTTPException"] }'},
+        "EC143", "mappings.q.circuit_breaker.error_types[1]", "no failure is called `http.client.HTTPException`", "`HTTPException`",
+    ),
+    (
+        {"mappings__s": STREAM + 'retry_exceptions = [{ error_type = "requests.Timeout", give_up = true }]'},
+        "EC142", "mappings.s.retry_exceptions[0].error_type", "its class's name alone", "write `Timeout`",
+    ),
     ({"mappings__q": QUEUE + "lanes = 2"}, "EC104", "mappings.q.lanes", "no order", "take it out"),
     ({"mappings__q": QUEUE + 'parking = "queue:dead"'}, "EC104", "mappings.q.parking", "no order", "take it out"),
     ({"mappings__s": STREAM + "batch_size = 1\nmaximum_batching_window_in_seconds = 1"}, "EC118", "mappings.s.maximum_batching_window_in_seconds", "full at once", "batch_size = 2"),
@@ -392,6 +400,14 @@ CASES = [
     ({"functions__f": f'handler = "a.b"\ncode = "{"x" * 5000}"'}, "EC123", "functions.f.code", "no folder `xxx", "relative"),
     ({"functions__f": 'handler = "a.b"\ncode = "lib"'}, "EC123", "functions.f.code", "no folder `lib`", "relative"),
     # warnings
+    (
+        {"mappings__q": QUEUE + 'filter_criteria = { filters = [{ pattern = { status = ["paid"] } }] }'},
+        "EC163", "mappings.q.filter_criteria.filters[0].pattern", "no record of a queue has `status`", '{"body": {"status"',
+    ),
+    (
+        {"mappings__k": KAFKA + 'maximum_retry_attempts = 1\non_failure = "stdout"\n' + """filter_criteria = { filters = [{ pattern = '{"$or": [{"topic": ["t"]}, {"body.a": [1]}]}' }] }"""},
+        "EC163", "mappings.k.filter_criteria.filters[0].pattern", "no record of a Kafka topic has `body`", '{"value"',
+    ),
     ({"functions__g": 'handler = "a.c"\ntimeout = 6'}, "EC151", "queues.q.visibility_timeout", "six times", "= 36"),
     ({"mappings__q": QUEUE + "maximum_batching_window_in_seconds = 13"}, "EC151", "queues.q.visibility_timeout", "the window", "= 31"),
     ({"mappings__s": STREAM.replace("maximum_retry_attempts = 2", "")}, "EC152", "mappings.s.maximum_retry_attempts", "without end", "or -1"),
@@ -455,6 +471,10 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {
             "mappings__k": KAFKA
             + 'maximum_retry_attempts = 1\nbatch_size = 1\nmaximum_batching_window_in_seconds = 0\nbisect_batch_on_function_error = false\non_failure = "kafka:k/x"'
+        },
+        {
+            "mappings__s": STREAM
+            + 'filter_criteria = { filters = [{ pattern = { partitionKey = ["a"], data = { a = [1] } } }] }'
         },
         {"functions__f": 'handler = "a.b"\nenvironment = { AWS_ACCESS_KEY_ID = "x" }'},
         {"kafka__k": 'bootstrap_servers = "h:1,[::1]:9092, i:65535"'},
@@ -562,6 +582,19 @@ def test_what_a_hint_says_to_write_does_not_warn_again(lint):
         functions__f=None,
     )
     assert after == ()
+
+
+@pytest.mark.parametrize("setting", ['on_failure = "queue:failed-q"', "maximum_retry_attempts = 2"])
+@pytest.mark.parametrize("queue", ["visibility_timeout = 30\n", "fifo_queue = true\n"])
+def test_what_a_queue_has_instead_of_a_streams_setting_is_refused_by_no_check(lint, queue, setting):
+    """Whatever the type of the queue; one that has a redrive policy is not told to write another."""
+    alone = dict.fromkeys(("queues__dead", "mappings__s", "mappings__k", "streams__s", "kafka__k", "functions__f"))
+    refused = [found for found in lint(queues__q=queue, mappings__q=QUEUE + setting, **alone) if found.code == "EC104"]
+    policy, _, dead = refused[0].hint.removeprefix("write [queues.q] ").partition(", and [queues.failed-q] ")
+    redriven = {**alone, "queues__q": queue + policy, "queues__failed-q": dead}
+    assert lint(**redriven) == ()
+    (again,) = lint(**redriven, mappings__q=QUEUE + setting)
+    assert again.hint == "take it out: [queues.q] redrive_policy does, with max_receive_count = 3"
 
 
 def test_the_beginning_of_a_value_is_enough_to_name_it(lint):
