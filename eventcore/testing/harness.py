@@ -65,6 +65,8 @@ EVENTS_MAX = 1_000_000
 #: retries must not cost a million looks.
 LOOK_FIRST_S = 0.05
 LOOK_MAX_S = 5.0
+#: And how rarely while nothing happens, as in a pause before a retry.
+LOOK_QUIET_S = 60.0
 
 
 class Happened(msgspec.Struct, frozen=True):
@@ -100,6 +102,7 @@ class Harness:
         }
         self._queues |= {event_queue(function) for function in config.functions}
         self._start_s = anyio.current_time()
+        self._hears = anyio.Event()
 
     # -- doing ---------------------------------------------------------------------------------------------------------
 
@@ -189,12 +192,21 @@ class Harness:
         """
         waits_for = "nothing was looked at"
         with anyio.move_on_after(within_s):
-            pause_s = LOOK_FIRST_S
+            pause_s, is_quiet = LOOK_FIRST_S, False
             while waits_for := await self._find_work():
+                count = len(self.happened)
+                if is_quiet:
+                    await self._wait_until_something_happens(LOOK_QUIET_S - pause_s)
                 await anyio.sleep(pause_s)
+                is_quiet = len(self.happened) == count
                 pause_s = min(pause_s * 1.5, LOOK_MAX_S)
         if waits_for:
             raise TimeoutError(f"not idle after {within_s:g} s: {waits_for}")
+
+    async def _wait_until_something_happens(self, within_s: float) -> None:
+        self._hears = anyio.Event()
+        with anyio.move_on_after(within_s):
+            await self._hears.wait()
 
     async def _find_work(self) -> str:
         """Return what is still going on, for people; empty when nothing is."""
@@ -276,6 +288,7 @@ class Harness:
         if len(self.happened) >= EVENTS_MAX:
             raise ProgrammingError(f"more than {EVENTS_MAX} events in one scenario")
         self.happened.append(Happened(anyio.current_time() - self._start_s, event))
+        self._hears.set()
 
 
 def _body(body: bytes | str | Any) -> bytes:
