@@ -30,6 +30,14 @@ test: $(VENV)/.developing  ## run the whole suite; real servers are started wher
 test-clients: $(VENV)/.developing  ## run every Kafka test that can be on every Kafka client
 	EVENTCORE_KAFKA_CLIENTS=all $(BIN)/python -m pytest -q -m "any_client or both_clients" tests/servers $(PYTEST_ARGS)
 
+VERSITYGW := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eventcore/versitygw/versitygw
+
+$(VERSITYGW):
+	GOBIN=$(@D) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+test-s3: $(VENV)/.developing $(VERSITYGW)  ## run the tests of buckets on a real object store, which is built first (Go, two minutes)
+	$(BIN)/python -m pytest -q tests/servers/test_object_store.py $(PYTEST_ARGS)
+
 settings: $(VENV)/.developing  ## run each setting's test with and without the setting, and write the table; SERVERS=1: those of servers
 	$(BIN)/python -m tests.settings --write $(if $(SERVERS),--servers)
 
@@ -45,4 +53,4 @@ check: $(VENV)/.developing  ## formatting, lint, types, layers
 clean:  ## remove the environment and what the tools left
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test test-clients settings bench check clean
+.PHONY: help demo test test-clients test-s3 settings bench check clean

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote
 
 import anyio
 import httpx
@@ -27,6 +26,7 @@ from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamR
 from eventcore.ports.ranges import RangeSource
 from eventcore.ports.sources import StreamSource
 from eventcore.ports.store import OutboxRow
+from eventcore_connectors.header_text import header_name, header_value
 
 #: Answers that a later try may change, besides 5xx: Request Timeout, Too Early, Too Many Requests (RFC 9110, 8470,
 #: 6585).
@@ -39,10 +39,6 @@ ANSWER_BYTES_MAX = 64 * 1024
 _QUOTE_MAX = 200
 #: The longest pause that an endpoint may ask for, seconds: past an hour it is asked again all the same.
 RETRY_AFTER_S_MAX = 3600.0
-#: Characters of a header's value that are sent as they are: visible ASCII and space, but the escape itself.
-_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-#: Characters of a header's name (RFC 9110, "Tokens").
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
 class HttpDestination:
@@ -102,7 +98,10 @@ class HttpDestination:
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             **self._config.headers,
-            **{_header_name(name): quote(value, safe=_PLAIN) for name, value in row.attributes.items()},
+            **{
+                ATTRIBUTE_PREFIX + header_name(name): header_value(value, keeps_spaces=True)
+                for name, value in row.attributes.items()
+            },
             "Idempotency-Key": row.key,
         }
         return {name.encode(): value.encode() for name, value in headers.items()}
@@ -175,10 +174,6 @@ class HttpConnector:
 def _reason(error: Exception) -> str:
     """Return what happened; the timeouts of httpx have no text."""
     return str(error) or type(error).__name__
-
-
-def _header_name(attribute: str) -> str:
-    return ATTRIBUTE_PREFIX + "".join([letter if letter in _TOKEN else "-" for letter in attribute])
 
 
 def _retry_after_s(value: str, clock: Clock) -> float | None:

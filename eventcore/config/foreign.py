@@ -37,7 +37,6 @@ REFUSED: Mapping[str, Mapping[str, Refusal]] = {
     "": {
         "aliases": _NOT_YET,
         "archives": _NOT_YET,
-        "buckets": _NOT_YET,
         "buses": _NOT_YET,
         "notifications": _NOT_YET,
         "rules": _NOT_YET,
@@ -164,6 +163,20 @@ REFUSED: Mapping[str, Mapping[str, Refusal]] = {
         "auth": Refusal("it is a header", 'write headers = { Authorization = "Bearer ${env:NAME}" }'),
         "method": Refusal("results are always sent by POST"),
     },
+    "buckets": {
+        "bucket_policy": _NO_CLOUD,
+        "events": _NOT_YET,
+        "notifications": _NOT_YET,
+        "tags": _NO_TAGS,
+        "versioning": Refusal("no object is written twice but with the same content"),
+    },
+    "s3": {
+        "bucket": Refusal("a connection may serve several buckets", 'write [buckets.NAME] bucket = "..."'),
+        "profile": Refusal("credentials stand here alone", "write access_key_id and secret_access_key"),
+        "session_token": Refusal("temporary credentials would expire under a running engine", "write lasting ones"),
+        "use_ssl": Refusal("the endpoint says so", "write https:// or http:// in endpoint"),
+        "verify": Refusal("a certificate is always looked at"),
+    },
 }
 
 #: Names that are not ours with another word behind them: table, AWS's or a client's name in snake_case, ours.
@@ -209,4 +222,14 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "streams": {"partitions": "shards", "retention_period_hours": "retention_period", "shard_count": "shards"},
     "kafka": {"brokers": "bootstrap_servers", "endpoints": "bootstrap_servers", "url": "bootstrap_servers"},
     "http": {"endpoint": "url"},
+    "buckets": {"bucket_name": "bucket", "directory": "folder", "path": "folder", "s3": "connection"},
+    "s3": {
+        "access_key": "access_key_id",
+        "aws_access_key_id": "access_key_id",
+        "aws_secret_access_key": "secret_access_key",
+        "endpoint_url": "endpoint",
+        "region_name": "region",
+        "secret_key": "secret_access_key",
+        "url": "endpoint",
+    },
 }

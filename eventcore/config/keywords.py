@@ -180,6 +180,21 @@ class KafkaKeywords(TypedDict, total=False):
     ssl_check_hostname: bool
 
 
+class BucketKeywords(TypedDict, total=False):
+    """Of `Pipeline.bucket`."""
+
+    folder: str | None
+    connection: str | None
+    bucket: str | None
+
+
+class S3Keywords(TypedDict, total=False):
+    """Of `Pipeline.s3`, beside the endpoint and the credentials."""
+
+    region: str
+    allow_http: bool
+
+
 class HttpKeywords(TypedDict, total=False):
     """Of `Pipeline.http`, beside the address."""
 

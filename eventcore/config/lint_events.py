@@ -6,20 +6,20 @@ from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
 from eventcore.config.lint_references import check_name, read_reference, used_by
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import DESTINATION_KINDS
+from eventcore.config.reference import DESTINATION_KINDS, FAILURE_KINDS
 from eventcore.config.structs import FunctionConfig
 
-#: Settings that hold the reference of a destination.
-DESTINATIONS = ("on_success", "on_failure")
+#: Settings that hold the reference of a destination, and which kinds each takes.
+DESTINATIONS = {"on_success": DESTINATION_KINDS, "on_failure": FAILURE_KINDS}
 
 
 def lint_events(name: str, function: FunctionConfig, draft: Draft, findings: Findings) -> None:
     """Add what is wrong with a function's destinations, and with what limits its invocations."""
     path: KeyPath = ("functions", name)
-    for setting in DESTINATIONS:
+    for setting, kinds in DESTINATIONS.items():
         if getattr(function, setting) is None:
             continue
-        reference = read_reference(draft, findings, function, (*path, setting), DESTINATION_KINDS)
+        reference = read_reference(draft, findings, function, (*path, setting), kinds)
         if reference is not None and reference.kind == "function" and reference.name == name:
             message = "You can't specify the function as a destination for itself."
             hint, aws_code = "write another destination", "InvalidParameterValueException"

@@ -18,7 +18,7 @@ from eventcore.config.lint_retries import lint_retries
 from eventcore.config.lint_subject import Subject
 from eventcore.config.lint_windows import lint_windows
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import DESTINATION_KINDS, PARKING_KINDS, RESULTS_KINDS, SOURCE_KINDS, Reference
+from eventcore.config.reference import FAILURE_KINDS, PARKING_KINDS, RESULTS_KINDS, SOURCE_KINDS, Reference
 from eventcore.config.structs import BUILT_IN_QUEUES, MappingConfig, QueueConfig
 from eventcore.delivery.retry import KAFKA_ATTEMPTS_WITH_DESTINATION
 
@@ -83,7 +83,7 @@ def _examine(name: str, mapping: MappingConfig, draft: Draft, findings: Findings
     source = read_reference(draft, findings, mapping, (*path, "source"), SOURCE_KINDS)
     on_failure = parking = results = None
     if mapping.on_failure is not None and (source is None or source.is_stream):
-        on_failure = read_reference(draft, findings, mapping, (*path, "on_failure"), DESTINATION_KINDS)
+        on_failure = read_reference(draft, findings, mapping, (*path, "on_failure"), FAILURE_KINDS)
     if mapping.parking is not None and (source is None or source.is_stream):
         parking = read_reference(draft, findings, mapping, (*path, "parking"), PARKING_KINDS)
     if mapping.results is not None and (source is None or source.kind == "kafka"):

@@ -7,7 +7,7 @@ import difflib
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
 from eventcore.config.provenance import KeyPath
-from eventcore.config.reference import TABLE_OF_KIND, BadReference, Reference, parse_reference
+from eventcore.config.reference import NO_PLACE, TABLE_OF_KIND, BadReference, Reference, parse_reference
 from eventcore.config.structs import BUILT_IN_QUEUES, Section
 
 
@@ -38,9 +38,9 @@ def read_reference(
         return None
     if reference.kind not in kinds:
         allowed = ", ".join(f"{kind}:" for kind in kinds)
-        findings.add(
-            "EC101", path, f"`{shown}` can't be a {setting}: a {reference.kind} is not one", f"one of {allowed}"
-        )
+        default = (f"a {reference.kind} is not one", f"one of {allowed}")
+        reason, hint = NO_PLACE.get((reference.kind, setting), default)
+        findings.add("EC101", path, f"`{shown}` can't be a {setting}: {reason}", hint)
         return None
     table = TABLE_OF_KIND.get(reference.kind)
     if table is None or is_declared(draft, table, reference.name):

@@ -11,6 +11,7 @@ from typing import Any
 from eventcore.config.convert import Draft
 from eventcore.config.findings import Findings
 from eventcore.config.handler_names import HANDLER, MODULE, suggest_handler
+from eventcore.config.lint_buckets import lint_buckets, used_by_bucket
 from eventcore.config.lint_events import lint_events, used_by_events
 from eventcore.config.lint_mappings import RETENTION_MAX_S
 from eventcore.config.lint_references import check_name, used_by
@@ -62,6 +63,7 @@ def lint_sections(draft: Draft, findings: Findings, *, folder: Path) -> None:
     for name, connection in draft.config.kafka.items():
         _lint_connection(name, connection, findings)
         lint_security(name, connection, findings, folder)
+    lint_buckets(draft, findings, folder)
     for path, text in _texts(draft):
         if match := _SHELL_VARIABLE.search(text):
             message = f"`{match.group()}` is not replaced and stays as it is"
@@ -259,7 +261,7 @@ def _lint_unused(draft: Draft, findings: Findings) -> None:
         findings.warn("EC161", ("mappings",), "no mapping joins a source to a function: nothing will be read", hint)
         return
     used = _used(draft)
-    for table in ("functions", "queues", "streams", "kafka", "http"):
+    for table in ("functions", "queues", "streams", "kafka", "http", "buckets", "s3"):
         for name in getattr(draft.config, table):
             if (table, name) in used:
                 continue
@@ -274,6 +276,8 @@ def _used(draft: Draft) -> set[tuple[str, str]]:
         used |= used_by(mapping.source, mapping.on_failure, mapping.parking, mapping.results)
     for function in draft.config.functions.values():
         used |= used_by_events(function)
+    for bucket in draft.config.buckets.values():
+        used |= used_by_bucket(bucket)
     for queue in draft.config.queues.values():
         if queue.redrive_policy is not None:
             used.add(("queues", queue.redrive_policy.dead_letter_queue))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
 
 from eventcore.config.keywords import (
+    BucketKeywords,
     FunctionKeywords,
     HttpKeywords,
     KafkaKeywords,
     MappingKeywords,
     QueueKeywords,
+    S3Keywords,
     SettingsKeywords,
     StreamKeywords,
 )
@@ -134,6 +136,17 @@ class Pipeline:
     def http(self, name: str, *, url: str, **settings: Unpack[HttpKeywords]) -> None:
         """Declare an HTTP endpoint: `[http.NAME]`."""
         self._declare(("http", name), {"url": url, **settings}, place_of(find_caller()))
+
+    def bucket(self, name: str, **settings: Unpack[BucketKeywords]) -> None:
+        """Declare a bucket, which is a folder or stands on an object store: `[buckets.NAME]`."""
+        self._declare(("buckets", name), settings, place_of(find_caller()))
+
+    def s3(
+        self, name: str, *, endpoint: str, access_key_id: str, secret_access_key: str, **settings: Unpack[S3Keywords]
+    ) -> None:
+        """Declare a connection to an object store: `[s3.NAME]`."""
+        named = {"endpoint": endpoint, "access_key_id": access_key_id, "secret_access_key": secret_access_key}
+        self._declare(("s3", name), {**named, **settings}, place_of(find_caller()))
 
     def loaded(self, *, environ: Mapping[str, str] | None = None, also: Check | None = None) -> LoadedConfig:
         """Check everything declared so far and return it.

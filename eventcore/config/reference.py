@@ -17,6 +17,8 @@ PARKED_QUEUE = "parked"
 PARTS = {"kafka": "topic"}
 SOURCE_KINDS = ("queue", "stream", "kafka")
 DESTINATION_KINDS = ("queue", "stream", "kafka", "function", "http", "stdout")
+#: What takes records of failures, and nothing else (Lambda semantics §2.1, §4).
+FAILURE_KINDS = (*DESTINATION_KINDS, "bucket")
 RESULTS_KINDS = ("kafka",)
 PARKING_KINDS = ("queue", "kafka")
 #: Kinds whose name stands in the pipeline file, and in which table.
@@ -26,6 +28,17 @@ TABLE_OF_KIND: Mapping[str, str] = {
     "kafka": "kafka",
     "function": "functions",
     "http": "http",
+    "bucket": "buckets",
+}
+#: Why a kind can't stand in a setting, and what to write, where the list of those that can says too little.
+NO_PLACE: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("bucket", "source"): (
+        "nothing tells yet what is put into a bucket",
+        "read a queue:, a stream: or a topic: kafka:",
+    ),
+    ("bucket", "on_success"): ("an object store takes records of failures alone, as in Lambda", "write a queue:"),
+    ("bucket", "results"): ("results go to a topic, with the offsets that they belong to", "write kafka:NAME/TOPIC"),
+    ("bucket", "parking"): ("what is parked is given back in its order", "write a queue:, or kafka:NAME/TOPIC"),
 }
 
 
@@ -79,8 +92,8 @@ def parse_reference(text: str) -> Reference:
         return Reference("stdout")
     if kind == "arn":
         raise BadReference(text, "is an ARN", f"write kind:name, as queue:{text.rpartition(':')[2] or 'NAME'}")
-    if kind not in DESTINATION_KINDS:
-        kinds = ", ".join(f"{known}:" for known in DESTINATION_KINDS if known != "stdout")
+    if kind not in FAILURE_KINDS:
+        kinds = ", ".join(f"{known}:" for known in FAILURE_KINDS if known != "stdout")
         raise BadReference(text, "is not a reference", f"write kind:name, with one of {kinds} or stdout")
     if not separator or not rest:
         raise BadReference(text, "names nothing", f"write {kind}:NAME")

@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from eventcore.config.section import Name, Section
+from eventcore.config.structs_buckets import BucketConfig, S3Config
 from eventcore.config.structs_connections import HttpConfig, KafkaConfig
 from eventcore.config.structs_embedded import BUILT_IN_QUEUES, QueueConfig, RedrivePolicy, StreamConfig
 from eventcore.config.structs_functions import PROCESS_SETTINGS, FunctionConfig
@@ -29,6 +30,7 @@ __all__ = [
     "BUILT_IN_QUEUES",
     "PROCESS_SETTINGS",
     "TABLES",
+    "BucketConfig",
     "CircuitBreakerConfig",
     "FilterConfig",
     "FilterCriteriaConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "RedrivePolicy",
     "RetryExceptionConfig",
     "RetryScheduleConfig",
+    "S3Config",
     "Section",
     "Settings",
     "StreamConfig",
@@ -79,6 +82,8 @@ class PipelineConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     streams: dict[Name, StreamConfig] = field(default_factory=dict)
     kafka: dict[Name, KafkaConfig] = field(default_factory=dict)
     http: dict[Name, HttpConfig] = field(default_factory=dict)
+    buckets: dict[Name, BucketConfig] = field(default_factory=dict)
+    s3: dict[Name, S3Config] = field(default_factory=dict)
 
 
 #: The tables of named sections, and what each holds.
@@ -89,4 +94,6 @@ TABLES: Mapping[str, type[Section]] = {
     "streams": StreamConfig,
     "kafka": KafkaConfig,
     "http": HttpConfig,
+    "buckets": BucketConfig,
+    "s3": S3Config,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from eventcore.config.effective import EffectivePipeline
 from eventcore.config.load import LoadedConfig
+from eventcore.config.structs_buckets import place_bucket
 from eventcore.embedded.events import define_event_queue
 from eventcore.errors import ConfigError, Mistake
 from eventcore.ports.runtime import FunctionSpec, Runtime
@@ -102,4 +103,5 @@ def pipeline_connections(loaded: LoadedConfig) -> dict[tuple[str, str], Any]:
     return {
         **{("kafka", name): connection.below(loaded.folder) for name, connection in config.kafka.items()},
         **{("http", name): connection for name, connection in config.http.items()},
+        **{("bucket", name): place_bucket(each, config.s3, loaded.folder) for name, each in config.buckets.items()},
     }

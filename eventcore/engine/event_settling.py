@@ -173,6 +173,7 @@ class EventSettling:
             key=dispatch_key("", place, event.request_id, event.request_id, str(destination), condition),
             payload=payload,
             lane=event_queue(context.name),
+            place=f"async/{context.name}",
             attributes=hand_on(own, event.traceparent),
             created_ms=now_ms,
         )

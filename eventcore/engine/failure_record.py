@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from eventcore.clock import iso_ms
-from eventcore.engine.event_value import window_info
+from eventcore.engine.event_value import event_value, window_info
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind
 from eventcore.ports.sources import EventShape, LostRange
 
@@ -46,7 +46,7 @@ def failure_record(
         invocations: how often the batch was invoked (`approximateInvokeCount`).
         outcome: of the last invocation; None without one.
         now_ms: wall time.
-        payload: the invocation's event, for destinations that carry it (Kafka); None leaves it out.
+        payload: see `carried_payload`; None leaves it out.
     """
     record: dict[str, Any] = {
         "requestContext": {
@@ -75,6 +75,16 @@ def failure_record(
     if payload is not None:
         record["payload"] = payload
     return msgspec.json.encode(record)
+
+
+def carried_payload(batch: Batch, shape: EventShape, kind: str) -> Any:
+    """Return the invocation's event as a kind of destination carries it, or None for those that don't.
+
+    A Kafka record holds it as it is, an object as JSON in a string (Lambda semantics §4, §5.1).
+    """
+    if kind == "kafka":
+        return event_value(batch, shape)
+    return msgspec.json.encode(event_value(batch, shape)).decode() if kind == "bucket" else None
 
 
 def lost_record(lost: LostRange, *, source: str, function_arn: str, now_ms: int) -> bytes:

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from eventcore.config.reference import Reference
-from eventcore.ports.destinations import Dispatch, TransactionalDestination
+from eventcore.engine.object_key import object_key
+from eventcore.ports.destinations import OBJECT_KEY, Dispatch, TransactionalDestination
 from eventcore.ports.store import Operation, OutboxRow, PutOutbox
 
 
@@ -42,6 +43,10 @@ class Router:
         destination = self._transactional.get(str(reference))
         if destination is not None:
             return destination.operations(dispatch)
+        attributes = dispatch.attributes
+        if reference.kind == "bucket":
+            name = object_key(dispatch.place, dispatch.key, dispatch.created_ms)
+            attributes = {**attributes, OBJECT_KEY: name}
         return (
             PutOutbox(
                 row=OutboxRow(
@@ -50,7 +55,7 @@ class Router:
                     lane=dispatch.lane,
                     payload=dispatch.payload,
                     record_key=dispatch.record_key,
-                    attributes=dispatch.attributes,
+                    attributes=attributes,
                     created_ms=dispatch.created_ms,
                 )
             ),

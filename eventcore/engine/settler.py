@@ -28,8 +28,8 @@ from eventcore.config.reference import Reference
 from eventcore.delivery.decide import Decision, Run
 from eventcore.delivery.lineage import LINEAGE, hand_on_lineage, lineage_of
 from eventcore.engine.covered import COVERED_MAX, Covered, GivenUp, covered_note, forget_given_up, read_moves
-from eventcore.engine.event_value import event_value, window_name
-from eventcore.engine.failure_record import failure_record, lost_record
+from eventcore.engine.event_value import window_name
+from eventcore.engine.failure_record import carried_payload, failure_record, lost_record
 from eventcore.engine.outbox import Outbox
 from eventcore.engine.router import Router, dispatch_key
 from eventcore.errors import StoreUnavailable
@@ -192,7 +192,6 @@ class Settler:
         failure_id = context.recorder.failure_id(failed)
         first, last = _name(part, 0), _name(part, -1)
         target = self._target(reason)
-        carries_payload = target is not None and target.kind == "kafka"
         lineage = hand_on_lineage(lineage_of(part.records), context.function)
         dispatch = Dispatch(
             key=self._key(place, first, last, reason),
@@ -204,9 +203,10 @@ class Settler:
                 invocations=invocations,
                 outcome=outcome,
                 now_ms=now_ms,
-                payload=event_value(part, context.shape) if carries_payload else None,
+                payload=carried_payload(part, context.shape, target.kind if target is not None else ""),
             ),
             lane=self.lane(part.shard),
+            place=self.lane(part.shard),
             record_key=part.records[0].key if len(part) == 1 else None,
             attributes=hand_on({"eventcore-failure-id": failure_id, LINEAGE: lineage}, traceparent),
             created_ms=now_ms,
@@ -253,6 +253,7 @@ class Settler:
             key=self._key(await self.place(lost.shard), first, last, reason),
             payload=lost_record(lost, source=context.source, function_arn=context.function_arn, now_ms=now_ms),
             lane=self.lane(lost.shard),
+            place=self.lane(lost.shard),
             attributes={"eventcore-failure-id": failure_id},
             created_ms=now_ms,
         )

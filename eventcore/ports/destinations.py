@@ -16,6 +16,8 @@ from eventcore.ports.store import Operation, OutboxRow
 #: What may wait for one destination: at the bound the mapping stops pulling and shows why. Nothing is dropped.
 OUTBOX_ROWS_MAX = 10_000
 OUTBOX_BYTES_MAX = 64 * 1024 * 1024
+#: The attribute of a bucket's rows that names their object. It goes no further: what reads the object has its name.
+OBJECT_KEY = "eventcore-object-key"
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,7 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     record_key: bytes | None = None
     attributes: Mapping[str, str] = {}
     created_ms: int = 0
+    place: str = ""  #: in a bucket: `MAPPING/SHARD` or `async/FUNCTION`; nothing for what is no record of a failure
 
 
 class TransactionalDestination(Protocol):

@@ -83,7 +83,7 @@ class VirtualPipeline:
         )
         self._systems = {
             kind: SimulatedSystem(kind, shards=shards or {}, context=context, faults=self._faults)
-            for kind in ("kafka", "http", "stdout")
+            for kind in ("kafka", "http", "stdout", "bucket")
         }
         self._is_closed = False
         self._start(0.0)
@@ -161,7 +161,12 @@ class VirtualPipeline:
         self.run(self._harness.run_until_idle(within_s=within_s))
 
     def take_down(self, reference: str, *, seconds: float) -> None:
-        """Let a system outside (`http:NAME`, `kafka:CONNECTION/TOPIC`, `stdout`) refuse everything for a while."""
+        """Let a system outside refuse everything for a while.
+
+        Args:
+            reference: `http:NAME`, `bucket:NAME`, `kafka:CONNECTION/TOPIC` or `stdout`.
+            seconds: of virtual time.
+        """
         system = self._systems.get(parse_reference(reference).kind)
         if system is None:
             raise ProgrammingError(f"`{reference}` is no system outside: what the store has can't be away")

@@ -6,19 +6,19 @@ Filters: `filters.py`.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from eventcore.errors import ConfigError
 from eventcore.testing import Scripted
-from tests.conformance.scenarios.stage import REPORTS, Stage, batches, bodies, gaps
+from tests.conformance.scenarios.stage import BUCKET, REPORTS, Stage, batches, bodies, gaps
 from tests.conformance.scenarios.table import delivery, scenario
 
 CONNECTOR = "a DynamoDB connector"
 MANAGEMENT = "a management API"
 TOPICS = "topics"
-OBJECTS = "object stores"
 
 
 @delivery("dynamodb/duplicate-mapping-conflict", awaits={1: MANAGEMENT})
@@ -49,7 +49,19 @@ def _on_failure(stage: Stage) -> None:
     assert failed["responseContext"]["functionError"] == "Unhandled"
 
 
-for _name, _awaits in (("sqs", CONNECTOR), ("sns", TOPICS), ("s3", OBJECTS)):
+@delivery("dynamodb/on-failure-s3")
+def on_failure_to_an_object(stage: Stage) -> None:
+    pipeline = stage.play(
+        Scripted(then=ValueError("always")), batch_size=1, maximum_retry_attempts=1, on_failure=BUCKET
+    )
+    (failed,) = stage.failed
+    assert failed["requestContext"]["condition"] == "RetryAttemptsExhausted"
+    assert failed["requestContext"]["approximateInvokeCount"] == 2
+    assert failed["responseContext"]["functionError"] == "Unhandled"
+    assert json.loads(failed["payload"]) == pipeline.invocations[0].event
+
+
+for _name, _awaits in (("sqs", CONNECTOR), ("sns", TOPICS)):
     delivery(f"dynamodb/on-failure-{_name}", awaits={2: _awaits})(_on_failure)
 
 

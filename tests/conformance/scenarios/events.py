@@ -12,8 +12,10 @@ import pytest
 
 import eventcore
 from eventcore.errors import ConfigError, Throttled
+from eventcore.ports.destinations import OBJECT_KEY
 from eventcore.testing import Scripted, VirtualPipeline, open_pipeline
-from tests.conformance.scenarios.stage import gaps
+from eventcore_connectors.bucket.object_store import CONTENT_TYPE
+from tests.conformance.scenarios.stage import BUCKET, declare_bucket, gaps
 from tests.conformance.scenarios.table import scenario
 
 MANAGEMENT = "a management API"
@@ -102,6 +104,24 @@ def on_failure() -> None:
     assert payload["errorType"] == "Exception"
     assert payload["requestId"] == request_id
     assert all(isinstance(line, str) for line in payload["stackTrace"])
+
+
+@scenario("async/s3-destination-key")
+def object_as_destination() -> None:
+    app = _app(on_failure=BUCKET, maximum_retry_attempts=0)
+    declare_bucket(app)
+    with open_pipeline(app, functions={"work": _fail()}) as pipeline:
+        pipeline.invoke_async("work", {"id": 1})
+        pipeline.run_until_idle()
+        (told,) = pipeline.delivered_to(BUCKET)
+    uuid = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    day = r"2026/01/01/2026-01-01T00\.00\.\d\d"
+    assert re.fullmatch(f"aws/lambda/async/work/{day}-{uuid}", told.headers[OBJECT_KEY])
+    assert CONTENT_TYPE == "application/octet-stream"
+    app = _app(on_success=BUCKET)
+    declare_bucket(app)
+    with pytest.raises(ConfigError, match="failures alone"):
+        app.loaded()
 
 
 @scenario("async/lambda-destination-is-a-new-event")

@@ -13,6 +13,13 @@ from eventcore.testing import Invoked, VirtualPipeline, open_pipeline
 
 Handler = Callable[..., Any]
 REPORTS = ["ReportBatchItemFailures"]
+BUCKET = "bucket:failed"
+
+
+def declare_bucket(app: eventcore.App) -> None:
+    """Make `BUCKET`, on an object store."""
+    app.s3("store", endpoint="http://127.0.0.1:9", access_key_id="a", secret_access_key="b")
+    app.bucket("failed", connection="s3:store", bucket="failed")
 
 
 def queue_app(*, queue: dict[str, Any] | None = None, function: dict[str, Any] | None = None, **mapping: Any) -> Any:
@@ -53,6 +60,7 @@ class Stage:
         else:
             app.stream("orders", shards=1)
         app.queue("failed")
+        declare_bucket(app)
         app.function("work", handler="nowhere.work", **(function or {}))
         settings = {
             "starting_position": "TRIM_HORIZON",
@@ -76,7 +84,8 @@ class Stage:
         with self.open(work, **settings) as pipeline:
             self.send(pipeline, count)
             pipeline.run_until_idle()
-            self.failed = [message.json for message in pipeline.delivered_to("queue:failed")]
+            told = pipeline.delivered_to(settings.get("on_failure", "queue:failed"))
+            self.failed = [message.json for message in told]
         return pipeline
 
     # -- events --------------------------------------------------------------------------------------------------------

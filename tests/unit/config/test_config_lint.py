@@ -81,6 +81,8 @@ FIFO = {
     "queues__dead": "fifo_queue = true",
     "mappings__s": STREAM + 'on_failure = "stdout"',
 }
+BUCKET = {"buckets__b": 'folder = "src"'}
+S3 = 'endpoint = "https://h"\naccess_key_id = "a"\nsecret_access_key = "b"\n'
 AWS_WINDOW = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
 
 #: Tables, code, path, a part of the message, a part of the hint.
@@ -251,6 +253,29 @@ CASES = [
     ({"queues__q": REDRIVE + "content_based_deduplication = true"}, "EC118", "queues.q.content_based_deduplication", "no effect", "fifo_queue = true"),
     ({"queues__q": REDRIVE + 'deduplication_scope = "queue"'}, "EC118", "queues.q.deduplication_scope", "no effect", "fifo_queue = true"),
     ({"mappings__s": STREAM + "lanes = 11"}, "EC128", "mappings.s.lanes", "may have 10 invocations", "[functions.f] concurrency = 11"),
+    ({"buckets__b": ""}, "EC134", "buckets.b", "neither a folder nor a connection", 'folder = "./failures"'),
+    ({"buckets__b": 'bucket = "abc"'}, "EC134", "buckets.b", "neither a folder nor a connection", 'connection = "s3:NAME"'),
+    ({"s3__o": S3, "buckets__b": 'connection = "s3:o"'}, "EC134", "buckets.b.bucket", "what the object store calls it", 'bucket = "failed-orders"'),
+    ({"s3__o": S3, "buckets__b": 'folder = "src"\nconnection = "s3:o"'}, "EC134", "buckets.b.connection", "on no object store", "or the folder"),
+    ({"buckets__b": 'folder = "src"\nbucket = "abc"'}, "EC134", "buckets.b.bucket", "on no object store", "or the folder"),
+    ({"buckets__b": 'folder = "nowhere"'}, "EC123", "buckets.b.folder", "`nowhere`: none is made", "make it"),
+    ({"buckets__b": 'connection = "minio"\nbucket = "abc"'}, "EC101", "buckets.b.connection", "`minio` is not a connection", "s3:NAME"),
+    ({"buckets__b": 'connection = "kafka:k"\nbucket = "abc"'}, "EC101", "buckets.b.connection", "`kafka:k` is not a connection", "s3:NAME"),
+    ({"buckets__b": 'connection = "s3:o"\nbucket = "abc"'}, "EC102", "buckets.b.connection", "no such name in [s3]", "add [s3.o]"),
+    ({"s3__store": S3, "buckets__b": 'connection = "s3:stor"\nbucket = "abc"'}, "EC102", "buckets.b.connection", "no such name in [s3]", "did you mean `s3:store`?"),
+    ({"s3__o": S3.replace("https://h", "http://h")}, "EC135", "s3.o.endpoint", "not on this machine, and not encrypted", "allow_http = true"),
+    ({"s3__o": S3 + "allow_http = true"}, "EC135", "s3.o.allow_http", "is encrypted: this has no effect", "take it out"),
+    ({"s3__o": S3.replace("https://h", "http://[::1]:1") + "allow_http = true"}, "EC135", "s3.o.allow_http", "on this machine: this has no effect", "take it out"),
+    ({"s3__o": S3.replace("https://h", "https://h/bucket")}, "EC121", "s3.o.endpoint", "no address of an object store", "http://127.0.0.1:9000"),
+    ({"s3__o": S3.replace("https://h", "https://h:99999")}, "EC121", "s3.o.endpoint", "no address of an object store", "http://127.0.0.1:9000"),
+    ({"s3__o": S3.replace("https://h", "https://[h")}, "EC121", "s3.o.endpoint", "no address of an object store", "http://127.0.0.1:9000"),
+    ({"mappings__s": STREAM + 'on_failure = "bucket:b"'}, "EC102", "mappings.s.on_failure", "no such name in [buckets]", "add [buckets.b]"),
+    ({**BUCKET, "mappings__s": STREAM.replace("stream:s", "bucket:b")}, "EC101", "mappings.s.source", "what is put into a bucket", "read a queue:"),
+    ({**BUCKET, "mappings__s": STREAM + 'lanes = 2\nparking = "bucket:b"'}, "EC101", "mappings.s.parking", "given back in its order", "write a queue:"),
+    ({**BUCKET, "mappings__k": KAFKA + 'results = "bucket:b"'}, "EC101", "mappings.k.results", "results go to a topic", "kafka:NAME/TOPIC"),
+    ({**BUCKET, "mappings__q": QUEUE + 'on_failure = "bucket:b"'}, "EC104", "mappings.q.on_failure", "", ""),
+    ({**BUCKET, "functions__g": 'handler = "a.c"\non_success = "bucket:b"'}, "EC101", "functions.g.on_success", "failures alone", "write a queue:"),
+    ({**BUCKET, "functions__g": 'handler = "a.c"\ndead_letter_queue = "bucket:b"'}, "EC102", "functions.g.dead_letter_queue", "no such name in [queues]", ""),
     ({"mappings__q": QUEUE + "tumbling_window_in_seconds = 5"}, "EC104", "mappings.q.tumbling_window_in_seconds", "windows", "take it out"),
     ({"mappings__k": KAFKA + "tumbling_window_in_seconds = 5"}, "EC140", "mappings.k.tumbling_window_in_seconds", "no room for a megabyte", "embedded stream"),
     (
@@ -421,6 +446,8 @@ CASES = [
     ({"streams__x": ""}, "EC156", "streams.x", "uses `x`", "take it out"),
     ({"kafka__x": SERVERS}, "EC156", "kafka.x", "uses `x`", "take it out"),
     ({"http__x": 'url = "http://x"'}, "EC156", "http.x", "uses `x`", "take it out"),
+    ({"buckets__x": 'folder = "src"'}, "EC156", "buckets.x", "uses `x`", "take it out"),
+    ({"s3__x": S3}, "EC156", "s3.x", "uses `x`", "take it out"),
     ({"functions__f": 'handler = "a.b"\nenvironment = { A = "x-${HOME}" }'}, "EC157", "functions.f.environment.A", "`${HOME}` is not", "${env:HOME}"),
     ({"queues__q": ""}, "EC158", "queues.q.redrive_policy", "comes back for 345600", "[queues.failed-q] message_retention_period = 1_209_600"),
     ({"queues__dead": ""}, "EC159", "queues.q.redrive_policy.dead_letter_queue", "no longer than", "[queues.dead] message_retention_period = 1_209_600"),
@@ -460,6 +487,19 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {"mappings__s": STREAM.replace("LATEST", "AT_TIMESTAMP") + "starting_position_timestamp = 0"},
         {"mappings__s": STREAM.replace('"f"', '"g"') + 'on_failure = "function:f"'},
         {"mappings__s": STREAM + 'on_failure = "stdout"'},
+        {**BUCKET, "mappings__s": STREAM + 'on_failure = "bucket:b"'},
+        {**BUCKET, "mappings__k": KAFKA + 'maximum_retry_attempts = 2\non_failure = "bucket:b"'},
+        {**BUCKET, "functions__g": 'handler = "a.c"\non_failure = "bucket:b"'},
+        {
+            "s3__o": S3.replace("https://h", "http://localhost:9000"),
+            "buckets__b": 'connection = "s3:o"\nbucket = "abc"',
+            "mappings__s": STREAM + 'on_failure = "bucket:b"',
+        },
+        {
+            "s3__o": S3.replace("https://h", "http://h") + "allow_http = true",
+            "buckets__b": 'connection = "s3:o"\nbucket = "abc"',
+            "mappings__s": STREAM + 'on_failure = "bucket:b"',
+        },
         {"mappings__t": STREAM.replace('"f"', '"g"')},
         {"functions__f": 'handler = "a.b"\ntimeout = 840'},
         {"functions__f": 'handler = "pkg/a.b"\ncode = "src"'},

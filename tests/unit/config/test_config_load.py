@@ -328,10 +328,15 @@ def test_an_unknown_key_is_told_what_it_should_be(mistakes, table, key, message,
     [
         ("function", "there is no `function`", "did you mean `functions`?"),
         ("Mappings", "eventcore calls it `mappings`", "write `mappings`"),
-        ("buckets", "does not do this yet", "take it out"),
+        ("bucket", "there is no `bucket`", "did you mean `buckets`?"),
+        ("topics", "does not do this yet", "take it out"),
         ("schedules", "does not do this yet", "take it out"),
-        ("region", "there is no `region` here", "it belongs to [settings]"),
-        ("xyzzy", "there is no `xyzzy`", "known are settings, functions, mappings, queues, streams, kafka, http"),
+        ("region", "there is no `region` here", "it belongs to [settings] or [s3.NAME]"),
+        (
+            "xyzzy",
+            "there is no `xyzzy`",
+            "known are settings, functions, mappings, queues, streams, kafka, http, buckets, s3",
+        ),
     ],
 )
 def test_an_unknown_table_is_told_what_it_should_be(mistakes, table, message, hint):

@@ -16,6 +16,7 @@ import eventcore.cli
 import eventcore.config
 from eventcore.config.effective import explain, resolve
 from eventcore.config.keywords import (
+    BucketKeywords,
     CircuitBreakerKeywords,
     FunctionKeywords,
     HttpKeywords,
@@ -25,6 +26,7 @@ from eventcore.config.keywords import (
     RedrivePolicyKeywords,
     RetryExceptionKeywords,
     RetryScheduleKeywords,
+    S3Keywords,
     SettingsKeywords,
     StreamKeywords,
 )
@@ -265,6 +267,8 @@ def test_the_keywords_are_the_settings():
         TABLES["streams"]: (StreamKeywords, set()),
         TABLES["kafka"]: (KafkaKeywords, {"bootstrap_servers"}),
         TABLES["http"]: (HttpKeywords, {"url"}),
+        TABLES["buckets"]: (BucketKeywords, set()),
+        TABLES["s3"]: (S3Keywords, {"endpoint", "access_key_id", "secret_access_key"}),
     }
     for section, (given, arguments) in keywords.items():
         assert set(given.__annotations__) | arguments == set(section.__struct_fields__)

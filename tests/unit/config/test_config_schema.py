@@ -48,7 +48,8 @@ def test_the_templates_are_valid(validator, path):
         ("[queues.q]\nredrive_policy = { max_receive_count = 1 }", "queues.q.redrive_policy"),
         ('[queues."a b"]', "queues"),
         ('[http.h]\nurl = "x"', "http.h.url"),
-        ("[buckets.b]", ""),
+        ("[topics.b]", ""),
+        ('[buckets.b]\nbucket = "A"', "buckets.b.bucket"),
     ],
 )
 def test_what_the_loader_refuses_an_editor_marks(validator, text, path):
