@@ -1,8 +1,6 @@
 """The stores agree on FIFO queues, and both keep their promises, whatever is done to them (Lambda semantics §3.2)."""
 
-import tempfile
 from collections import defaultdict
-from pathlib import Path
 
 import anyio
 from hypothesis import given
@@ -12,7 +10,15 @@ from eventcore.ports import store as port
 from eventcore.ports.store import Store
 from eventcore.store.memory import open_memory_store
 from eventcore.store.sqlite import open_sqlite_store
-from tests.properties.test_store_properties import NOW_MS, Receipts, attempt, operation, receipts, receipts_in
+from tests.properties.test_store_properties import (
+    NOW_MS,
+    Receipts,
+    attempt,
+    operation,
+    receipts,
+    receipts_in,
+    state_folder,
+)
 
 #: One has a dead-letter queue, one a delay and a short retention, one deduplicates by group and content.
 QUEUES = ("one", "two", "three")
@@ -84,8 +90,8 @@ def check_promises(held: list[port.StoredMessage], brought: list[port.StoredMess
 
 
 async def check(lists: list[list[tuple]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_memory_store() as memory, open_sqlite_store(Path(folder) / "state.db") as sqlite:
+    with state_folder() as folder:
+        async with open_memory_store() as memory, open_sqlite_store(folder / "state.db") as sqlite:
             by_content = settings(
                 visibility_timeout=2, content_based_deduplication=True, deduplication_scope="messageGroup"
             )

@@ -1,6 +1,9 @@
 """The stores agree: whatever is done to them, memory and SQLite answer alike, and read alike afterwards."""
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -225,10 +228,21 @@ def receipts_in(outcome: object) -> list[str]:
 lists_of_steps = st.lists(st.lists(steps, min_size=1, max_size=3), min_size=5, max_size=40)
 
 
+@contextmanager
+def state_folder() -> Iterator[Path]:
+    """Give a folder for one example, in memory where there is one: what is held against each other are answers.
+
+    That they outlive a crash is for the tests that kill engines, on a disk.
+    """
+    in_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=in_memory if os.access(in_memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 async def check_agreement(lists: list[list[tuple]]) -> None:
     """After every list of operations: the same results, or the same error and no effect; the same reads."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_memory_store() as memory, open_sqlite_store(Path(folder) / "state.db") as sqlite:
+    with state_folder() as folder:
+        async with open_memory_store() as memory, open_sqlite_store(folder / "state.db") as sqlite:
             for store in (memory, sqlite):
                 await prepare(store)
             now_ms, known = NOW_MS, []
