@@ -279,9 +279,9 @@ def find_mark(state: ShardState) -> ShardState:
 
     It is the final call's where the window has one: nothing else runs until that window is closed.
     """
-    unmarked = msgspec.structs.replace(state, marked=False)
     if not state.marked:
-        return unmarked
+        return state
+    unmarked = msgspec.structs.replace(state, marked=False)
     if state.window is not None and state.window.final.request_id:
         final = _counted(state.window.final)
         return msgspec.structs.replace(unmarked, window=msgspec.structs.replace(state.window, final=final))

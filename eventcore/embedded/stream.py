@@ -307,7 +307,8 @@ class EmbeddedStream:
             state=state,
         )
         operations: list[Operation] = [save]
-        if state.window is not None or save.shard in self._noted:
+        is_noted = state.window is not None
+        if is_noted or save.shard in self._noted:
             # One transaction with the checkpoint: a state stands for exactly the records before it.
             note = encode_window(checkpoint, state.window)
             operations.append(PutNote(name=window_note(self._mapping, save.shard), value=note))
@@ -317,7 +318,8 @@ class EmbeddedStream:
         except FencedOut as error:
             self._fence(owned)
             raise self._lost(shard, epoch) from error
-        self._note(save.shard, is_noted=state.window is not None)
+        if len(operations) > 1:
+            self._note(save.shard, is_noted=is_noted)
         owned.checkpoint = checkpoint
         owned.kept = msgspec.structs.replace(owned.kept, checkpoint=checkpoint, state=state)
         if owned.is_ended:

@@ -65,6 +65,9 @@ class Gate:
 
     def find(self, shard: str) -> Pause | None:
         """Return what holds a shard: its own pause, the mapping's, or its circuit breaker."""
+        if self.held is None and not self._pauses:
+            # Asked for every batch, several times.
+            return None
         held = None if self._held_shards and shard not in self._held_shards else self.held
         return self.find_by_hand(shard) or held
 

@@ -107,10 +107,10 @@ class LaneInvoker:
             if state is not None:
                 position = batch.first.position if len(batch) else self._checkpoint.position
                 await self._checkpoint.mark(position, state)
+                if self._stopping.is_set() or self._is_held(batch):
+                    # Stopped or paused while it was marked.
+                    return RELEASED
             self._is_first = False
-            if self._stopping.is_set() or self._is_held(batch):
-                # Stopped or paused while it was marked.
-                return RELEASED
             with anyio.CancelScope() as self._invocation:
                 answer = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
         finally:

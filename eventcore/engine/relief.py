@@ -41,12 +41,12 @@ class Relief:
             can_leave: tells whether a key has a lane that is not being parked already.
             is_at_bound: tells whether a key keeps the shard at the bound of its skew.
         """
-        if self._gate.find(self._shard) is not None:
-            # Who may not run can't succeed.
-            return []
         failing = [
             key for key, attempt in self._states.failing() if can_leave(key) and self._excused.get(key) != attempt
         ]
+        if not failing or self._gate.find(self._shard) is not None:
+            # Who may not run can't succeed.
+            return []
         leaving = [key for key in failing if is_at_bound(key)]
         if len(failing) > self._failing_max:
             leaving.append(failing[-1])
