@@ -31,6 +31,7 @@ from eventcore.engine.dispatcher import RELEASED
 from eventcore.engine.event_reporter import EventReporter
 from eventcore.engine.event_settling import EventContext, EventSettling
 from eventcore.engine.invocation_record import system_error
+from eventcore.engine.settler import SETTLE_GRACE_S
 from eventcore.engine.status import FunctionStatus
 from eventcore.engine.supervision import attempt, explain
 from eventcore.errors import RuntimeUnavailable, SourceClosed, SourceUnavailable, StoreUnavailable
@@ -170,17 +171,14 @@ class EventWorker:
             tasks.start_soon(self._handle, record)
 
     async def _without_further_suspects(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Give back all suspects but the first, before that is invoked: what it does must not count for them."""
-        further = [record.receipt for record in records if _is_suspect(record)][1:]
-        if not further:
-            return records
-        await self._keep_waiting(further)
-        return [record for record in records if record.receipt not in further]
+        """Give back all suspects but the first, before that is invoked: what it does must not count for them.
 
-    async def _keep_waiting(self, receipts: Sequence[str]) -> None:
-        """Show suspects again in a while, as not begun; where that can't be written, when their lease ends."""
-        with suppress(SourceUnavailable):
-            await self._queue.hand_back(receipts, hidden_s=SUSPECT_WAIT_S)
+        Where that can't be written, each sees to it itself; no other event waits for that.
+        """
+        further = [record.receipt for record in records if _is_suspect(record)][1:]
+        if not further or not await self._is_handed_back(further, hidden_s=SUSPECT_WAIT_S):
+            return records
+        return [record for record in records if record.receipt not in further]
 
     async def _handle(self, record: Record) -> None:
         """Bring one event to an end; what goes wrong with it ends no other."""
@@ -189,6 +187,7 @@ class EventWorker:
             if error is not None:
                 self._context.reporter.problem = explain(error)
             if isinstance(error, StoreUnavailable):
+                await self._back_off()
                 await self._hand_back(record)
         finally:
             self._running -= 1
@@ -201,7 +200,7 @@ class EventWorker:
         try:
             self._suspects.acquire_nowait()
         except anyio.WouldBlock:
-            await self._keep_waiting((record.receipt,))
+            await self._hand_back(record, hidden_s=SUSPECT_WAIT_S)
             return
         try:
             await self._deliver_beside_others(record)
@@ -214,15 +213,25 @@ class EventWorker:
         await self._settling.settle(event, decision, outcome)
         self._unsettled = 0
 
-    async def _hand_back(self, record: Record) -> None:
-        """Show an event again whose end could not be written, as not begun: no engine has died in it.
+    async def _hand_back(self, record: Record, *, hidden_s: int = 0) -> None:
+        """Show an event again, as not begun: no engine has died in it.
 
-        Where that can't be written either, it shows when its lease ends.
+        Tried until the store can write it, or the engine stops: then it shows when its lease ends, and has been begun.
         """
+        while not await self._is_handed_back((record.receipt,), hidden_s=hidden_s) and not self._stopping.is_set():
+            await self._back_off()
+
+    async def _is_handed_back(self, receipts: Sequence[str], *, hidden_s: int) -> bool:
+        """Show events again, as not begun, whoever is cancelled meanwhile; tell whether the store could write that."""
+        with suppress(SourceUnavailable), anyio.move_on_after(SETTLE_GRACE_S, shield=True):
+            await self._queue.hand_back(receipts, hidden_s=hidden_s)
+            return True
+        return False
+
+    async def _back_off(self) -> None:
+        """Wait before the store is asked again that could not write how an event ended."""
         self._unsettled += 1
         await self._pause(self._unsettled, max_s=HAND_BACK_MAX_S)
-        with suppress(SourceUnavailable):
-            await self._queue.hand_back((record.receipt,))
 
     # -- trying --------------------------------------------------------------------------------------------------------
 
