@@ -167,7 +167,7 @@ class LaneStates:
         """Note that a key's records wait elsewhere, from a position on."""
         self._kept.pop(key, None)
         name = lane_name(key)
-        if name not in self.parked or position < self.parked[name]:
+        if name in self._redriven or position < self.parked.get(name, position + 1):
             self.parked[name] = position
             self._redriven.discard(name)
 

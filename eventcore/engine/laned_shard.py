@@ -41,6 +41,9 @@ from eventcore.model import Batch, Record
 from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
 from eventcore.ports.store import Operation
 
+#: With a rate limit a step of a redrive has no more records than may begin within so many seconds: a person waits.
+REDRIVE_STEP_S = 60.0
+
 
 class LanedShard:
     """Works through one owned shard in lanes. `run` ends after `stop`, `abort` or a lost shard; not reusable."""
@@ -194,6 +197,8 @@ class LanedShard:
                 self._reader,
                 partial(self._write, is_urgent=True),
             )
+            if (rate := self._context.rate) is not None:
+                count_max = min(count_max, max(1, rate.room(REDRIVE_STEP_S)))
             run = partial(
                 step.run,
                 count_max=count_max,
@@ -201,7 +206,10 @@ class LanedShard:
                 is_settled=self._window.is_settled,
                 gives_up_missing=gives_up_missing,
             )
-            return await self._unless_lost(run)
+            try:
+                return await self._unless_lost(run)
+            finally:
+                self._parking.listen(())
 
     async def _unless_lost(self, work: Callable[[], Awaitable[ParkedRedriven]]) -> ParkedRedriven:
         """Do something that must not outlive our owning the shard."""

@@ -7,7 +7,7 @@ the record that it was. It is written in a settling step of its own: first durab
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -18,7 +18,7 @@ from eventcore.config.reference import Reference
 from eventcore.delivery.lanes import lane_key, lane_name
 from eventcore.engine.covered import GivenUp
 from eventcore.engine.outbox import Outbox
-from eventcore.engine.parked import PARKED_HEADER, Envelope, ParkedReader
+from eventcore.engine.parked import PARKED_HEADER, READ_RECORDS_MAX, Envelope, ParkedReader
 from eventcore.engine.router import Router, dispatch_key
 from eventcore.engine.settler import Settler
 from eventcore.model import Record
@@ -27,6 +27,8 @@ from eventcore.ports.store import Operation
 
 #: Records that are parked in one transaction, and so repeated after a crash.
 PARK_AT_ONCE_MAX = 500
+#: Positions of a key that are heard during a redrive: one behind all that its read may have found.
+HEARD_MAX = READ_RECORDS_MAX + 1
 
 
 class ParkingContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +78,7 @@ class Parking:
         self._on_parked = on_parked
         self._waiting: deque[_Waiting] = deque()
         self._changed = anyio.Event()
-        self._added: set[str] = set()  #: names of keys, see `is_quiet`
+        self._heard: dict[str, list[int]] = {}  #: by name of a key: positions, see `listen`
         self.destination = str(context.place)
 
     def add(self, record: Record, operations: Sequence[Operation] = ()) -> None:
@@ -87,17 +89,26 @@ class Parking:
             operations: written with it.
         """
         name = lane_name(lane_key(record, self._context.batch_size))
-        self._added.add(name)
+        heard = self._heard.get(name)
+        if heard is not None and len(heard) < HEARD_MAX:
+            heard.append(record.position)
         self._waiting.append(_Waiting(record, name, operations))
         self._changed.set()
 
-    def listen(self, name: str) -> None:
-        """Begin to listen for records of a key, for `is_quiet`."""
-        self._added.discard(name)
+    def listen(self, names: Collection[str]) -> None:
+        """Listen for records of these keys, and no others: those that are not durable yet, and those that are added."""
+        self._heard = {name: [] for name in names}
+        for entry in self._waiting:
+            if entry.name in self._heard:
+                self._heard[entry.name].append(entry.record.position)
 
     def is_quiet(self, name: str) -> bool:
-        """Tell whether no record of a key was added since `listen`, and none from before still waits."""
-        return name not in self._added and all(entry.name != name for entry in self._waiting)
+        """Tell whether nothing was heard of a key: what is read of it after `listen` is all that is parked."""
+        return not self._heard[name]
+
+    def first_behind(self, name: str, position: int) -> int | None:
+        """Return the first position behind another that was heard of a key; None without one."""
+        return next((heard for heard in self._heard[name] if heard > position), None)
 
     async def run(self) -> None:
         """Park what is added until cancelled.

@@ -76,15 +76,15 @@ class Redrive:
             StoreUnavailable, SourceUnavailable: progress could not be written; what ran may run again.
         """
         wanted = {name: first for name, first in self._states.parked.items() if name not in besides}
-        for name in wanted:
-            self._parking.listen(name)
+        redriven = {name for name in wanted if self._states.is_redriven(name)}
+        self._parking.listen(wanted)
         settled = {name for name, first in wanted.items() if is_settled(first)}
         read = await self._reader.read(self._shard, wanted, count_max=count_max)
         keys: dict[str, deque[ParkedRecord]] = {}
         for entry in read.records:
             keys.setdefault(entry.name, deque()).append(entry)
         found = dict(read.left) | {name: entries[0].record.position for name, entries in keys.items()}
-        absent = {name for name, at in wanted.items() if found.get(name) != at and not self._states.is_redriven(name)}
+        absent = {name for name, at in wanted.items() if found.get(name) != at and name not in redriven}
         missing = absent & settled if read.is_complete else set()
         if gives_up_missing:
             absent -= missing
@@ -124,8 +124,11 @@ class Redrive:
                 done = await self._run_batch(name, records[:count])
                 taken = [entries.popleft() for _ in range(done)]
                 if taken:
+                    last = taken[-1].record.position
                     following = entries[0].record.position if entries else left
-                    self._states.redrive(name, taken[-1].record.position, following)
+                    if following is None:
+                        following = self._parking.first_behind(name, last)
+                    self._states.redrive(name, last, following)
                     await self._write()
                     await self._reader.drop(taken)
                     self._redriven_count += done
@@ -143,6 +146,8 @@ class Redrive:
             request_id=context.ids.new_id(),
         )
         function = context.dispatcher.function
+        if context.rate is not None:
+            await context.rate.wait(len(records))
         async with function.slots:
             if context.gate.find(self._shard) is not None:
                 return 0

@@ -548,6 +548,59 @@ def test_what_was_parked_elsewhere_is_not_left_behind(redriven_first: int) -> No
     assert work.by_key["b"] == [2, 3, 5, 6]
 
 
+@pytest.mark.parametrize("is_meanwhile", [False, True])
+def test_what_was_parked_after_all_that_was_found_is_not_left_behind(*, is_meanwhile: bool) -> None:
+    """It is sent while the last step of a redrive runs, or after it; then `parking` is changed."""
+    work = Work(failing=frozenset({"a", "b"}))
+
+    def app(place: str) -> eventcore.App:
+        made = laned_app(work, lanes=2, parking=f"queue:{place}")
+        made.queue("here")
+        made.queue("there")
+        return made
+
+    async def run() -> None:
+        async with open_memory_store() as store:
+            async with open_harness(app("here"), store=store) as harness:
+                await park_b(harness)
+                work.failing.clear()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(redrive, harness)
+                    await harness.advance(2.5)
+                    assert work.by_key["b"] == [2, 3]
+                    if is_meanwhile:
+                        await send(harness, ("b", 6), ("b", 7))
+                await send(harness, ("b", 8))
+                await harness.advance(5)
+            async with open_harness(app("there"), store=store) as harness:
+                await harness.advance(1)
+                step = await redrive(harness)
+                assert (step.redriven, len(step.missing), step.keys) == (0, 1, 1)
+            async with open_harness(app("here"), store=store) as harness:
+                await harness.advance(1)
+                while (await redrive(harness)).keys:
+                    pass
+                await harness.run_until_idle()
+
+    run_virtual(run)
+    assert work.by_key["b"] == [2, 3, 5, *([6, 7] if is_meanwhile else []), 8]
+
+
+def test_a_redrive_heeds_the_rate_of_its_mapping() -> None:
+    work = Work(failing=frozenset({"a", "b"}))
+
+    async def scenario(harness: Harness) -> None:
+        await park_b(harness, later=17)
+        work.failing.clear()
+        await harness.advance(60)
+        began_s = anyio.current_time()
+        assert (await redrive(harness)).redriven == 20
+        assert anyio.current_time() - began_s >= 35
+        await harness.run_until_idle()
+
+    play(laned_app(work, lanes=2, maximum_records_per_second=0.5), scenario)
+
+
 def test_nothing_is_redriven_while_the_mapping_is_held_and_what_fails_again_opens_its_breaker() -> None:
     work = Work(failing=frozenset({"a", "b"}))
     app = laned_app(work, lanes=2, circuit_breaker={"failures": 25, "pause": 3600, "maximum_pause": 3600})
