@@ -289,4 +289,4 @@ class EmbeddedQueue:
 
 def _dead_letter_source(headers: Headers) -> str:
     """Return the queue from which a message came to its dead-letter queue; empty for one that was sent there."""
-    return next((value.decode() for name, value in headers if name == DEAD_LETTER_SOURCE), "")
+    return next((value.decode(errors="replace") for name, value in headers if name == DEAD_LETTER_SOURCE), "")

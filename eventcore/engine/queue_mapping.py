@@ -137,10 +137,10 @@ class QueueMapping:
         await self._show_again(self._intake.give_up(), "the mapping stops")
 
     async def _show_again(self, receipts: Sequence[str], why: str) -> None:
-        """Show messages that were not invoked to others at once."""
+        """Show messages that were not invoked to others at once, as not received."""
         if receipts:
             self._context.reporter.returned("", len(receipts), why)
-            await self._context.source.change_visibility(receipts, 0)
+            await self._context.source.hand_back(receipts)
 
     # -- hop 2: the poller ---------------------------------------------------------------------------------------------
 
@@ -174,8 +174,7 @@ class QueueMapping:
         while breaker.is_holding:
             receipts = self._intake.take_all()
             if receipts:
-                self._context.reporter.returned("", len(receipts), "the circuit breaker is open")
-                await self._context.source.hand_back(receipts)
+                await self._show_again(receipts, "the circuit breaker is open")
             else:
                 await self._intake.wait_change()
 
@@ -188,14 +187,19 @@ class QueueMapping:
         self._intake.note_change()
 
     async def _note(self, received: Received, tasks: anyio.abc.TaskGroup) -> None:
+        """Take in what a receive brought, and tell what it took out of the queue."""
         context = self._context
+        if received.records:
+            self._take_in(received, tasks)
         await self._seal([moved.id for moved in received.redriven], DiscardReason.RECEIVES_EXHAUSTED)
         await self._seal(received.expired, DiscardReason.RECORD_EXPIRED)
         for moved in received.redriven:
             context.reporter.redriven("", moved.id, moved.target)
         context.reporter.expired(len(received.expired))
-        if not received.records:
-            return
+
+    def _take_in(self, received: Received, tasks: anyio.abc.TaskGroup) -> None:
+        """Let messages wait for their invocation, but for those that a filter or the end of a loop keeps from it."""
+        context = self._context
         context.reporter.received("", len(received.records))
         if context.filter is not None:
             matching, others = context.filter.sort(received.records, "")

@@ -124,8 +124,10 @@ def is_exhausted(receive_count: int, headers: Headers, settings: QueueSettings) 
     if not settings.dead_letter_queue or receive_count < settings.max_receive_count:
         return False
     before = next((value for name, value in headers if name == DEAD_LETTER_RECEIVES), b"")
-    # Anybody may have sent a header of this name.
     received_before = int(before) if before.isdigit() and len(before) < _DIGITS_MAX else 0
+    # Anybody may have sent a header of this name: one that can't be true must not keep a message here for ever.
+    if received_before > receive_count:
+        return True
     return receive_count - received_before >= settings.max_receive_count
 
 

@@ -234,6 +234,8 @@ def test_a_paused_queue_stops_at_once_and_shows_what_it_had_received() -> None:
                 await harness.advance(2)
             (depth,) = [each for each in await store.queue_depths() if each.queue == "orders"]
             assert (depth.visible, depth.hidden) == (12 - len(work.done), 0)
+            # What was never invoked is no nearer to its dead-letter queue.
+            assert {message.receive_count for message in await store.peek("orders", count_max=20)} == {0}
 
     run_virtual(run)
     assert len(work.done) < 12

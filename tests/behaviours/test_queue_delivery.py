@@ -10,8 +10,9 @@ import anyio
 import pytest
 
 from eventcore.engine import queue_intake
+from eventcore.errors import StoreUnavailable
 from eventcore.model import DiscardReason
-from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, Store
+from eventcore.ports.store import DeleteMessages, Operation, ReceiveMessages, SealFailures, Store
 from eventcore.telemetry.events import BatchInvoked, BatchSettled
 from eventcore.testing.harness import Harness
 from eventcore.testing.virtual_loop import VirtualTimeLoop
@@ -316,3 +317,61 @@ def test_messages_are_received_ahead_at_the_pace_of_the_function(work_s: float, 
     play_scripted(app, scenario, commit=commit)
     assert least <= max(asked) <= most
     assert work_s > 1 or len(asked) < 40
+
+
+def test_a_header_that_anybody_may_send_keeps_no_message_from_its_dead_letter_queue() -> None:
+    """It says how often a dead letter was received before it came: never more often than in all."""
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        raise ValueError("always")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:orders", ["1"], headers={"eventcore-dead-letter-receives": "1000000"})
+        await harness.advance(60)
+        assert [message.receive_count for message in await harness.messages("dead")] == [2]
+
+    policy = {"dead_letter_queue": "dead", "max_receive_count": 2}
+    play(queue_app(work, queue={"visibility_timeout": 5, "redrive_policy": policy}), scenario)
+
+
+def test_a_header_that_is_no_text_ends_no_mapping() -> None:
+    bodies: list[str] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        bodies.extend(record["body"] for record in event["Records"])
+
+    async def scenario(harness: Harness) -> None:
+        await harness.send("queue:orders", ["1"], headers={"eventcore-dead-letter-source": b"\xff"})
+        await harness.run_until_idle(within_s=600)
+
+    play(queue_app(work), scenario)
+    assert bodies == ["1"]
+
+
+def test_messages_that_came_with_a_dead_one_are_given_back_when_its_failure_can_not_be_written() -> None:
+    refused: list[Operation] = []
+    seen: list[tuple[str, str]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        (record,) = event["Records"]
+        seen.append((record["body"], record["attributes"]["ApproximateReceiveCount"]))
+        if record["body"] == "1":
+            raise ValueError("always")
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        if not refused and isinstance(operations[0], SealFailures):
+            refused.append(operations[0])
+            raise StoreUnavailable("the disk is full for a moment")
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1, source="queue:orders")
+        # Both show at the same moment.
+        await harness.send("queue:orders", ["2"], delay_s=600)
+        await harness.advance(700)
+        assert seen == [("1", "1"), ("2", "1")]
+
+    policy = {"dead_letter_queue": "dead", "max_receive_count": 1}
+    app = queue_app(work, batch_size=1, queue={"visibility_timeout": 600, "redrive_policy": policy})
+    play_scripted(app, scenario, commit=commit)
+    assert refused
