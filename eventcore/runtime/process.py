@@ -88,16 +88,17 @@ class ProcessRuntime:
         environment = pool.take()
         init_ms = None
         began = self._now()
+        limit_s: float = function.timeout_s
         self._starter.watch.wake()
         if environment is None:
-            started = await self._start_for_invocation(pool, function, invocation.request_id)
+            started, limit_s = await self._start_for_invocation(pool, function, invocation.request_id)
             if not isinstance(started, RemoteEnvironment):
                 return self._end_unstarted(function, invocation.request_id, started, began)
             environment = started
             if not environment.replaces_lost:
                 init_ms = (self._now() - began) * 1000
                 began = self._now()
-        return await self._serve(environment, pool, function, invocation, began, init_ms)
+        return await self._serve(environment, pool, function, invocation, began, init_ms, limit_s)
 
     async def retire(self, function: str) -> None:
         """End a function's idle environments, and its busy ones after their invocation."""
@@ -136,6 +137,7 @@ class ProcessRuntime:
         invocation: Invocation,
         began: float,
         init_ms: float | None,
+        limit_s: float,
     ) -> Outcome:
         request_id = invocation.request_id
         environment.request_id = request_id
@@ -144,8 +146,8 @@ class ProcessRuntime:
         environment.output.begin(request_id)
         outcome = _RELEASED
         try:
-            frame = _frame_for(environment.form, function, invocation)
-            deadline = self._now() + function.timeout_s
+            frame = _frame_for(environment.form, function, invocation, limit_s)
+            deadline = self._now() + limit_s
             environment.send(frame)
             try:
                 reply = await environment.receive(deadline)
@@ -195,15 +197,20 @@ class ProcessRuntime:
 
     async def _start_for_invocation(
         self, pool: Pool, function: FunctionSpec, request_id: str
-    ) -> RemoteEnvironment | Fault | None:
+    ) -> tuple[RemoteEnvironment | Fault | None, float]:
         """Start an environment; one whose import was too slow is given a second chance within the function's time.
 
         Source: Lambda semantics §7.1 "Init".
+
+        Returns:
+            What came of it, and how long the handler may run, seconds: what is left after a second chance.
         """
         started = await self._starter.start(pool, function, request_id, INIT_LIMIT_S)
-        if isinstance(started, Fault) and started.cause is FaultCause.TIMEOUT:
-            started = await self._starter.start(pool, function, request_id, function.timeout_s)
-        return started
+        if not isinstance(started, Fault) or started.cause is not FaultCause.TIMEOUT:
+            return started, function.timeout_s
+        ends = self._now() + function.timeout_s
+        started = await self._starter.start(pool, function, request_id, function.timeout_s)
+        return started, max(0.0, ends - self._now())
 
     def _end_unstarted(self, function: FunctionSpec, request_id: str, fault: Fault | None, began: float) -> Outcome:
         """Return the outcome of an invocation that got no environment; its log looks as on Lambda."""
@@ -278,7 +285,7 @@ def _make_folder(state_dir: Path | None) -> Path:
     return folder
 
 
-def _frame_for(form: HandlerForm, function: FunctionSpec, invocation: Invocation) -> protocol.Invoke:
+def _frame_for(form: HandlerForm, function: FunctionSpec, invocation: Invocation, limit_s: float) -> protocol.Invoke:
     event, batch = None, invocation.batch
     if form is HandlerForm.EVENT:
         event, batch = msgspec.json.encode(invocation.build_event()), None
@@ -287,7 +294,7 @@ def _frame_for(form: HandlerForm, function: FunctionSpec, invocation: Invocation
     return protocol.Invoke(
         invocation.request_id,
         function.arn,
-        function.timeout_s,
+        limit_s,
         invocation.trace_header,
         event,
         batch,

@@ -6,6 +6,7 @@ import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -308,10 +309,17 @@ async def test_gives_a_slow_import_a_second_chance_within_the_timeout(tmp_path: 
         prepared = msgspec.structs.replace(
             once, name="prepared", environment={"MARKER": marker + "3", "SLOW_TRIES": "9"}
         )
-        results: dict[str, object] = {}
+        variables = {"MARKER": marker + "4", "SLOW_TRIES": "1", "THEN_S": "1"}
+        shared = msgspec.structs.replace(
+            once, name="shared", handler="slow_import.remaining", timeout_s=10, environment=variables
+        )
+        results: dict[str, Any] = {}
 
         async def call() -> None:
             results["once"] = await test.result(once)
+
+        async def share() -> None:
+            results["shared"] = await test.result(shared)
 
         async def fail() -> None:
             results["never"] = (await test.fault(never, request_id="late")).payload()
@@ -322,16 +330,18 @@ async def test_gives_a_slow_import_a_second_chance_within_the_timeout(tmp_path: 
             results["prepared"] = True
 
         async with anyio.create_task_group() as tasks:
-            for work in (call, fail, prepare):
+            for work in (call, share, fail, prepare):
                 tasks.start_soon(work)
         assert results["once"] == 2
+        # What the second import took, the handler has not any more.
+        assert 0 < results["shared"] <= 9_000
         assert results["never"] == {
             "errorType": "Sandbox.Timedout",
             "errorMessage": "RequestId: late Error: Task timed out after 1.00 seconds",
         }
         assert len(_read(marker + "3")) == 1
         inits = [line.text for line in test.lines if line.text.startswith("INIT_REPORT")]
-        assert len(inits) == 4
+        assert len(inits) == 5
         assert all(text.endswith("\tPhase: init\tStatus: timeout") for text in inits)
 
 
