@@ -82,6 +82,27 @@ def test_a_seek_forward_asks(folder: Path) -> None:
     assert mapping["shards"][0]["checkpoint"] == 2
 
 
+def test_parked_records_that_are_gone_are_told_and_given_up_when_a_person_says_so(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path, POISONED, BLOCKING.replace("batch_size = 1", "batch_size = 1\nlanes = 2"))
+    with running("dev", cwd=folder) as engine:
+        assert run("send", "stream:orders", "poison", "--key", "a", cwd=folder).returncode == 0
+        engine.wait_line("a poison order", "attempt 2 failed")
+        # One failing key too many for two lanes.
+        assert run("send", "stream:orders", "poison", "--key", "b", cwd=folder).returncode == 0
+        engine.wait_line("parked in queue:parked")
+        assert ask("queue", "purge", "parked", "--yes", cwd=folder)["deleted"] == 1
+        assert run("send", "stream:orders", "behind", "--key", "b", cwd=folder).returncode == 0
+        engine.wait_line("parked in queue:parked")
+        refused = run("mapping", "redrive", "orders", cwd=folder)
+        assert refused.returncode == 1
+        assert "1 key stay parked" in refused.stdout
+        assert "--give-up-missing" in refused.stderr
+        given_up = run("mapping", "redrive", "orders", "--give-up-missing", cwd=folder)
+        assert given_up.returncode == 0, given_up.stderr
+        assert given_up.stdout == f"{SHARD}: 1 record redriven\n"
+        engine.wait_line("work | order behind")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
