@@ -83,11 +83,15 @@ def owns(connection: sqlite3.Connection, queue: QueueRow, operation: port.Delete
     else:
         count = 0
         for receive, by_key in read_receipts(operation.receipts, queue.number).items():
-            keys = gather(sorted(by_key))
-            rows = [row for within in (hidden_within, ready_within, aside_within) for row in within(connection, keys)]
-            for first, end, receive_count, _first_receive_ms, visible_ms in rows:
-                if (receive_count, visible_ms) == receive:
-                    count += sum([stop - start for start, stop in cut((first, end), keys)[0]])
+            keys, found = gather(sorted(by_key)), 0
+            for within in (hidden_within, ready_within, aside_within):
+                for first, end, receive_count, _first_receive_ms, visible_ms in within(connection, keys):
+                    if (receive_count, visible_ms) == receive:
+                        found += sum([stop - start for start, stop in cut((first, end), keys)[0]])
+                if found == len(by_key):
+                    # Hidden, nearly always: no other table is asked.
+                    break
+            count += found
     return count == len(set(operation.receipts))
 
 
