@@ -218,7 +218,7 @@ def test_a_newcomer_reads_why_it_failed(tmp_path: Path) -> None:
     assert shown.returncode == 0
     for part in (
         "ValueError: a poison order (handlers.py:8)",
-        "RetryAttemptsExhausted: it failed as often as the mapping's maximum_retry_attempts allows",
+        "RetryAttemptsExhausted: it failed as often as its mapping, or its error type, lets it",
         'raise ValueError("a poison order")',
         "tries        2",
         "[1] key ada: poison",
