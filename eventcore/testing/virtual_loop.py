@@ -1,4 +1,4 @@
-"""An event loop whose time jumps to the next timer when nothing is ready: six hours of retries in milliseconds.
+"""An event loop whose time jumps to the next timer when nothing is ready: six hours of retries in about a second.
 
 Everything that waits with anyio or asyncio waits in virtual time, so that a run takes no longer than its work and is
 the same each time. Whatever answers in real time can't be part of it: threads, sockets, subprocesses and signals are
