@@ -123,28 +123,52 @@ class LaneStates:
     def __init__(self, taken: ShardState) -> None:
         """Go on with what the owner before left."""
         self._kept: dict[LaneKey, ShardState] = {}
+        self._first: dict[LaneKey, int] = {}  #: of those that are kept: all of the key before it is settled
         self._restored = {lane.name: lane for lane in taken.lanes}
         #: By name: position of the first parked record that was not redriven.
         self.parked: dict[str, int] = dict(taken.parked)
         self._redriven = set(taken.redriven)  #: names of parked keys whose position is behind what was redriven
 
-    def take_over(self, key: LaneKey) -> ShardState:
-        """Return the failing work of a key, which its lane goes on with."""
+    def repeated_before(self, key: LaneKey, position: int) -> int | None:
+        """Return where the failing work of a key begins, if what comes before is there once more; else None.
+
+        Args:
+            key: whose.
+            position: of the first of its records that is there.
+        """
+        if key in self._kept or not self._restored:
+            return None
+        lane = self._restored.get(lane_name(key))
+        return lane.first if lane is not None and position < lane.first else None
+
+    def take_over(self, key: LaneKey, position: int) -> ShardState:
+        """Return the failing work of a key, which its lane goes on with; none while it is not there yet.
+
+        Args:
+            key: whose.
+            position: of the first of its records that is there.
+        """
         if key in self._kept:
             return self._kept[key]
-        lane = self._restored.pop(lane_name(key), None) if self._restored else None
+        if not self._restored or self.repeated_before(key, position) is not None:
+            return EMPTY
+        lane = self._restored.pop(lane_name(key), None)
         if lane is None:
             return EMPTY
         state = ShardState(parts=lane.parts, marked=lane.marked)
-        self._kept[key] = state
+        self.keep(key, state, position)
         return state
 
-    def keep(self, key: LaneKey, state: ShardState) -> None:
-        """Replace what is kept of a key."""
+    def keep(self, key: LaneKey, state: ShardState, first: int) -> None:
+        """Replace what is kept of a key; all of it before a position is settled."""
         if state.parts:
-            self._kept[key] = state
+            self._kept[key], self._first[key] = state, first
         else:
-            self._kept.pop(key, None)
+            self._forget(key)
+
+    def _forget(self, key: LaneKey) -> None:
+        self._kept.pop(key, None)
+        self._first.pop(key, None)
 
     def failing(self) -> Iterator[tuple[LaneKey, int]]:
         """Return the keys whose batch has failed, the newest last, and how often each has."""
@@ -165,7 +189,7 @@ class LaneStates:
 
     def park(self, key: LaneKey, position: int) -> None:
         """Note that a key's records wait elsewhere, from a position on."""
-        self._kept.pop(key, None)
+        self._forget(key)
         name = lane_name(key)
         if name in self._redriven or position < self.parked.get(name, position + 1):
             self.parked[name] = position
@@ -206,11 +230,16 @@ class LaneStates:
             del self._restored[name]
         if not (self._kept or self._restored or self.parked):
             return EMPTY
-        kept = [LaneState(lane_name(key), state.parts, state.marked) for key, state in self._kept.items()]
+        kept = [
+            LaneState(lane_name(key), state.parts, state.marked, self._first[key]) for key, state in self._kept.items()
+        ]
+        # What comes again of a key may fail before what its last owner left: there is one state a key.
+        names = {lane.name for lane in kept}
+        waiting = [lane for lane in self._restored.values() if lane.name not in names]
         return msgspec.structs.replace(
             self.of_parked,
             # Those that have failed come first: what does not fit is left out from the end.
-            lanes=tuple(sorted((*kept, *self._restored.values()), key=_rank)),
+            lanes=tuple(sorted((*kept, *waiting), key=_rank)),
         )
 
 

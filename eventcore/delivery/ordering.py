@@ -35,6 +35,9 @@ class LaneState(msgspec.Struct, frozen=True, array_like=True):
     name: str  #: of the key, see `delivery.lanes.lane_name`
     parts: tuple[Part, ...]
     marked: bool = False
+    #: All of the key before it is settled, and its first part starts here: some of that may lie behind the shard's
+    #: checkpoint, and comes again.
+    first: int = 0
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True):

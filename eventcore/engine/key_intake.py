@@ -26,6 +26,7 @@ class KeyIntake:
         self._since_s = 0.0  #: when the first of the records came
         self._changed = anyio.Event()
         self._stopping = anyio.Event()
+        self._until: int | None = None
 
     def __len__(self) -> int:
         """Return how many records wait."""
@@ -38,13 +39,15 @@ class KeyIntake:
             return self._handed_out[0].position
         return self._records[0].position if self._records else -1
 
-    def serve(self, stopping: anyio.Event) -> None:
+    def serve(self, stopping: anyio.Event, *, until: int | None = None) -> None:
         """Begin to hand out batches to a lane.
 
         Args:
             stopping: of the lane; set here when nothing is left.
+            until: position at which nothing is left for this lane, and a later one goes on.
         """
         self._stopping = stopping
+        self._until = until
 
     def put(self, record: Record) -> None:
         """Add a record behind the others."""
@@ -103,10 +106,10 @@ class KeyIntake:
             count = sum(1 for record in self._records if record.position <= last)
             return self._pop(count) if count else None
         while not self._stopping.is_set():
-            if not self._records:
+            count, is_full = self._cut()
+            if not count:
                 self._stopping.set()
                 break
-            count, is_full = cut(self._records, self._policy)
             pause_s = self._since_s + self._policy.window_s - anyio.current_time()
             if is_full or pause_s <= 0:
                 return self._pop(count)
@@ -114,6 +117,14 @@ class KeyIntake:
             with anyio.move_on_after(pause_s):
                 await self._changed.wait()
         return ()
+
+    def _cut(self) -> tuple[int, bool]:
+        """Return how many records the next batch has, and whether it waits for no other; 0 when none is left."""
+        until = self._until
+        if until is None or not self._records or self._records[-1].position < until:
+            return cut(self._records, self._policy) if self._records else (0, False)
+        before = [record for record in self._records if record.position < until]
+        return (cut(before, self._policy)[0], True) if before else (0, False)
 
     def _pop(self, count: int) -> Sequence[Record]:
         taken = list(islice(self._records, count))

@@ -347,8 +347,9 @@ class LanedShard:
         while self._ready and len(self._lanes) < lanes_max:
             intake = self._ready.popleft()
             stopping = anyio.Event()
-            intake.serve(stopping)
-            state = self._states.take_over(intake.key)
+            # What was settled behind the shard's checkpoint comes again, in batches of its own.
+            intake.serve(stopping, until=self._states.repeated_before(intake.key, intake.first))
+            state = self._states.take_over(intake.key, intake.first)
             taken = TakenShard(shard=self._shard, epoch=self._epoch, checkpoint=intake.first, state=state)
             checkpoint = ShardCheckpoint(_LaneKeeper(self, intake), taken, stopping)
             lane = Lane(
@@ -385,7 +386,7 @@ class LanedShard:
     async def settle_lane(self, intake: KeyIntake, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
         """Settle a key's records before a position and keep its failing work; see `StreamSource.settle`."""
         self._release(intake.settle(checkpoint))
-        self._states.keep(intake.key, state)
+        self._states.keep(intake.key, state, checkpoint)
         if self._is_probing and not state.marked:
             self._is_probing = False
             self._schedule()
@@ -437,7 +438,7 @@ class LanedShard:
 
         The state goes first: whoever takes the shard after a crash parks them too, and keeps their order.
         """
-        state = self._states.take_over(intake.key)
+        state = self._states.take_over(intake.key, intake.first)
         self._states.park(intake.key, intake.first)
         await self._write(is_urgent=True)
         operations: Sequence[Operation] = ()

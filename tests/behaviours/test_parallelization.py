@@ -191,6 +191,29 @@ def test_attempts_outlive_a_restart() -> None:
     assert work.calls.count([1]) == 3
 
 
+def test_what_comes_again_of_a_lane_is_no_part_of_its_failing_batch() -> None:
+    """The checkpoint waits for another lane: what this one settled before its failing record comes again with it."""
+    held, bad = keys(0, 1)
+    calls: list[tuple[list[int], str]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        calls.append((numbers(event), context.aws_request_id))
+        if set(numbers(event)) & {0, 4}:
+            raise ValueError("poison")
+
+    with open_pipeline(stream_app(work, parallelization_factor=2, batch_size=1, maximum_retry_attempts=9)) as pipeline:
+        pipeline.send("stream:orders", [0], key=held)
+        for number in (1, 2, 3, 4):
+            pipeline.send("stream:orders", [number], key=bad)
+        pipeline.advance(3)
+        pipeline.restart()
+        pipeline.run_until_idle()
+        assert len(pipeline.delivered_to("queue:failed")) == 2
+    assert {len(invoked) for invoked, _ in calls} == {1}
+    assert [invoked for invoked, _ in calls].count([4]) == 10
+    assert len({request_id for invoked, request_id in calls if invoked == [4]}) == 1
+
+
 def test_however_much_is_given_up_behind_the_checkpoint_is_told_once_over_a_crash() -> None:
     """Another lane's records stand between all of them, and hold the checkpoint."""
     count = 1050

@@ -222,7 +222,7 @@ def once_per_key(world: World) -> Iterator[str]:
 def breaker_holds(world: World) -> Iterator[str]:
     """After so many failed invocations in a row, none begins for as long as the breaker pauses.
 
-    What ran when it opened may end meanwhile. A restart closes it.
+    What ran when it opened may end meanwhile. A restart closes it; of two engines each has its own.
     """
     if not world.plan.breaks:
         return
@@ -234,7 +234,9 @@ def breaker_holds(world: World) -> Iterator[str]:
     begins = [(call.at_s, 2, call) for call in world.invocations]
     failed, opened_s = 0, -math.inf
     for at_s, what, call in sorted([*resets, *ends, *begins], key=lambda each: each[:2]):
-        if what == 2 and at_s < opened_s + BREAKER_PAUSE_S - 1e-6:
+        if any(began_s <= at_s <= ended_s + 1e-6 for began_s, ended_s in world.doubled):
+            failed, opened_s = 0, -math.inf
+        elif what == 2 and at_s < opened_s + BREAKER_PAUSE_S - 1e-6:
             yield f"an invocation began at {at_s:g} s, and the breaker opened at {opened_s:g} s"
         elif call is None or (what == 1 and not call.error.startswith("ConnectionError")):
             failed, opened_s = 0, -math.inf

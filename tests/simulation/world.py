@@ -62,6 +62,7 @@ class World:
         self.sends: Counter[int] = Counter()  #: by record: an answer that got lost makes its sender send again
         self.crashes: list[float] = []
         self.disturbances: list[float] = []  #: when something happened that may repeat an invocation
+        self.doubled: list[tuple[float, float]] = []  #: from when to when two engines ran
         self.unbalanced: list[str] = []
         self.succeeded: Counter[int] = Counter()  #: by record: calls that came back with it done
         self.windows: dict[int, tuple[str, str]] = {}  #: by record: shard and start of the window that it came in
@@ -293,7 +294,9 @@ class World:
                 self.pipeline.take_down("http:sink", seconds=self._dice.uniform(1, 40))
             case "take_over":
                 self._leave_points()
+                began_s = self.pipeline.now_s
                 self.pipeline.take_over(seconds=self._dice.uniform(0.1, 8))
+                self.doubled.append((began_s, self.pipeline.now_s))
             case "away":
                 self._away_until_s = self.pipeline.now_s + self._dice.uniform(1, 40)
             case "split" | "merge":
