@@ -69,11 +69,11 @@ class EngineFolder:
         self.process: subprocess.Popen[bytes] | None = None
 
     def invocations(self, log: str = "invocations.log") -> list[dict[str, Any]]:
-        """Return what the handler noted, in order."""
+        """Return what the handler noted, in order; not the line that it may be writing."""
         path = self.folder / log
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
     def numbers(self, log: str = "invocations.log") -> list[int]:
         """Return the numbers that the handler saw, in order."""
