@@ -123,7 +123,7 @@ class KeyIntake:
         until = self._until
         if until is None or not self._records or self._records[-1].position < until:
             return cut(self._records, self._policy) if self._records else (0, False)
-        before = [record for record in self._records if record.position < until]
+        before = [record for record in islice(self._records, self._policy.batch_size) if record.position < until]
         return (cut(before, self._policy)[0], True) if before else (0, False)
 
     def _pop(self, count: int) -> Sequence[Record]:
