@@ -12,6 +12,7 @@ import hashlib
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -114,6 +115,18 @@ class LaneWindow:
         self._behind = max(self._behind, checkpoint)
 
 
+class _Kept(NamedTuple):
+    """Failing work of a key."""
+
+    state: ShardState  #: with parts
+    first: int  #: all of the key before this position is settled
+
+    @property
+    def attempt(self) -> int:
+        """How often its batch has failed."""
+        return self.state.parts[0].attempt
+
+
 class LaneStates:
     """What is kept of the lanes of one shard: failing work by key, and the keys that are parked.
 
@@ -122,8 +135,7 @@ class LaneStates:
 
     def __init__(self, taken: ShardState) -> None:
         """Go on with what the owner before left."""
-        self._kept: dict[LaneKey, ShardState] = {}
-        self._first: dict[LaneKey, int] = {}  #: of those that are kept: all of the key before it is settled
+        self._kept: dict[LaneKey, _Kept] = {}
         self._restored = {lane.name: lane for lane in taken.lanes}
         #: By name: position of the first parked record that was not redriven.
         self.parked: dict[str, int] = dict(taken.parked)
@@ -149,7 +161,7 @@ class LaneStates:
             position: of the first of its records that is there.
         """
         if key in self._kept:
-            return self._kept[key]
+            return self._kept[key].state
         if not self._restored or self.repeated_before(key, position) is not None:
             return EMPTY
         lane = self._restored.pop(lane_name(key), None)
@@ -162,21 +174,17 @@ class LaneStates:
     def keep(self, key: LaneKey, state: ShardState, first: int) -> None:
         """Replace what is kept of a key; all of it before a position is settled."""
         if state.parts:
-            self._kept[key], self._first[key] = state, first
+            self._kept[key] = _Kept(state, first)
         else:
-            self._forget(key)
-
-    def _forget(self, key: LaneKey) -> None:
-        self._kept.pop(key, None)
-        self._first.pop(key, None)
+            self._kept.pop(key, None)
 
     def failing(self) -> Iterator[tuple[LaneKey, int]]:
         """Return the keys whose batch has failed, the newest last, and how often each has."""
-        return ((key, state.parts[0].attempt) for key, state in self._kept.items() if state.parts[0].attempt)
+        return ((key, kept.attempt) for key, kept in self._kept.items() if kept.attempt)
 
     def is_failing(self, key: LaneKey) -> bool:
         """Tell whether a key's batch has failed and is not settled."""
-        return key in self._kept and self._kept[key].parts[0].attempt > 0
+        return key in self._kept and self._kept[key].attempt > 0
 
     def is_parked(self, key: LaneKey) -> bool:
         """Tell whether the records of a key wait elsewhere."""
@@ -189,7 +197,7 @@ class LaneStates:
 
     def park(self, key: LaneKey, position: int) -> None:
         """Note that a key's records wait elsewhere, from a position on."""
-        self._forget(key)
+        self._kept.pop(key, None)
         name = lane_name(key)
         if name in self._redriven or position < self.parked.get(name, position + 1):
             self.parked[name] = position
@@ -231,7 +239,7 @@ class LaneStates:
         if not (self._kept or self._restored or self.parked):
             return EMPTY
         kept = [
-            LaneState(lane_name(key), state.parts, state.marked, self._first[key]) for key, state in self._kept.items()
+            LaneState(lane_name(key), state.parts, state.marked, first) for key, (state, first) in self._kept.items()
         ]
         # What comes again of a key may fail before what its last owner left: there is one state a key.
         names = {lane.name for lane in kept}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import anyio
@@ -510,16 +511,20 @@ def test_a_record_whose_idempotency_key_is_in_progress_elsewhere_stays_parked() 
     play(app, scenario)
 
 
+def parking_app(work: Work, place: str) -> eventcore.App:
+    """Return an app with two queues, of which one is where keys are parked."""
+    made = laned_app(work, lanes=2, parking=f"queue:{place}")
+    made.queue("here")
+    made.queue("there")
+    return made
+
+
 @pytest.mark.parametrize("redriven_first", [0, 2])
 def test_what_was_parked_elsewhere_is_not_left_behind(redriven_first: int) -> None:
     """`parking` is changed: the key stays parked, with a reason, and nothing overtakes the records in the old place."""
     work = Work(failing=frozenset({"a", "b"}))
 
-    def app(place: str) -> eventcore.App:
-        made = laned_app(work, lanes=2, parking=f"queue:{place}")
-        made.queue("here")
-        made.queue("there")
-        return made
+    app = partial(parking_app, work)
 
     async def run() -> None:
         async with open_memory_store() as store:
@@ -553,11 +558,7 @@ def test_what_was_parked_after_all_that_was_found_is_not_left_behind(*, is_meanw
     """It is sent while the last step of a redrive runs, or after it; then `parking` is changed."""
     work = Work(failing=frozenset({"a", "b"}))
 
-    def app(place: str) -> eventcore.App:
-        made = laned_app(work, lanes=2, parking=f"queue:{place}")
-        made.queue("here")
-        made.queue("there")
-        return made
+    app = partial(parking_app, work)
 
     async def run() -> None:
         async with open_memory_store() as store:
