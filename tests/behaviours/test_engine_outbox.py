@@ -11,7 +11,7 @@ import eventcore
 from eventcore.errors import DestinationUnavailable, StoreUnavailable
 from eventcore.ports.store import MarkSent, Operation, OutboxRow, PutOutbox, Store
 from eventcore.store.memory import open_memory_store
-from eventcore.testing.harness import Harness, open_harness
+from eventcore.testing.harness import LOOK_MAX_S, Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.scripted_source import ScriptedStream, Settled, books, play_scripted, record, scripted_app
 
@@ -119,6 +119,24 @@ def test_a_connector_that_breaks_the_port_is_tried_again_and_shown() -> None:
     stream = ScriptedStream({"orders-0": [record(0)]})
     play_scripted(_http_app(), scenario, stream, ScriptedDestination(take))
     assert taken == ["orders/orders-0"]
+
+
+def test_a_pipeline_is_idle_soon_after_its_destination_took_everything() -> None:
+    """No event tells of it: looks stay frequent while rows wait, as they may be taken at any moment."""
+    taken_s: list[float] = []
+
+    async def take(rows: Sequence[OutboxRow]) -> None:
+        taken_s.append(anyio.current_time())
+        if len(taken_s) < 6:
+            raise DestinationUnavailable("away", retry_after_s=3.0)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.run_until_idle()
+        assert anyio.current_time() - taken_s[-1] <= LOOK_MAX_S
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    play_scripted(_http_app(), scenario, stream, ScriptedDestination(take))
+    assert len(taken_s) == 6
 
 
 def test_rows_of_a_destination_that_left_the_pipeline_are_shown() -> None:
