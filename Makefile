@@ -6,6 +6,9 @@ SEED ?=
 # Processes that run tests: most tests wait for engines, clients and brokers, so more than there are cores.
 WORKERS ?= 3
 
+# Hundreds of engines and commands are started by tests and benchmarks: each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 help:  ## list the targets

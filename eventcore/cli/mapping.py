@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 
 import click
-import msgspec
 
 from eventcore.cli.complete import complete_names
 from eventcore.cli.options import LazyGroup, Options, pass_options
@@ -194,24 +193,14 @@ def _choose(mapping: MappingStatus, shard: str) -> list[ShardStatus]:
 
 def _redrive(asker: Asker, mapping: str, shard: ShardStatus, *, gives_up_missing: bool) -> ParkedRedriven:
     """Give back what is parked of a shard in bounded steps, until nothing is left or nothing succeeds any more."""
-    total = 0
-    failed: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    first: ParkedRedriven | None = None  #: the first step in which a key failed
+    total: ParkedRedriven | None = None
     with show_progress(None, f"redriving {shard.shard}") as advance:
         while True:
-            besides = (*failed, *missing)
+            besides = total.besides if total is not None else ()
             step = asker.ask(
                 RedriveParked(mapping=mapping, shard=shard.shard, besides=besides, gives_up_missing=gives_up_missing)
             )
-            total += step.redriven
-            failed = (*failed, *step.failed)
-            missing = (*missing, *step.missing)
-            first = first or (step if step.failed else None)
+            total = step if total is None else total.plus(step)
             advance(step.redriven)
-            # Without a key left, a shard that was split or merged has made way for its children.
-            if not step.redriven or not step.keys:
-                told = first or step
-                return msgspec.structs.replace(
-                    step, redriven=total, failed=failed, missing=missing, error=told.error, location=told.location
-                )
+            if step.is_last:
+                return total

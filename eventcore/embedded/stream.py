@@ -225,6 +225,9 @@ class EmbeddedStream:
                 if not self._has_changed:
                     with anyio.move_on_after(pause_s) as self._pause:
                         await watch.wait()
+                    if self._pause.cancelled_caught and not self._has_changed:
+                        # Nobody has written meanwhile: another look would find as little.
+                        return []
         raise SourceClosed(f"the stream {self.name} was closed", source=self.name)
 
     async def _take_back(self) -> None:

@@ -18,6 +18,7 @@ from eventcore.engine.status import ParkedRedriven
 from eventcore.model import Batch, Outcome, OutcomeKind, Record
 from eventcore.telemetry.events import fault_text
 
+BROKEN_OFF = "the redrive was broken off: it stays parked"
 IN_PROGRESS = "another invocation works on its key: it stays parked"
 
 
@@ -151,8 +152,7 @@ class Redrive:
         async with function.slots:
             if context.gate.find(self._shard) is not None:
                 return 0
-            context.reporter.received(self._shard, len(records))
-            outcome = await self._invoke(batch)
+            outcome = await self._invoke_counted(batch)
         done = self._count_done(batch, outcome)
         if done:
             context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)
@@ -160,6 +160,18 @@ class Redrive:
             self._failed[name] = outcome
             context.reporter.returned(self._shard, len(records) - done, _why_parked(outcome, done))
         return done
+
+    async def _invoke_counted(self, batch: Batch) -> Outcome:
+        """Invoke a batch; where that is broken off, its records count as handed back."""
+        reporter, count = self._context.reporter, len(batch)
+        reporter.received(self._shard, count)
+        outcome = None
+        try:
+            outcome = await self._invoke(batch)
+        finally:
+            if outcome is None:
+                reporter.returned(self._shard, count, BROKEN_OFF)
+        return outcome
 
     async def _invoke(self, batch: Batch) -> Outcome:
         """Invoke a batch that the gate has let in: where one is let in to find out, it is that one."""

@@ -10,6 +10,9 @@ import msgspec
 from eventcore.model import DiscardReason
 from eventcore.telemetry.counters import CountersSnapshot
 
+#: Parked records that one step of a redrive gives back: a few batches of each key.
+REDRIVE_RECORDS_MAX = 500
+
 
 class MappingState(enum.StrEnum):
     """The life of a mapping (Lambda semantics §3.1); `Problem` is ours: it could not run, and will be tried again."""
@@ -91,6 +94,32 @@ class ParkedRedriven(msgspec.Struct, frozen=True, kw_only=True):
     keys: int = 0  #: keys that are still parked
     error: str = ""  #: of the first key that failed
     location: str = ""  #: `file:line` in the user's code
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """Names of keys that the next step leaves out."""
+        return (*self.failed, *self.missing)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether another step would bring nothing.
+
+        Without a key left, a shard that was split or merged has made way for its children.
+        """
+        return not self.redriven or not self.keys
+
+    def plus(self, step: ParkedRedriven) -> ParkedRedriven:
+        """Return what these steps and the next one did together."""
+        told = self if self.failed else step
+        return ParkedRedriven(
+            shard=self.shard,
+            redriven=self.redriven + step.redriven,
+            failed=(*self.failed, *step.failed),
+            missing=(*self.missing, *step.missing),
+            keys=step.keys,
+            error=told.error,
+            location=told.location,
+        )
 
 
 class DestinationStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,13 @@ import msgspec
 
 from eventcore.embedded.resharding import StreamShard
 from eventcore.engine.move_task import MoveTask
-from eventcore.engine.status import DestinationStatus, FunctionStatus, MappingStatus, ParkedRedriven
+from eventcore.engine.status import (
+    REDRIVE_RECORDS_MAX,
+    DestinationStatus,
+    FunctionStatus,
+    MappingStatus,
+    ParkedRedriven,
+)
 from eventcore.model import Batch, Fault, OutcomeKind, Usage
 from eventcore.ports.connectors import OutgoingRecord
 from eventcore.ports.ranges import Extent, ReadRange
@@ -29,8 +35,6 @@ SEND_BYTES_MAX = 4 * 1024 * 1024
 #: Messages and bytes of bodies that one `PeekQueue` returns.
 PEEK_MESSAGES_MAX = 1000
 PEEK_BYTES_MAX = 4 * 1024 * 1024
-#: Parked records that one `RedriveParked` gives back: a few batches of each key.
-PARKED_REDRIVE_STEP = 500
 #: The reason of a failure whose message was deleted with the rest of its queue.
 PURGED = "Purged"
 #: Failures that one `ListFailures` returns.
@@ -458,7 +462,7 @@ class RedriveParked(Request[ParkedRedriven], frozen=True, kw_only=True):
     mapping: str
     shard: str
     besides: tuple[str, ...] = ()  #: keys to leave out: those that an earlier step found failing
-    count_max: int = PARKED_REDRIVE_STEP
+    count_max: int = REDRIVE_RECORDS_MAX
     gives_up_missing: bool = False  #: go on without parked records that are not found
 
 

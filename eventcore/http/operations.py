@@ -17,11 +17,10 @@ from eventcore.engine.definitions import pipeline_connections
 from eventcore.engine.engine import Engine
 from eventcore.engine.moving import MoveTasks
 from eventcore.engine.outside import load_connector
-from eventcore.engine.status import ParkedRedriven
+from eventcore.engine.status import REDRIVE_RECORDS_MAX, ParkedRedriven
 from eventcore.errors import CommandError
 from eventcore.http.code import StartedCode
 from eventcore.http.contract import (
-    PARKED_REDRIVE_STEP,
     Accepted,
     CancelMove,
     DropFailures,
@@ -199,7 +198,7 @@ class Operations:
         return await self._engine.redrive(
             request.mapping,
             request.shard,
-            count_max=min(request.count_max, PARKED_REDRIVE_STEP),
+            count_max=min(request.count_max, REDRIVE_RECORDS_MAX),
             besides=request.besides,
             gives_up_missing=request.gives_up_missing,
         )

@@ -39,7 +39,7 @@ from eventcore.embedded.events import event_queue
 from eventcore.embedded.resharding import merge_shards, split_shard
 from eventcore.embedded.sending import send_messages
 from eventcore.engine.engine import Engine
-from eventcore.engine.status import EngineStatus, MappingState
+from eventcore.engine.status import REDRIVE_RECORDS_MAX, EngineStatus, MappingState, ParkedRedriven
 from eventcore.errors import ProgrammingError
 from eventcore.ids import SeededIds
 from eventcore.ports.connectors import Connector, OutgoingRecord
@@ -177,6 +177,27 @@ class Harness:
     async def merge(self, stream: str, shard: str, other: str) -> str:
         """Merge two shards of an embedded stream whose hash keys adjoin; return the name of their child."""
         return await merge_shards(self.store, stream, shard, other)
+
+    async def redrive(self, mapping: str, *, within_s: float = 86_400.0) -> list[ParkedRedriven]:
+        """Give what is parked of a mapping with lanes back to its function, as `eventcore mapping redrive` does.
+
+        Returns what became of it, by shard that had something parked.
+
+        Raises:
+            CommandError: there is no such mapping, it does not run, or it has no lanes.
+            SourceError, StoreError: progress could not be written; what ran may run again.
+            TimeoutError: it goes on after ``within_s``.
+        """
+        status = await self.engine.mapping(mapping).status()
+        with anyio.fail_after(within_s):
+            return [await self._redrive(mapping, shard.shard) for shard in status.shards if shard.parked]
+
+    async def _redrive(self, mapping: str, shard: str) -> ParkedRedriven:
+        total = step = await self.engine.redrive(mapping, shard, count_max=REDRIVE_RECORDS_MAX)
+        while not step.is_last:
+            step = await self.engine.redrive(mapping, shard, count_max=REDRIVE_RECORDS_MAX, besides=total.besides)
+            total = total.plus(step)
+        return total
 
     async def advance(self, seconds: float) -> None:
         """Let virtual time pass."""

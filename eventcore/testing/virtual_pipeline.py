@@ -26,7 +26,7 @@ from eventcore.config.load import LoadedConfig
 from eventcore.config.pipeline import Pipeline
 from eventcore.config.reference import parse_reference
 from eventcore.embedded.sharding import shard_name
-from eventcore.engine.status import EngineStatus
+from eventcore.engine.status import EngineStatus, ParkedRedriven
 from eventcore.errors import ProgrammingError
 from eventcore.ids import SeededIds
 from eventcore.model import Outcome
@@ -145,6 +145,19 @@ class VirtualPipeline:
     def merge(self, stream: str, shard: str, other: str) -> str:
         """Merge two shards of an embedded stream whose hash keys adjoin; return the name of their child."""
         return self.run(self._harness.merge(stream, shard, other))
+
+    def redrive(self, mapping: str, *, within_s: float = 86_400.0) -> list[ParkedRedriven]:
+        """Give what is parked of a mapping with lanes back to its function, as `eventcore mapping redrive` does.
+
+        Returns what became of it, by shard that had something parked: how many records succeeded, which keys failed
+        again and stay parked.
+
+        Raises:
+            CommandError: there is no such mapping, it does not run, or it has no lanes.
+            SourceError, StoreError: progress could not be written; what ran may run again.
+            TimeoutError: it goes on after ``within_s``.
+        """
+        return self.run(self._harness.redrive(mapping, within_s=within_s))
 
     def advance(self, seconds: float) -> None:
         """Let virtual time pass, and what is due in it happen."""

@@ -772,3 +772,34 @@ def test_what_was_given_up_is_not_invoked_again_when_the_checkpoint_that_passed_
         pipeline.run_until_idle()
         assert len(pipeline.delivered_to("queue:failed")) == 1
     assert seen.count(2) == 1
+
+
+def test_a_test_gives_back_what_was_parked() -> None:
+    """`VirtualPipeline.redrive`, as `eventcore mapping redrive`: the keys that fail again, and in the end none."""
+    broken = {"a", "b"}
+    done: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(1)
+        if key_of(event) in broken:
+            raise ValueError(f"{key_of(event)} fails")
+        done.extend(numbers(event))
+
+    app = stream_app(work, lanes=2, batch_size=1, parking="queue:parked")
+    app.queue("parked")
+    with open_pipeline(app) as pipeline:
+        for number, key in enumerate("xabb"):
+            pipeline.send("stream:orders", [number], key=key)
+            pipeline.advance(20)
+        assert [message.json for message in pipeline.delivered_to("queue:parked")] == [2, 3]
+        (still,) = pipeline.redrive("orders")
+        assert (still.redriven, len(still.failed), still.keys) == (0, 1, 1)
+        assert still.error == "ValueError: b fails"
+        broken.clear()
+        with pytest.raises(TimeoutError):
+            pipeline.redrive("orders", within_s=0.5)
+        (last,) = pipeline.redrive("orders")
+        assert (last.redriven, last.failed, last.keys) == (2, (), 0)
+        pipeline.run_until_idle()
+        assert pipeline.redrive("orders") == []
+    assert [number for number in done if number > 1] == [2, 3]

@@ -33,9 +33,13 @@ def _was_given_up(world: World, place: tuple[str, int] | str, number: int) -> bo
 
 
 def poison_is_given_up(world: World) -> Iterator[str]:
-    """A record that always fails reaches its destination: no checkpoint passes it by."""
+    """A record that always fails reaches its destination: no checkpoint passes it by.
+
+    What is parked is mended before it comes again, or none of its key would ever be done.
+    """
     for place, record in world.sent.items():
-        if record["do"] == "poison" and not _was_given_up(world, place, record["n"]):
+        is_poison = record["do"] == "poison" and record["n"] not in world.healed
+        if is_poison and not _was_given_up(world, place, record["n"]):
             yield f"poison {record} at {place} reached no destination"
 
 

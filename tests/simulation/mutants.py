@@ -13,6 +13,7 @@ import pytest
 
 from eventcore.delivery.breaker import Breaker
 from eventcore.delivery.idempotency import Keyed, keys_of
+from eventcore.delivery.lanes import LaneStates
 from eventcore.delivery.ordering import ShardState, Window
 from eventcore.embedded.family import ShardFamily
 from eventcore.engine.checkpoint import ShardCheckpoint
@@ -115,6 +116,11 @@ def keys_not_completed(patch: pytest.MonkeyPatch) -> None:
         await self._release(owner, keys_of(keyed))
 
     patch.setattr(IdempotentDispatcher, "_complete", forget)
+
+
+def parked_key_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A key whose records wait elsewhere is worked on as any other."""
+    patch.setattr(LaneStates, "is_parked", lambda self, key: False)
 
 
 def breaker_never_opens(patch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,17 @@ TROUBLE_S = 90.0
 SETTLED_WITHIN_S = 6 * 3600.0
 #: A queue's messages come back after so long, seconds.
 VISIBILITY_S = 20
+#: A person waits so long for a redrive, seconds.
+REDRIVE_S = 30
+#: How far redrives of what was parked are apart, seconds; retries end in that time.
+REDRIVE_EVERY_S = 600
+#: Every key that was parked is as any other after so many of them: one finds those of a split shard's children.
+REDRIVES_MAX = 20
 WINDOW_S = 10
 RECEIVES_MAX = 6
 #: Worlds by what brings the records: `parallel` is a stream whose shards are worked on by several batches at a time,
-#: `event` has no mapping, and invokes its function asynchronously; `window` is a stream that is cut into windows.
+#: `event` has no mapping, and invokes its function asynchronously; `window` is a stream that is cut into windows;
+#: `lanes` one whose keys are worked on side by side, and parked where too many fail.
 SOURCES = {
     "stream": "stream:orders",
     "kafka": "kafka:local/orders",
@@ -23,10 +30,11 @@ SOURCES = {
     "parallel": "stream:orders",
     "event": "",
     "window": "stream:orders",
+    "lanes": "stream:orders",
 }
 QUEUES = ("queue", "fifo")
 #: Those whose shards are split and merged.
-STREAMS = ("stream", "parallel", "window")
+STREAMS = ("stream", "parallel", "window", "lanes")
 #: Of worlds with a circuit breaker: failed invocations in a row that open it, and its shortest pause, seconds.
 BREAKER_FAILURES = 3
 BREAKER_PAUSE_S = 5
@@ -65,6 +73,7 @@ class Plan(NamedTuple):
     troubles: list[tuple[float, str]]
     final_failures: int  #: how often the final call of a window fails
     breaks: bool  #: has a circuit breaker
+    lanes: int  #: of worlds of that kind
     remembers: bool  #: has idempotency: some records are sent twice, with one key
 
 
@@ -82,7 +91,7 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
     records = [
         {
             "n": number,
-            "do": dice.choices(("ok", "poison", "flaky"), (4, 2, 1) if is_simple else (8, 1, 1))[0],
+            "do": dice.choices(("ok", "poison", "flaky"), (4, 2, 1) if is_simple or kind == "lanes" else (8, 1, 1))[0],
             "times": dice.randint(1, 3),
             "s": dice.choices((0.0, 0.05, 1.4, 4.0), (60, 25, 12, 3))[0],
         }
@@ -93,6 +102,8 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
         choices += ["settle", "revoke", "lose", "take_over"] * 2
     if kind in STREAMS and not is_simple:
         choices += ["split", "split", "merge"]
+    if kind == "lanes":
+        choices += ["redrive"] * 3
     breaks = dice.random() < 0.25 and kind != "event" and not is_simple
     if breaks:
         choices += ["away"] * len(choices)
@@ -116,4 +127,5 @@ def make_plan(seed: int, kind: str | None = None, *, is_simple: bool = False) ->
         final_failures=dice.choices((0, 1, 3, ALWAYS), (5, 2, 1, 2))[0],
         breaks=breaks,
         remembers=dice.random() < 0.25 and kind not in {"event", "window"} and not is_simple,
+        lanes=dice.randint(2, 4),
     )

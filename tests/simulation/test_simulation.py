@@ -52,8 +52,9 @@ def test_the_worlds_are_troubled_enough() -> None:
     worlds = [play(seed, kind) for kind in SOURCES for seed in range(18 if kind == "kafka" else 6)]
     troubles = {what for world in worlds for _, what in world.plan.troubles}
     assert troubles >= {"crash", "point", "restart", "skew", "store", "outage", "settle", "revoke", "lose", "take_over"}
-    assert troubles >= {"away", "split", "merge"}
+    assert troubles >= {"away", "split", "merge", "redrive"}
     assert any(told.window for world in worlds for told in world.deliveries)
+    assert any(world.healed for world in worlds), "nothing was parked"
     side_by_side = [call for world in worlds if world.plan.kind == "parallel" for call in world.invocations]
     assert any(len(call.records) > 1 for call in side_by_side)
     assert sum(len(world.crashes) for world in worlds) > 20
@@ -73,6 +74,7 @@ MUTANTS: list[tuple[Mutant, str, bool, set[str]]] = [
     (mutants.final_call_forgotten, "window", True, {"windows_end"}),
     (mutants.keys_not_completed, "stream", False, {"once_per_key"}),
     (mutants.breaker_never_opens, "kafka", False, {"breaker_holds"}),
+    (mutants.parked_key_forgotten, "lanes", False, {"order"}),
     (mutants.children_before_their_parents, "stream", False, {"order"}),
 ]
 
