@@ -69,6 +69,7 @@ CODES: Mapping[str, str] = {
     "EC161": "a pipeline without mappings",
     "EC162": "a handler of which its file does not tell whether it is there (`validate` alone looks)",
     "EC163": "a filter for what no record of its source has",
+    "EC164": "a circuit breaker that one failing record opens before its retries are used up",
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from eventcore.config.defaults import effective_retry
 from eventcore.config.findings import Findings
 from eventcore.config.lint_subject import Subject
 from eventcore.config.provenance import KeyPath
-from eventcore.config.structs import RetryExceptionConfig, RetryScheduleConfig
+from eventcore.config.structs import CircuitBreakerConfig, RetryExceptionConfig, RetryScheduleConfig
 from eventcore.delivery.retry import BACKOFF_FIRST_S, SCHEDULE_MAX_S
 
 #: Rules of error types of one mapping: each failure looks through them.
@@ -30,6 +31,7 @@ def lint_retries(subject: Subject, findings: Findings) -> None:
     if breaker is not None:
         for index, names in enumerate(zip(breaker.error_types, breaker.shown("error_types"), strict=True)):
             _lint_error_type(*names, (*subject.path("circuit_breaker"), "error_types", index), "EC143", findings)
+        _lint_breaker_of_all(subject, breaker, findings)
     path = subject.path("retry_exceptions")
     if len(mapping.retry_exceptions) > EXCEPTIONS_MAX:
         message = f"{len(mapping.retry_exceptions)} error types: at most {EXCEPTIONS_MAX}"
@@ -38,6 +40,21 @@ def lint_retries(subject: Subject, findings: Findings) -> None:
     for index, rule in enumerate(mapping.retry_exceptions):
         _lint_rule(rule, (*path, index), known, mapping.maximum_retry_attempts, findings)
         known.add(rule.error_type)
+
+
+def _lint_breaker_of_all(subject: Subject, breaker: CircuitBreakerConfig, findings: Findings) -> None:
+    """Warn where a record that always fails opens the breaker before its retries are used up, as then no try counts."""
+    retry = effective_retry(subject.source, subject.mapping)
+    tries = retry.maximum_retry_attempts + 1
+    is_aged = retry.maximum_record_age_in_seconds > 0
+    if not subject.source.is_stream or breaker.error_types or is_aged or tries <= breaker.failures:
+        return
+    message = (
+        f"a record that always fails opens it after {breaker.failures} of its {tries} tries, and those while it is "
+        f"open do not count: where nothing else comes in its shard, it is never given up"
+    )
+    hint = f'write error_types = ["ConnectionError"], or failures = {tries} or more'
+    findings.warn("EC164", subject.path("circuit_breaker"), message, hint)
 
 
 def _lint_pauses_of_nothing(subject: Subject, findings: Findings) -> None:

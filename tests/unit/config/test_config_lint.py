@@ -435,6 +435,7 @@ CASES = [
     ),
     ({"functions__g": 'handler = "a.c"\ntimeout = 6'}, "EC151", "queues.q.visibility_timeout", "six times", "= 36"),
     ({"mappings__q": QUEUE + "maximum_batching_window_in_seconds = 13"}, "EC151", "queues.q.visibility_timeout", "the window", "= 31"),
+    ({"mappings__s": STREAM + "circuit_breaker = { failures = 2 }"}, "EC164", "mappings.s.circuit_breaker", "after 2 of its 3 tries", "failures = 3 or more"),
     ({"mappings__s": STREAM.replace("maximum_retry_attempts = 2", "")}, "EC152", "mappings.s.maximum_retry_attempts", "without end", "or -1"),
     ({"mappings__k": KAFKA + 'on_failure = "kafka:k/failed"'}, "EC153", "mappings.k.maximum_retry_attempts", "10 times, as in Lambda (11 inv", "= 10"),
     ({"mappings__k": KAFKA + 'maximum_retry_attempts = -1\non_failure = "kafka:k/failed"'}, "EC153", "mappings.k.maximum_retry_attempts", "10 times", "= 10"),
