@@ -52,6 +52,13 @@ class EventcoreError(Exception):
         return self.message
 
 
+def find_cause(error: BaseException) -> BaseException:
+    """Return the first error of a group, and of groups within it: tasks of one engine tend to fail for one reason."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class Mistake(msgspec.Struct, frozen=True, kw_only=True):
     """One mistake in a pipeline file: where it stands, what is wrong, why, and what to write instead."""
 

@@ -84,8 +84,8 @@ def _tell(error: Exception, color: bool | None, options: Options) -> int:
     """Write what went wrong to standard error, in one sentence and what to do about it; return the exit code."""
     import click
 
-    from eventcore.errors import CommandError
-    from eventcore.http.refusals import ExitCode, explain, find_cause
+    from eventcore.errors import CommandError, find_cause
+    from eventcore.http.refusals import ExitCode, explain
 
     cause = find_cause(error)
     if isinstance(cause, BrokenPipeError):

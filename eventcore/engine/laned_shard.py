@@ -36,7 +36,7 @@ from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked, ParkedRedriven, ShardStatus
 from eventcore.engine.unless import unless
-from eventcore.errors import CommandError, ShardLost
+from eventcore.errors import CommandError, ShardLost, find_cause
 from eventcore.model import Batch, Record
 from eventcore.ports.sources import LostRange, StreamCapabilities, TakenShard
 from eventcore.ports.store import Operation
@@ -218,7 +218,11 @@ class LanedShard:
         async def finish() -> None:
             done.append(await work())
 
-        await unless(self._stopping, finish)
+        try:
+            await unless(self._stopping, finish)
+        except BaseExceptionGroup as group:
+            # That keys run side by side is none of the caller's business.
+            raise find_cause(group) from None
         if not done:
             raise ShardLost(source=self._context.source_reference, shard=self._shard, epoch=self._epoch)
         return done[0]

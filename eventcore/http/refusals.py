@@ -11,6 +11,7 @@ from eventcore.errors import (
     DestinationError,
     EventcoreError,
     SourceError,
+    find_cause,
 )
 
 
@@ -26,13 +27,6 @@ class ExitCode(enum.IntEnum):
     SOME_FAILED = 6
     TIMED_OUT = 124
     INTERRUPTED = 130
-
-
-def find_cause(error: BaseException) -> BaseException:
-    """Return the first error of a group, and of groups within it: tasks of one engine tend to fail for one reason."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def explain(error: BaseException) -> CommandError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,9 @@ from eventcore.delivery.lanes import SKEW_RECORDS_MIN
 from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError, StoreUnavailable
 from eventcore.model import TimestampKind
-from eventcore.ports.store import DropMessages
+from eventcore.ports.store import DropMessages, Operation
 from eventcore.store.memory import open_memory_store
-from eventcore.testing import open_pipeline
+from eventcore.testing import Fate, Faults, open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.control import Control
@@ -803,3 +804,29 @@ def test_a_test_gives_back_what_was_parked() -> None:
         pipeline.run_until_idle()
         assert pipeline.redrive("orders") == []
     assert [number for number in done if number > 1] == [2, 3]
+
+
+def test_a_redrive_that_can_not_be_written_says_so() -> None:
+    """As what it is, however many keys run at the time; and nothing of it is lost."""
+
+    class Refusing(Faults):
+        is_refusing = False
+
+        def fate_of_commit(self, operations: Sequence[Operation]) -> Fate:
+            return Fate.REFUSED if self.is_refusing else Fate.DONE
+
+    work, faults = Work(failing=frozenset({"a", "b"})), Refusing()
+    app = stream_app(work, lanes=2, batch_size=1, parking="queue:parked")
+    app.queue("parked")
+    with open_pipeline(app, faults=faults) as pipeline:
+        for number, key in enumerate("xab"):
+            pipeline.send("stream:orders", [number], key=key)
+            pipeline.advance(20)
+        work.failing.clear()
+        faults.is_refusing = True
+        with pytest.raises(eventcore.EventcoreError, match="the test refuses it"):
+            pipeline.redrive("orders")
+        faults.is_refusing = False
+        pipeline.run_until_idle()
+        assert [each.keys for each in pipeline.redrive("orders")] == [0]
+    assert 2 in work.by_key["b"]

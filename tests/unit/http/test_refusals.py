@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eventcore import errors
-from eventcore.errors import Mistake
-from eventcore.http.refusals import ExitCode, explain, find_cause
+from eventcore.errors import Mistake, find_cause
+from eventcore.http.refusals import ExitCode, explain
 
 
 @pytest.mark.parametrize(
