@@ -473,3 +473,28 @@ def test_a_batch_that_raises_beside_a_known_record_counts(source: str) -> None:
         assert _states(harness) == ["open"]
 
     play(_app_of(source, dependency.work, maximum_batching_window_in_seconds=1, idempotency={"key": "$"}), scenario)
+
+
+@pytest.mark.parametrize(
+    ("failures", "age_s", "reason"),
+    [
+        (2, -1, None),
+        (3, -1, "RetryAttemptsExhausted"),
+        (2, 3600, "RecordAgeExceeded"),
+    ],
+)
+def test_a_record_that_opens_it_before_its_retries_are_used_up_is_not_given_up_by_them(
+    failures: int, age_s: int, reason: str | None
+) -> None:
+    """What `validate` warns of as EC164, and what it says to do about it."""
+    breaker: Any = {"failures": failures, "pause": 30}
+    app = stream_app(
+        Dependency().work, maximum_retry_attempts=2, maximum_record_age_in_seconds=age_s, circuit_breaker=breaker
+    )
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 1)
+        await harness.advance(6 * 3600)
+        assert [each.reason for each in harness.discarded] == ([reason] if reason else [])
+
+    play(app, scenario)

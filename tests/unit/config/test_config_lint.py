@@ -521,6 +521,10 @@ def test_each_case_is_found(lint, tables, code, path, message, hint):
         {"kafka__k": 'bootstrap_servers = "h:1,[::1]:9092, i:65535"'},
         {"kafka__k": SERVERS + "session_timeout_ms = 9000"},
         {"kafka__k": KIP848 + "rebalance_timeout_ms = 9000"},
+        {"mappings__s": STREAM + "circuit_breaker = { failures = 3 }"},
+        {"mappings__s": STREAM + 'circuit_breaker = { failures = 2, error_types = ["ConnectionError"] }'},
+        {"mappings__s": STREAM + "maximum_record_age_in_seconds = 600\ncircuit_breaker = { failures = 2 }"},
+        {"mappings__q": QUEUE + "circuit_breaker = { failures = 1 }"},
     ],
     ids=lambda tables: " ".join(str(settings).split()[-3:][0] for settings in tables.values()),
 )
