@@ -1,7 +1,7 @@
 """The only reader of wall time.
 
-Wall time is read to be *stored*: arrival, age, visibility. Durations and deadlines inside one process use
-``anyio.current_time()``, which never jumps.
+Wall time is read to be *stored*: arrival, age, visibility. Durations and deadlines inside one process use the loop's
+time (`eventcore.loop`), which never jumps.
 """
 
 from __future__ import annotations

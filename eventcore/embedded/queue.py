@@ -18,6 +18,7 @@ from eventcore.embedded.deletes import DeleteBuffer
 from eventcore.embedded.sending import DELAY_MAX_S
 from eventcore.embedded.shapes import SqsShape, queue_arn
 from eventcore.errors import EventcoreError, SourceClosed, SourceUnavailable, StoreUnavailable
+from eventcore.loop import loop_time
 from eventcore.model import Record, TimestampKind
 from eventcore.ports.sources import EventShape, QueueCapabilities, Received, Redrive
 from eventcore.ports.store import (
@@ -86,11 +87,11 @@ class EmbeddedQueue:
         # The commit is shielded: who is cancelled already must not begin one.
         await anyio.lowlevel.checkpoint_if_cancelled()
         request = (max(1, min(records_max, self.capabilities.receive_max)), visibility_timeout_s)
-        deadline = anyio.current_time() + wait_s
+        deadline = loop_time() + wait_s
         async with self._store.watch(f"queue:{self.name}") as watch:
             while not self._is_closed:
                 result = await self._receive_once(*request)
-                remaining_s = deadline - anyio.current_time()
+                remaining_s = deadline - loop_time()
                 if result.messages or self._redriven or remaining_s <= 0:
                     return self._report(result.messages)
                 if result.next_visible_ms:

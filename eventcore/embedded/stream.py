@@ -25,6 +25,7 @@ from eventcore.errors import (
     SourceUnavailable,
     StoreUnavailable,
 )
+from eventcore.loop import loop_time
 from eventcore.ports.connectors import StartingPosition
 from eventcore.ports.sources import (
     EventShape,
@@ -200,7 +201,7 @@ class EmbeddedStream:
         Raises:
             SourceClosed: the source was closed.
         """
-        deadline = anyio.current_time() + wait_s
+        deadline = loop_time() + wait_s
         while True:
             reads = await self._find(deadline)
             # Shards move on only here, where nothing waits any more: a receive that was cancelled has lost no records.
@@ -219,7 +220,7 @@ class EmbeddedStream:
                 self._has_changed = False
                 await self._take_back()
                 reads = await self._read()
-                pause_s = deadline - anyio.current_time()
+                pause_s = deadline - loop_time()
                 if reads or pause_s <= 0:
                     return reads
                 if not self._has_changed:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import anyio
 
 from eventcore.delivery.batching import BatchPolicy, cut
+from eventcore.loop import loop_time
 from eventcore.model import Record
 
 #: What a mapping buffers beyond the batches it works on, bytes: a few full fetches of a few shards.
@@ -75,7 +76,7 @@ class RecordBuffer:
         """Add records behind the others; never waits: the bound is kept by pausing the source."""
         if not records:
             return
-        self._arrivals.append([anyio.current_time(), len(records)])
+        self._arrivals.append([loop_time(), len(records)])
         self._records.extend(records)
         self._size_bytes += sum([record.size_bytes for record in records])
         self._wake()
@@ -84,7 +85,7 @@ class RecordBuffer:
         """Put records that were taken back in front."""
         if not records:
             return
-        self._arrivals.appendleft([anyio.current_time(), len(records)])
+        self._arrivals.appendleft([loop_time(), len(records)])
         self._records[:0] = records
         self._size_bytes += sum([record.size_bytes for record in records])
         self._wake()
@@ -148,7 +149,7 @@ class RecordBuffer:
         count, is_full = cut(self._records, self._policy, self._size_bytes)
         if is_full:
             return count, 0.0
-        pause_s = self._arrivals[0][0] + self._policy.window_s - anyio.current_time()
+        pause_s = self._arrivals[0][0] + self._policy.window_s - loop_time()
         return (count, 0.0) if pause_s <= 0 or self.is_full else (0, pause_s)
 
     def _is_over(self) -> bool:

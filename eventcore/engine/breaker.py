@@ -18,6 +18,7 @@ from eventcore.engine.dispatcher import Answer
 from eventcore.engine.gate import Gate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.status import BreakerStatus, Pause
+from eventcore.loop import loop_time
 from eventcore.model import Batch, Outcome, OutcomeKind
 from eventcore.telemetry.events import fault_text
 
@@ -61,7 +62,7 @@ class MappingBreaker:
     def pause_left_s(self) -> float:
         """How long it is until the next probe; 0 unless it is open."""
         is_open = self._breaker.state is BreakerState.OPEN
-        return max(0.0, self._breaker.probe_s - anyio.current_time()) if is_open else 0.0
+        return max(0.0, self._breaker.probe_s - loop_time()) if is_open else 0.0
 
     def is_probe(self, batch: Batch) -> bool:
         """Tell whether a batch is the one that is let in, to find out."""
@@ -94,7 +95,7 @@ class MappingBreaker:
         if own.faults and report.failed and batch.shard:
             # A typed handler of an ordered source was called up to the first record that failed.
             given = report.failed[0] + 1
-        is_uncounted = self._breaker.end(own, report, given, anyio.current_time(), is_probe=is_probe)
+        is_uncounted = self._breaker.end(own, report, given, loop_time(), is_probe=is_probe)
         after = self._breaker.state
         if after is BreakerState.OPEN and before is not after:
             self._why = fault_text(own.fault) or "every record of a batch failed"
@@ -127,7 +128,7 @@ class MappingBreaker:
     def _begin_turns(self) -> None:
         """Let those shards try that have not, where any waits: one poison record must not be every probe."""
         if self._had_turn and self._gate.waiting - self._had_turn:
-            self._turns_end_s = anyio.current_time() + TURN_S
+            self._turns_end_s = loop_time() + TURN_S
         else:
             self._end_turns()
 
@@ -149,7 +150,7 @@ class MappingBreaker:
 
     def status(self) -> BreakerStatus:
         """Return a snapshot."""
-        state, elapsed = self._breaker.state, anyio.current_time()
+        state, elapsed = self._breaker.state, loop_time()
         now_ms = self._clock.now_ms()
         if state is BreakerState.CLOSED:
             return BreakerStatus(state=state.value)

@@ -13,6 +13,7 @@ from eventcore.delivery.decide import find_mark
 from eventcore.delivery.ordering import ShardState
 from eventcore.engine.windows import ShardWindows
 from eventcore.errors import SourceError, SourceUnavailable
+from eventcore.loop import loop_time
 from eventcore.ports.sources import StreamCapabilities, TakenShard
 
 #: The pause before a checkpoint is written again to a source that was away, seconds.
@@ -65,7 +66,7 @@ class ShardCheckpoint:
             ShardLost: another owner has the shard.
             SourceUnavailable: it stayed away, or the shard is being stopped.
         """
-        give_up_s = anyio.current_time() + (0 if self._source.capabilities.is_settle_durable else WRITE_PATIENCE_S)
+        give_up_s = loop_time() + (0 if self._source.capabilities.is_settle_durable else WRITE_PATIENCE_S)
         if self._windows is not None:
             state = msgspec.structs.replace(state, window=self._windows.current)
         # Noted first: a write that fails may have been made all the same, and a mark must then be taken back.
@@ -78,7 +79,7 @@ class ShardCheckpoint:
                 await self._source.settle(self._shard, self.epoch, position, state, is_urgent=is_urgent)
                 break
             except SourceUnavailable as error:
-                if self._stopping.is_set() or anyio.current_time() >= give_up_s:
+                if self._stopping.is_set() or loop_time() >= give_up_s:
                     raise
                 with anyio.move_on_after(error.retry_after_s or WRITE_RETRY_S):
                     await self._stopping.wait()

@@ -11,6 +11,7 @@ import anyio
 from eventcore.delivery.batching import BatchPolicy, cut
 from eventcore.delivery.lanes import LaneKey
 from eventcore.delivery.ordering import ShardState
+from eventcore.loop import loop_time
 from eventcore.model import Record
 from eventcore.ports.sources import LostRange
 
@@ -52,7 +53,7 @@ class KeyIntake:
     def put(self, record: Record) -> None:
         """Add a record behind the others."""
         if not self._records:
-            self._since_s = anyio.current_time()
+            self._since_s = loop_time()
         self._records.append(record)
         if self._policy.window_s:
             self._changed.set()
@@ -110,7 +111,7 @@ class KeyIntake:
             if not count:
                 self._stopping.set()
                 break
-            pause_s = self._since_s + self._policy.window_s - anyio.current_time()
+            pause_s = self._since_s + self._policy.window_s - loop_time()
             if is_full or pause_s <= 0:
                 return self._pop(count)
             self._changed = anyio.Event()

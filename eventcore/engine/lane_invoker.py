@@ -13,6 +13,7 @@ from eventcore.engine.checkpoint import ShardCheckpoint
 from eventcore.engine.dispatcher import RELEASED, Answer
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.unless import unless
+from eventcore.loop import open_scope
 from eventcore.model import Batch, Outcome
 
 
@@ -111,7 +112,7 @@ class LaneInvoker:
                     # Stopped or paused while it was marked.
                     return RELEASED
             self._is_first = False
-            with anyio.CancelScope() as self._invocation:
+            with open_scope() as self._invocation:
                 answer = await context.dispatcher.invoke(batch, now_ms=context.clock.now_ms())
         finally:
             self._invocation = None

@@ -23,6 +23,7 @@ from eventcore.engine.status import MappingState, MappingStatus, ParkedRedriven,
 from eventcore.engine.supervision import attempt, explain
 from eventcore.errors import CommandError, SourceClosed, SourceUnavailable
 from eventcore.ids import IdFactory
+from eventcore.loop import loop_time
 
 #: The first pause before a failed mapping starts anew, and the longest, seconds.
 RESTART_FIRST_S = 1.0
@@ -103,13 +104,13 @@ class MappingSupervisor:
             return
         failures = 0
         while not self._stopping.is_set():
-            began_s = anyio.current_time()
+            began_s = loop_time()
             error = await attempt(self._run_once, f"mapping {self._reporter.mapping}")
             if isinstance(error, SourceClosed):
                 self._enter(MappingState.STOPPED, str(error))
                 return
             if error is not None:
-                failures = 1 if anyio.current_time() - began_s > RECOVERED_S else failures + 1
+                failures = 1 if loop_time() - began_s > RECOVERED_S else failures + 1
                 await self._pause(error, failures)
         self._enter(MappingState.STOPPED)
 

@@ -13,6 +13,7 @@ from eventcore.engine.batcher import BUFFER_BYTES_MAX, RecordBuffer
 from eventcore.engine.gate import ALL
 from eventcore.engine.lease_keeper import Lease
 from eventcore.engine.queue_context import QueueContext
+from eventcore.loop import loop_time
 from eventcore.model import Record
 from eventcore.ports.sources import Received
 from eventcore.ports.store import BODY_BYTES_MAX
@@ -195,7 +196,7 @@ class _Pace:
     def __init__(self, batch_size: int) -> None:
         self._least = self._ahead = batch_size
         self._counted = 0
-        self._since = anyio.current_time()
+        self._since = loop_time()
 
     def count(self, messages: int) -> None:
         """Note that messages were handed out."""
@@ -203,7 +204,7 @@ class _Pace:
 
     def ahead(self) -> int:
         """Return the number, from what was handed out since it was last asked for."""
-        now = anyio.current_time()
+        now = loop_time()
         elapsed_s = now - self._since
         if self._counted and elapsed_s > 0:
             self._ahead = max(self._least, min(int(self._counted / elapsed_s * AHEAD_S), RECEIVE_MAX))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 
 from eventcore.delivery.scaling import QueueScaling
+from eventcore.loop import loop_time
 from eventcore.model import OutcomeKind
 
 
@@ -35,7 +36,7 @@ class QueueSlots:
         """Wait for a slot and take it."""
         scaling = self._scaling
         while self._taken >= scaling.limit:
-            scaling.want_more(anyio.current_time())
+            scaling.want_more(loop_time())
             if self._taken < scaling.limit:
                 break
             await self._wait(scaling.next_rise_s)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import anyio
-
 from eventcore.delivery.decide import Decision
 from eventcore.engine.event_value import window_span
 from eventcore.engine.settler import Discarded
+from eventcore.loop import loop_time
 from eventcore.model import Batch, DiscardReason, Fault, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.telemetry.counters import MappingCounters
 from eventcore.telemetry.events import (
@@ -316,11 +315,11 @@ class Reporter:
     @property
     def rate(self) -> float:
         """Records settled a second, over the last `RATE_WINDOW_S` seconds."""
-        now_s = int(anyio.current_time())
+        now_s = int(loop_time())
         return sum(count for second, count in self._settled if second > now_s - RATE_WINDOW_S) / RATE_WINDOW_S
 
     def _count_settled(self, count: int) -> None:
-        now_s = int(anyio.current_time())
+        now_s = int(loop_time())
         if self._settled and self._settled[-1][0] == now_s:
             self._settled[-1][1] += count
         else:

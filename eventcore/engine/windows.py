@@ -12,6 +12,7 @@ from eventcore.delivery.ordering import ShardState, Window
 from eventcore.delivery.windows import IDLE_S, NOT_CALLED, count_inside, open_window
 from eventcore.engine.batcher import RecordBuffer
 from eventcore.engine.intake import ShardIntake
+from eventcore.loop import loop_time
 from eventcore.model import Record
 from eventcore.ports.sources import LostRange, StreamSource
 
@@ -32,11 +33,11 @@ class ShardWindows:
         self.current = current
         #: The open one is to be closed before more records are handed out.
         self.is_over = current is not None and (current.is_early or current.final != NOT_CALLED)
-        self._quiet_since_s = anyio.current_time()
+        self._quiet_since_s = loop_time()
 
     def take(self, records: Sequence[Record]) -> None:
         """Note that records are handed out; the first of them opens a window where none is."""
-        self._quiet_since_s = anyio.current_time()
+        self._quiet_since_s = loop_time()
         if self.current is None:
             self.current = open_window(records[0], self._length_s)
 
@@ -60,7 +61,7 @@ class ShardWindows:
             return None
         # Both: a shard that is read long after its records came must not be closed between two reads.
         by_clock_s = (self.current.end_ms - self._clock.now_ms()) / 1000 + IDLE_S
-        by_quiet_s = self._quiet_since_s + IDLE_S - anyio.current_time()
+        by_quiet_s = self._quiet_since_s + IDLE_S - loop_time()
         return max(by_clock_s, by_quiet_s, 0.0)
 
 

@@ -26,14 +26,6 @@ def unwatch(descriptor: int) -> None:
     asyncio.get_running_loop().remove_reader(descriptor)
 
 
-def loop_clock() -> Callable[[], float]:
-    """Return the running loop's clock: what ``anyio.current_time`` reads.
-
-    That one first finds out which loop there is, for 4 µs each time, in a round trip of 80.
-    """
-    return asyncio.get_running_loop().time
-
-
 class Deadlines:
     """When waits of one loop are over: one timer for all of them, as hardly one ever runs out."""
 

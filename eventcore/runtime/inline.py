@@ -19,10 +19,10 @@ import msgspec
 
 from eventcore.clock import Clock
 from eventcore.ids import IdFactory
+from eventcore.loop import loop_clock, open_scope
 from eventcore.model import Fault, Invocation, Outcome, OutcomeKind, Usage
 from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogSink, RuntimeCapabilities, RuntimeStatistics
 from eventcore.runtime import fault as faults
-from eventcore.runtime.channel import loop_clock
 from eventcore.runtime.context import LambdaContext, Serving
 from eventcore.runtime.handler import Call, Loaded, answer, as_direct, load, native_batch, prepare, search_first
 from eventcore.runtime.identity import code_folder, is_same_configuration, name_environment
@@ -55,7 +55,7 @@ class _Limit:
     async def finish(self, awaitable: Awaitable[Any]) -> Any:
         """Wait for what a handler returned; what is ended has no outcome that counts."""
         # Made only where a handler waits: nothing can end one that does not, and this costs it a tenth of a batch.
-        self._scope = anyio.CancelScope(deadline=self._deadline)
+        self._scope = open_scope(self._deadline)
         if self.is_released:
             self._scope.cancel()
         with self._scope:

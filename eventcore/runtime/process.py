@@ -26,11 +26,11 @@ import msgspec
 from eventcore.clock import Clock
 from eventcore.errors import EventcoreError, HandlerCrashed, HandlerError, HandlerTimeout
 from eventcore.ids import IdFactory
+from eventcore.loop import loop_clock
 from eventcore.model import Fault, FaultCause, Invocation, Outcome, OutcomeKind, Usage
 from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogSink, RuntimeCapabilities, RuntimeStatistics
 from eventcore.runtime import fault as faults
 from eventcore.runtime import protocol
-from eventcore.runtime.channel import loop_clock
 from eventcore.runtime.handler import as_direct, native_batch
 from eventcore.runtime.identity import is_same_configuration
 from eventcore.runtime.limits import raise_descriptor_limit

@@ -14,6 +14,7 @@ import anyio.abc
 from eventcore.clock import Clock
 from eventcore.errors import RuntimeUnavailable
 from eventcore.ids import IdFactory
+from eventcore.loop import loop_time
 from eventcore.model import Fault
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.runtime import fault as faults
@@ -78,7 +79,7 @@ class Starter:
         try:
             launcher = self._find_launcher(pool)
             await launcher.reserve()
-            began = anyio.current_time()
+            began = loop_time()
             self._reporter.init_start(function)
             environment = self._open(pool, launcher, function)
         except OSError as error:
@@ -103,7 +104,7 @@ class Starter:
             return environment
         fault = _why_unready(environment, launcher, frame, request_id or "", limit_s)
         if fault is not None:
-            self._reporter.init_failed(function, (anyio.current_time() - began) * 1000, fault)
+            self._reporter.init_failed(function, (loop_time() - began) * 1000, fault)
         return fault
 
     def remove_folders(self, pool: Pool) -> None:

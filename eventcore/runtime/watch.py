@@ -16,6 +16,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from eventcore.loop import loop_time
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.runtime.limits import folder_bytes
 from eventcore.runtime.pool import Pool
@@ -60,7 +61,7 @@ class Watch:
         """Sample memory, freeze and end idle environments, until cancelled."""
         is_woken, last_busy = False, -math.inf
         while True:
-            now = anyio.current_time()
+            now = loop_time()
             if self._sample_memory() or is_woken:
                 last_busy = now
             is_woken, next_due = False, self._tend_idle(now)

@@ -19,6 +19,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from eventcore.config.reference import Reference
 from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
+from eventcore.loop import loop_time
 from eventcore.patterns.topics import SIGN, TopicPattern
 from eventcore_connectors.kafka.membership import (
     MISSING_PATIENCE_S,
@@ -146,7 +147,7 @@ async def _find_matching(client: Any, pattern: TopicPattern) -> dict[str, int]:
 
 
 async def _count_partitions(client: Any, topic: str, where: str) -> int:
-    give_up = anyio.current_time() + MISSING_PATIENCE_S
+    give_up = loop_time() + MISSING_PATIENCE_S
     while True:
         request = MetadataRequest([topic], allow_auto_topic_creation=False)
         response = await _ask_any(client, request)
@@ -154,7 +155,7 @@ async def _count_partitions(client: Any, topic: str, where: str) -> int:
         error = errors.for_code(found[0])
         if error is errors.NoError:
             return len(found[-1])
-        if error is errors.UnknownTopicOrPartitionError and anyio.current_time() >= give_up:
+        if error is errors.UnknownTopicOrPartitionError and loop_time() >= give_up:
             raise TopicMissing(where)
         if not error.retriable:
             raise error(where)

@@ -11,6 +11,7 @@ from contextlib import suppress
 import anyio
 
 from eventcore.errors import SourceUnavailable
+from eventcore.loop import loop_time
 from eventcore.ports.sources import ShardLag
 from eventcore_connectors.kafka.membership import ClientFailed, Fenced, Member, describe
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
@@ -79,9 +80,9 @@ class Progress:
 
     async def write_in_turn(self) -> None:
         """Write in the background's stead, when it is time."""
-        if anyio.current_time() >= self.next_turn:
+        if loop_time() >= self.next_turn:
             await self.write_quietly()
-            self.next_turn = anyio.current_time() + _COMMIT_EVERY_S
+            self.next_turn = loop_time() + _COMMIT_EVERY_S
 
     def _unsaved(self) -> dict[str, Mark]:
         return {

@@ -9,6 +9,7 @@ import anyio
 from eventcore.config.reference import Reference
 from eventcore.config.structs import KafkaConfig
 from eventcore.errors import SourceUnavailable
+from eventcore.loop import loop_time
 from eventcore.ports.ranges import Extent, ReadRange
 from eventcore.ports.sources import EventShape
 from eventcore_connectors.kafka.membership import ClientFailed, OutOfRange, Unreachable, describe, locate
@@ -74,14 +75,14 @@ class KafkaRange:
         reader, partition = self._opened(), self._partitions[shard]
         if reader.position(partition) != position:
             reader.seek(partition, position)
-        give_up = anyio.current_time() + _PATIENCE_S
+        give_up = loop_time() + _PATIENCE_S
         try:
             while (at := reader.position(partition)) is None or at < end:
                 polled = await reader.poll([partition], _FETCH_WAIT_S, count_max=count_max)
                 records = [record for record in polled.get(partition, ()) if record.position < end]
                 if records:
                     return ReadRange(records, records[-1].position + 1)
-                if anyio.current_time() > give_up:
+                if loop_time() > give_up:
                     raise self._unavailable(f"no answer for {_PATIENCE_S:.0f} s")
         except OutOfRange as error:
             return await self._skip(error, end)

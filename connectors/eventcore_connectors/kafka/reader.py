@@ -13,6 +13,7 @@ import anyio
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from eventcore.config.structs import KafkaConfig
+from eventcore.loop import loop_time, open_scope
 from eventcore.model import Record
 from eventcore_connectors.kafka import client
 from eventcore_connectors.kafka.membership import OutOfRange
@@ -93,9 +94,9 @@ class TopicReader:
         wanted = self._all(partitions or (_NOBODY,))
         subscription = self._kafka._subscription  # noqa: SLF001
         pending = subscription._fetch_count  # noqa: SLF001
-        deadline = anyio.current_time() + wait_s + _POLL_GRACE_S
+        deadline = loop_time() + wait_s + _POLL_GRACE_S
         try:
-            with client.told_as_ours(), anyio.CancelScope(deadline=deadline) as self._polling:
+            with client.told_as_ours(), open_scope(deadline) as self._polling:
                 return await self._poll(wanted, wait_s, count_max)
         finally:
             self._polling = None

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition, errors
 from aiokafka.structs import OffsetAndMetadata
 
 from eventcore.config.structs import KafkaConfig
+from eventcore.loop import loop_time
 from eventcore.model import OutgoingRecord
 from eventcore.ports.sources import ResultRecord
 from eventcore_connectors.kafka import client
@@ -94,7 +95,7 @@ class ResultWriter:
         """Whether the transaction should end: at the end of a batch, and old enough."""
         if self._began_s is None or self._is_mid_batch:
             return False
-        return anyio.current_time() >= self._began_s + TRANSACTION_INTERVAL_S
+        return loop_time() >= self._began_s + TRANSACTION_INTERVAL_S
 
     @property
     def is_writing(self) -> bool:
@@ -117,7 +118,7 @@ class ResultWriter:
                 with anyio.fail_after(SEND_TIMEOUT_S):
                     if self._is_transactional and self._began_s is None:
                         await self._producer.begin_transaction()
-                        self._began_s = anyio.current_time()
+                        self._began_s = loop_time()
                     self._is_mid_batch = self._is_transactional
                     await self._send(lane, results)
                     if not self._is_transactional:

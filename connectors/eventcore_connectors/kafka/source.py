@@ -15,6 +15,7 @@ import anyio
 from eventcore.config.structs import KafkaConfig
 from eventcore.delivery.ordering import ShardState, decode_state, encode_state
 from eventcore.errors import ProgrammingError, ShardLost, SourceClosed, SourceUnavailable
+from eventcore.loop import loop_time
 from eventcore.ports.connectors import StreamRequest
 from eventcore.ports.sources import (
     EventShape,
@@ -123,13 +124,13 @@ class KafkaSource:
             SourceClosed: `aclose` was called.
         """
         progress = self._opened()
-        give_up = anyio.current_time() + wait_s
+        give_up = loop_time() + wait_s
         self._is_receiving, self._is_left = True, False
         progress.member.set_active(True)
         try:
             while True:
                 received = await self._receive_once(progress, give_up)
-                if received or anyio.current_time() >= give_up:
+                if received or loop_time() >= give_up:
                     return received
         except anyio.get_cancelled_exc_class():
             self._is_left = True
@@ -144,7 +145,7 @@ class KafkaSource:
             raise SourceClosed(source=str(self._request.reference))
         if self._failure is not None:
             raise self._failure
-        began = anyio.current_time()
+        began = loop_time()
         await progress.write_in_turn()
         if self._results is not None:
             for due in self._results.due(list(progress.shards.values())):
@@ -152,7 +153,7 @@ class KafkaSource:
         if self._lost:
             lost, self._lost = self._lost, []
             return lost
-        wait_s = max(min(give_up, progress.next_turn) - anyio.current_time(), 0.0)
+        wait_s = max(min(give_up, progress.next_turn) - loop_time(), 0.0)
         if self._results is not None and self._results.is_writing:
             wait_s = min(wait_s, TRANSACTION_INTERVAL_S)
         try:
@@ -166,7 +167,7 @@ class KafkaSource:
             raise self._unavailable(f"it can't be read ({describe(error)})") from error
         if not polled:
             # A commit that nobody answers is waiting, too.
-            await self._check_contact(progress, min(anyio.current_time() - began, BACKGROUND_TIMEOUT_S + wait_s))
+            await self._check_contact(progress, min(loop_time() - began, BACKGROUND_TIMEOUT_S + wait_s))
             return ()
         received = []
         for partition, records in polled.items():

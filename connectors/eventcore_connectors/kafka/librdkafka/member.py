@@ -13,6 +13,7 @@ import anyio
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from eventcore.config.structs import KafkaConfig
+from eventcore.loop import loop_time, open_scope
 from eventcore.model import Record
 from eventcore.ports.connectors import StreamRequest
 from eventcore_connectors.kafka.librdkafka.pump import Pump
@@ -125,13 +126,13 @@ class LibrdkafkaMember:
         if self._topics.is_pattern:
             return self._topics.among((await self._look()).values())
         topic = self._topics.text
-        give_up = anyio.current_time() + MISSING_PATIENCE_S
+        give_up = loop_time() + MISSING_PATIENCE_S
         while True:
             found = (await self._look(topic))[topic]
             if found.error is None and found.partitions:
                 return {topic: len(found.partitions)}
             is_missing = found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-            if is_missing and anyio.current_time() >= give_up:
+            if is_missing and loop_time() >= give_up:
                 raise TopicMissing(self._where)
             if found.error is not None and not is_missing and found.error.code() not in _MOVED:
                 raise ClientFailed(str(found.error))
@@ -198,7 +199,7 @@ class LibrdkafkaMember:
         self, partitions: Sequence[Partition], wait_s: float, *, count_max: int
     ) -> Mapping[Partition, Sequence[Record]]:
         """Return records of the partitions, or nothing after ``wait_s`` or `interrupt`; see `Member.poll`."""
-        deadline = anyio.current_time() + wait_s
+        deadline = loop_time() + wait_s
         self._is_interrupted = False
         while True:
             # Before the look, so that what arrives after it is not missed.
@@ -210,7 +211,7 @@ class LibrdkafkaMember:
                 return taken
             if passed := self._pump.held.passed(partitions):
                 raise OutOfRange(*passed)
-            with anyio.CancelScope(deadline=deadline) as scope:
+            with open_scope(deadline) as scope:
                 await self._arrived.wait()
             if self._is_interrupted or scope.cancelled_caught:
                 return {}

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from eventcore.errors import CommandError
+from eventcore.loop import loop_time
 
 #: A broker on this machine answers within milliseconds once it does.
 _REQUEST_TIMEOUT_MS = 2000
@@ -28,7 +29,7 @@ async def _asking(address: str) -> AsyncIterator[Any]:
         await admin.start()
         yield admin
     finally:
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _REQUEST_TIMEOUT_MS / 1000):
+        with anyio.CancelScope(shield=True, deadline=loop_time() + _REQUEST_TIMEOUT_MS / 1000):
             await admin.close()
 
 
