@@ -12,7 +12,8 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import anyio
 import msgspec
@@ -43,7 +44,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class _Limit:
-    """What ends one invocation: its deadline, or a kill."""
+    """What ends one invocation, its deadline or a kill: a ``with`` block that it does not go on behind."""
 
     __slots__ = ("_deadline", "_scope", "is_released")
 
@@ -52,14 +53,23 @@ class _Limit:
         self.is_released = False
         self._scope: anyio.CancelScope | None = None
 
-    async def finish(self, awaitable: Awaitable[Any]) -> Any:
-        """Wait for what a handler returned; what is ended has no outcome that counts."""
-        # Made only where a handler waits: nothing can end one that does not, and this costs it a tenth of a batch.
-        self._scope = open_scope(self._deadline)
-        if self.is_released:
-            self._scope.cancel()
-        with self._scope:
-            return await awaitable
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return None if self._scope is None else self._scope.__exit__(kind, error, trace)
+
+    def finish(self, awaitable: Awaitable[Any]) -> Awaitable[Any]:
+        """Return what a handler returned, to be waited for; the first such begins the scope for all of them."""
+        if self._scope is None:
+            # Made only where a handler waits: nothing can end one that does not, and this costs it a tenth of a batch.
+            self._scope = open_scope(self._deadline)
+            self._scope.__enter__()
+            if self.is_released:
+                self._scope.cancel()
+        return awaitable
 
     def release(self) -> None:
         """End it."""
@@ -147,8 +157,10 @@ class InlineRuntime:
         limit = self._serving[request_id] = _Limit(deadline)
         if self.watch is not None:
             self.watch.arm()
+        outcome = _RELEASED
         try:
-            outcome = await _answer(kept.loaded, call, limit)
+            with limit:
+                outcome = await _answer(kept.loaded, call, limit)
         finally:
             # Not another's: an event whose lease has ended is tried beside itself, with one request id.
             if self._serving.get(request_id) is limit:

@@ -9,12 +9,14 @@ import anyio
 import msgspec
 import pytest
 
-from eventcore.model import RESPONSE_BYTES_MAX, FaultCause, Invocation, OutcomeKind, Record
+from eventcore.model import RESPONSE_BYTES_MAX, FaultCause, Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.runtime import HandlerForm
 from eventcore.testing.conformance.runtime_under_test import (
     ARN,
+    TIMEOUT_S,
     RuntimeKit,
     RuntimeUnderTest,
+    until,
 )
 
 
@@ -259,6 +261,41 @@ class RuntimeForms(RuntimeKit):
             assert outcome.fault is not None
             assert (outcome.fault.cause, outcome.fault.error_type) == (FaultCause.HANDLER, "CustomError")
             assert journal.read_text().split() == ["0", "1"]
+
+        self.check(scenario)
+
+    @pytest.mark.parametrize("shard", ["0", ""])
+    def test_begins_no_record_behind_the_one_whose_time_is_over(self, shard: str, tmp_path: Path) -> None:
+        """An invocation that is ended has ended: neither a stream nor a queue goes on with its next record."""
+        journal = tmp_path / "journal"
+        bodies = [_order(n, journal) for n in range(3)]
+
+        async def scenario(test: RuntimeUnderTest) -> None:
+            outcome = await test.send("take_order_forever", bodies, shard=shard, timeout_s=TIMEOUT_S)
+            assert outcome.kind is OutcomeKind.FAILURE
+            assert outcome.fault is not None
+            assert outcome.fault.cause is FaultCause.TIMEOUT
+            assert journal.read_text().split() == ["0"]
+
+        self.check(scenario)
+
+    def test_begins_no_record_behind_the_one_in_which_it_was_killed(self, tmp_path: Path) -> None:
+        """What is ended by us comes again, with all that is behind it."""
+        journal = tmp_path / "journal"
+        bodies = [_order(n, journal) for n in range(3)]
+
+        async def scenario(test: RuntimeUnderTest) -> None:
+            outcomes: list[Outcome] = []
+
+            async def send() -> None:
+                outcomes.append(await test.send("take_order_forever", bodies, shard="0"))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send)
+                await until(lambda: journal.exists() and journal.read_text())
+                assert test.runtime.kill("00000000-0000-4000-8000-000000000001")
+            assert [outcome.kind for outcome in outcomes] == [OutcomeKind.RELEASED]
+            assert journal.read_text().split() == ["0"]
 
         self.check(scenario)
 

@@ -65,12 +65,16 @@ class RuntimeUnderTest:
         assert outcome.fault is not None
         return outcome.fault
 
-    async def send(self, handler: str, bodies: Iterable[bytes | None], *, shard: str = "") -> Outcome:
+    async def send(
+        self, handler: str, bodies: Iterable[bytes | None], *, shard: str = "", timeout_s: int = LONG_S
+    ) -> Outcome:
         """Invoke a native or typed handler with records; a stream's with a shard, else a queue's."""
         records = [Record(position=10 + index, body=body) for index, body in enumerate(bodies)]
-        return await self.send_records(handler, records, shard)
+        return await self.send_records(handler, records, shard, timeout_s)
 
-    async def send_records(self, handler: str, records: Sequence[Record], shard: str = "") -> Outcome:
+    async def send_records(
+        self, handler: str, records: Sequence[Record], shard: str = "", timeout_s: int = LONG_S
+    ) -> Outcome:
         """Invoke a native or typed handler with records as they are."""
         request_id = self.new_id()
         batch = Batch(
@@ -87,7 +91,7 @@ class RuntimeUnderTest:
 
         invocation = Invocation(request_id=request_id, build_event=build_event, batch=batch)
         with anyio.fail_after(HAPPENS_WITHIN_S):
-            return await self.runtime.invoke(self.function(handler), invocation)
+            return await self.runtime.invoke(self.function(handler, timeout_s=timeout_s), invocation)
 
     async def traced(self, function: FunctionSpec, trace_header: str) -> Any:
         """Invoke a function within a trace, and return its result."""

@@ -195,6 +195,13 @@ async def take_order_later(order: Order, context: Any) -> None:
         journal.write(f"{order.number} {context.aws_request_id}\n")
 
 
+async def take_order_forever(order: Order) -> None:
+    """Write down an order, and never come to an end with it."""
+    with Path(order.journal).open("a") as journal:
+        journal.write(f"{order.number}\n")
+    await anyio.sleep_forever()
+
+
 class Cancel(msgspec.Struct, tag=True):
     """One of two kinds of record."""
 
