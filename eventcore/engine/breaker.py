@@ -6,6 +6,7 @@ and are paused by their bounds, nothing is begun. Rules: `delivery.breaker`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -18,7 +19,7 @@ from eventcore.engine.dispatcher import Answer
 from eventcore.engine.gate import Gate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.status import BreakerStatus, Pause
-from eventcore.loop import loop_time
+from eventcore.loop import loop_time, open_scope
 from eventcore.model import Batch, Outcome, OutcomeKind
 from eventcore.telemetry.events import fault_text
 
@@ -114,7 +115,7 @@ class MappingBreaker:
             self._changed = anyio.Event()
             is_open = self._breaker.state is BreakerState.OPEN
             until_s = self._breaker.probe_s if is_open else self._turns_end_s
-            with anyio.CancelScope(deadline=float("inf") if until_s is None else until_s):
+            with open_scope(math.inf if until_s is None else until_s):
                 await self._changed.wait()
                 continue
             if is_open:

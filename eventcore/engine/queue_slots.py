@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import anyio
 
 from eventcore.delivery.scaling import QueueScaling
-from eventcore.loop import loop_time
+from eventcore.loop import loop_time, open_scope
 from eventcore.model import OutcomeKind
 
 
@@ -54,7 +55,7 @@ class QueueSlots:
         self._changed = anyio.Event()
         self._is_awaited = True
         try:
-            with anyio.CancelScope(deadline=float("inf") if until_s is None else until_s):
+            with open_scope(math.inf if until_s is None else until_s):
                 await self._changed.wait()
         finally:
             self._is_awaited = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import anyio
@@ -16,6 +15,7 @@ from eventcore.engine.queue_context import QueueContext
 from eventcore.engine.queue_intake import QueueIntake
 from eventcore.engine.queue_settling import Invoked, QueueSettling, attempt_of
 from eventcore.engine.queue_slots import QueueSlots
+from eventcore.loop import loop_clock
 from eventcore.model import Batch, Record
 
 #: Handlers that never wait run one after another for so long before the loop's other tasks have their turn, seconds.
@@ -41,7 +41,7 @@ class QueueWorker:
         self._function = context.dispatcher.function
         # A handler elsewhere is waited for, and that gives everybody a turn.
         self._shares_loop = not self._function.runtime.capabilities.is_isolated
-        self._now = asyncio.get_running_loop().time
+        self._now = loop_clock()
         #: One for all invocations: a scope for each took 6 µs of a batch.
         self._scope = anyio.CancelScope()
         self._is_aborted = False

@@ -29,7 +29,7 @@ from eventcore.runtime.results import bounded, is_results, make_results
 #: What messages of FIFO queues have, and no other record (Lambda semantics §3.1 "Event shape"). Their batches have at
 #: most ten, and so never more faults than `FAULTS_MAX`.
 _FIFO_ATTRIBUTE = "SequenceNumber"
-#: Awaits what a handler returned, in whichever loop there is.
+#: Makes of what a handler returned what is awaited for its result, in whichever loop there is.
 Finish = Callable[[Awaitable[Any]], Awaitable[Any]]
 
 

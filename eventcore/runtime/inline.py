@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +44,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class _Limit:
-    """What ends one invocation, its deadline or a kill: a ``with`` block that it does not go on behind."""
+    """What ends one invocation: its deadline, or a kill. A ``with`` block around all calls of its handler."""
 
     __slots__ = ("_deadline", "_scope", "is_released")
 
@@ -62,13 +62,21 @@ class _Limit:
         return None if self._scope is None else self._scope.__exit__(kind, error, trace)
 
     def finish(self, awaitable: Awaitable[Any]) -> Awaitable[Any]:
-        """Return what a handler returned, to be waited for; the first such begins the scope for all of them."""
-        if self._scope is None:
+        """Return what a handler returned, as it is waited for: with it, the limit holds, from the first one on.
+
+        Once the invocation has been ended it is never begun: a handler that swallows its cancellation, or fails of it,
+        is not let into its next record.
+        """
+        scope = self._scope
+        if scope is None:
             # Made only where a handler waits: nothing can end one that does not, and this costs it a tenth of a batch.
-            self._scope = open_scope(self._deadline)
-            self._scope.__enter__()
+            scope = self._scope = open_scope(self._deadline)
+            scope.__enter__()
             if self.is_released:
-                self._scope.cancel()
+                scope.cancel()
+        if scope.cancel_called and isinstance(awaitable, Coroutine):
+            awaitable.close()
+            return anyio.sleep_forever()  # as long as it takes to be cancelled once more
         return awaitable
 
     def release(self) -> None:
@@ -157,17 +165,15 @@ class InlineRuntime:
         limit = self._serving[request_id] = _Limit(deadline)
         if self.watch is not None:
             self.watch.arm()
-        outcome = _RELEASED
         try:
-            with limit:
-                outcome = await _answer(kept.loaded, call, limit)
+            outcome = await _answer(kept.loaded, call, limit)
         finally:
             # Not another's: an event whose lease has ended is tried beside itself, with one request id.
             if self._serving.get(request_id) is limit:
                 del self._serving[request_id]
         if limit.is_released:
             return _RELEASED
-        if self._now() >= deadline:
+        if outcome is None or self._now() >= deadline:
             # Also when it came back all the same: late is late, in either runtime.
             self._killed += 1
             return Outcome(kind=OutcomeKind.FAILURE, fault=faults.timeout_fault(request_id, function.timeout_s))
@@ -233,20 +239,27 @@ def _call_for(loaded: Loaded, invocation: Invocation, context: LambdaContext) ->
     return Call(context, batch=batch, wants_results=invocation.wants_results)
 
 
-async def _answer(loaded: Loaded, call: Call, limit: _Limit) -> Outcome:
-    """Run the handler until it returns or its limit ends it."""
+async def _answer(loaded: Loaded, call: Call, limit: _Limit) -> Outcome | None:
+    """Run the handler until it returns; None when its limit has ended it."""
     request_id = call.context.aws_request_id
+    error: BaseException
     try:
-        return await answer(loaded, call, limit.finish, *_PASSES)
+        with limit:
+            return await answer(loaded, call, limit.finish, *_PASSES)
     except SystemExit as end:
-        fault = faults.exit_fault(request_id, faults.exit_code_of(end))
-    except asyncio.CancelledError as error:
+        return Outcome(kind=OutcomeKind.FAILURE, fault=faults.exit_fault(request_id, faults.exit_code_of(end)))
+    except asyncio.CancelledError as cancelled:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # Nobody cancelled this task: the handler raised it, or awaited something that was cancelled elsewhere.
-        fault = faults.handler_fault(error, request_id, loaded.code)
-    return Outcome(kind=OutcomeKind.FAILURE, fault=fault)
+        error = cancelled
+    except RuntimeError as left_open:
+        # Of the limit's scope, which can not be left before one that the handler has entered, and has not left.
+        error = left_open
+    else:
+        return None
+    return Outcome(kind=OutcomeKind.FAILURE, fault=faults.handler_fault(error, request_id, loaded.code))
 
 
 def _load(function: FunctionSpec) -> Loaded | Fault:

@@ -8,7 +8,6 @@ never comes back is named by the traceback of the Ctrl-C that ends it.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import anyio
 import anyio.to_thread
 
+from eventcore.loop import loop_clock
 from eventcore.ports.runtime import FunctionSpec
 from eventcore.runtime.handler import Loaded
 from eventcore.runtime.report import Reporter
@@ -54,7 +54,7 @@ class StallWatch:
         self._is_busy = is_busy
         self._reporter = reporter
         self._named: set[str] = set()
-        self._now = asyncio.get_running_loop().time
+        self._now = loop_clock()
         self._loop_thread = threading.get_ident()
         self._beat_at = 0.0
         self._is_armed = False

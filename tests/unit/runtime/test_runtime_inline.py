@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from eventcore.ids import SeededIds
 from eventcore.model import Batch, FaultCause, Invocation, Outcome, OutcomeKind, Record
 from eventcore.ports.runtime import FunctionSpec, HandlerForm, LogLine
 from eventcore.runtime.inline import InlineRuntime, open_inline_runtime
+from eventcore.testing.virtual_loop import run_virtual
 
 
 class Order(msgspec.Struct):
@@ -116,29 +117,99 @@ async def test_takes_a_cancellation_that_nobody_asked_for_as_the_handlers_own():
         assert (fault.cause, fault.error_type) == (FaultCause.HANDLER, "CancelledError")
 
 
-async def test_ends_a_handler_of_one_record_a_call_for_good():
-    """What is killed at its first record must not wait at the next."""
-    waiting = anyio.Event()
+BEGUN: list[int] = []
 
-    async def work(order: Order) -> None:
-        waiting.set()
+
+async def end_at_once(order: Order) -> None:
+    """Be ended like most."""
+    BEGUN.append(order.id)
+    await anyio.sleep_forever()
+
+
+async def swallow(order: Order) -> None:
+    """Take being ended for success."""
+    BEGUN.append(order.id)
+    with suppress(asyncio.CancelledError):
         await anyio.sleep_forever()
 
+
+async def fail_in_clean_up(order: Order) -> None:
+    """Raise something else for it."""
+    BEGUN.append(order.id)
+    try:
+        await anyio.sleep_forever()
+    finally:
+        raise ValueError("no roll-back either")
+
+
+async def raise_another(order: Order) -> None:
+    """Swallow being ended, and raise what looks like it."""
+    await swallow(order)
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "late"])
+@pytest.mark.parametrize("shard", ["0", ""], ids=["stream", "queue"])
+@pytest.mark.parametrize("handler", [end_at_once, swallow, fail_in_clean_up, raise_another])
+def test_begins_no_record_behind_the_one_in_which_it_is_ended(handler: Any, shard: str, is_killed: bool):
+    """Whatever the handler makes of it, and without an end of the task that waits for the invocation."""
+    BEGUN.clear()
     records = [Record(position=number, body=b'{"id": %d}' % number) for number in range(3)]
-    batch = Batch(source="queue:orders", shard="", records=records, request_id="r")
+    batch = Batch(source="stream:orders", shard=shard, records=records, request_id="r")
     outcomes: list[Outcome] = []
 
-    async def invoke() -> None:
-        invocation = Invocation(request_id="r", build_event=dict, batch=batch)
-        outcomes.append(await runtime.invoke(spec(target=work, timeout_s=60), invocation))
+    async def body() -> None:
+        async def invoke() -> None:
+            invocation = Invocation(request_id="r", build_event=dict, batch=batch)
+            outcomes.append(await runtime.invoke(spec(target=handler, timeout_s=60), invocation))
 
-    with anyio.fail_after(10):
         async with inline() as runtime, anyio.create_task_group() as tasks:
             tasks.start_soon(invoke)
-            await waiting.wait()
-            assert runtime.kill("r")
-            assert not runtime.is_alive("r")
-    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.RELEASED]
+            await anyio.sleep(59)
+            if is_killed:
+                assert runtime.kill("r")
+                assert not runtime.is_alive("r")
+
+    run_virtual(body)
+    assert BEGUN == [0]
+    (outcome,) = outcomes
+    if is_killed:
+        assert (outcome.kind, outcome.fault) == (OutcomeKind.RELEASED, None)
+    else:
+        assert outcome.kind is OutcomeKind.FAILURE
+        assert outcome.fault is not None
+        assert outcome.fault.cause is FaultCause.TIMEOUT
+
+
+def test_an_invocation_that_is_cancelled_is_no_outcome_whatever_its_handler_makes_of_it():
+    """The cancellation goes on where it came from."""
+    BEGUN.clear()
+    batch = Batch(source="stream:orders", shard="0", records=[Record(position=0, body=b'{"id": 0}')], request_id="r")
+    outcomes: list[Outcome] = []
+
+    async def body() -> None:
+        async with inline() as runtime:
+            with anyio.move_on_after(5) as scope:
+                invocation = Invocation(request_id="r", build_event=dict, batch=batch)
+                outcomes.append(await runtime.invoke(spec(target=end_at_once, timeout_s=60), invocation))
+            assert scope.cancelled_caught
+            assert runtime.statistics().busy == 0
+
+    run_virtual(body)
+    assert (BEGUN, outcomes) == ([0], [])
+
+
+async def test_names_a_handler_that_leaves_a_scope_open():
+    """It is the handler's fault, not the engine's."""
+    left = anyio.CancelScope()
+
+    async def leave_open(event: Any) -> None:
+        left.__enter__()
+
+    async with inline() as runtime:
+        fault = (await call(runtime, spec(target=leave_open))).fault
+        assert fault is not None
+        assert (fault.cause, fault.error_type) == (FaultCause.HANDLER, "RuntimeError")
 
 
 async def test_counts_a_handler_that_swallows_its_cancellation_as_late():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import anyio
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from eventcore.config.structs import KafkaConfig
-from eventcore.loop import loop_time, open_scope
+from eventcore.loop import loop_clock, loop_time, open_scope
 from eventcore.model import Record
 from eventcore.ports.connectors import StreamRequest
 from eventcore_connectors.kafka.librdkafka.pump import Pump
@@ -94,7 +93,7 @@ class LibrdkafkaMember:
             self._topics,
             max_poll_interval_s=self._config.max_poll_interval_ms / 1000,
             look_every_s=self._config.metadata_max_age_ms / 1000,
-            now_s=asyncio.get_running_loop().time,
+            now_s=loop_clock(),
         )
         self._is_incremental = self._config.group_protocol == "consumer"
         self._pump = Pump(
