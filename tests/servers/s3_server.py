@@ -14,8 +14,8 @@ from pathlib import Path
 import anyio
 import httpx
 
-from eventcore_connectors.kafka.local.ports import free_ports
 from tests.servers.kafka_server import ServerUnavailable
+from tests.servers.ports import free_ports
 
 ACCESS_KEY, SECRET_KEY = "tester", "geheim-geheim"
 REGION = "eu-central-1"
