@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,7 +36,7 @@ class RecordFilter:
         self._shape = shape
         single = criteria.single_test()
         self._test = single[1] if single is not None else None
-        self._is_of_key = single is not None and single[0] == "key"
+        self._data_of = attrgetter("key" if single is not None and single[0] == "key" else "body")
 
     def sort(self, records: Sequence[Record], shard: str) -> Sorted:
         """Return the records of a shard that match, and the others."""
@@ -43,7 +44,7 @@ class RecordFilter:
         if test is None:
             matches = [self._matches(record, shard) for record in records]
         else:
-            matches = test.allow_each([record.key if self._is_of_key else record.body for record in records])
+            matches = test.allow_each(list(map(self._data_of, records)))
         if all(matches):
             return Sorted(records, ())
         return Sorted(

@@ -17,6 +17,7 @@ import msgspec
 
 from eventcore.errors import PatternError
 from eventcore.patterns.compile import Node, compile_pattern
+from eventcore.patterns.data import DataTest
 from eventcore.patterns.pattern import Matcher
 from eventcore.patterns.text import read_event, read_pattern
 from eventcore.patterns.values import Leaf, Test
@@ -139,29 +140,6 @@ class FilterCriteria:
         # All of them look at the same text: it is decoded once.
         (key,) = keys
         return key, DataTest([part.trees[key] for part in self._parts])
-
-
-class DataTest:
-    """Tells whether JSON data matches any of several trees."""
-
-    def __init__(self, trees: Sequence[Node]) -> None:
-        self._matcher = Matcher(trees)
-
-    def allows(self, data: Any) -> bool:
-        """Tell whether data matches, a text or what it says; plain data and None never do."""
-        if data is None:
-            return False
-        matcher = self._matcher
-        try:
-            return matcher.matches_text(data) if type(data) is bytes or type(data) is str else matcher.matches(data)
-        except PatternError:
-            # Plain, or no object: nothing of the pattern is in it.
-            return False
-
-    def allow_each(self, data: Sequence[Any]) -> list[bool]:
-        """Tell the same of each of many; texts of JSON objects take less time together."""
-        allowed = self._matcher.match_texts(data)
-        return allowed if allowed is not None else list(map(self.allows, data))
 
 
 class _Part(msgspec.Struct, frozen=True):

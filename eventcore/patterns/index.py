@@ -8,7 +8,9 @@ pass are the ones that match.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import reduce
+from itertools import repeat
 from operator import and_, attrgetter, or_
 from typing import Any
 
@@ -20,7 +22,7 @@ from eventcore.patterns.compile import Node
 from eventcore.patterns.lookups import RuleIndex
 from eventcore.patterns.match import is_present
 from eventcore.patterns.narrow import NARROW_LEVELS_MAX, NarrowType
-from eventcore.patterns.values import Leaf
+from eventcore.patterns.values import Leaf, Rule
 
 _Look = Callable[[Any], int | None]
 
@@ -76,13 +78,13 @@ class Index:
             rows = list(map(self._decode, texts))
         except (*UNREADABLE_JSON, TypeError):
             return None
-        left: Iterable[int] = ()
+        left: list[int] = []
         for number, place in enumerate(self._places):
             column = place.column(rows)
             if column is None:
                 return None
-            left = map(and_, left, column) if number else column
-        return list(left)
+            left = list(map(and_, left, column)) if number else column
+        return left
 
 
 class _Place:
@@ -109,8 +111,10 @@ class _Place:
         rules = [(bit, rule) for bit, leaf in leaves for rule in leaf.rules]
         self._rules = RuleIndex(rules) if rules else None
         has_literals = bool(self._numbers or self._literals)
-        #: Without anything but texts, one look tells: a number is none of them, nor is true.
-        self._table = None if has_literals or rules else {**self._texts, UNSET: self._absent}
+        #: Of a value that is not in the table.
+        self._default = self._any | reduce(or_, [bit for bit, _ in rules], 0)
+        #: Where texts alone are asked for, or excluded, one look tells: a number is none of them, nor is true.
+        self._table = None if has_literals else self._make_table(rules)
         self._single = rules[0] if len(rules) == 1 and not has_literals and not self._texts else None
         #: Tells which conjunctions an event lets pass; None where the path leads through an array.
         self.look = self._make_look()
@@ -121,11 +125,27 @@ class _Place:
             passing[value] = passing.get(value, self._any) | bit
         return passing
 
+    def _make_table(self, rules: Sequence[tuple[int, Rule]]) -> dict[Any, int] | None:
+        """Return which conjunctions each text lets pass that one of them names; None where a rule is about more."""
+        excluded: dict[int, frozenset[str]] = {}  #: by bit: what none of its rules allows
+        for bit, rule in rules:
+            if rule.excluded_texts is None:
+                return None
+            excluded[bit] = excluded.get(bit, rule.excluded_texts) & rule.excluded_texts
+        unless: dict[str, int] = {}
+        for bit, texts in excluded.items():
+            for text in texts:
+                unless[text] = unless.get(text, 0) | bit
+        allowed = {text: self._default & ~bits | self._any for text, bits in unless.items()}
+        named = {text: self._default & ~unless.get(text, 0) | bits for text, bits in self._texts.items()}
+        return {**allowed, **named, UNSET: self._absent}
+
     def _make_look(self) -> _Look:
         """Return what tells which conjunctions an event lets pass: with one kind of rule alone, without a detour."""
         find, without, of = self._find, self._without, self._of
-        default, table = self._any, self._table
+        table = self._table
         if table is not None:
+            default = self._default
 
             def look(found: Any) -> int | None:
                 try:
@@ -138,7 +158,7 @@ class _Place:
             return look
         if self._single is not None:
             bit, test = self._single[0], self._single[1].allows
-            passing = default | bit
+            others, passing = self._any, self._any | bit
 
             def look_once(found: Any) -> int | None:
                 try:
@@ -147,7 +167,7 @@ class _Place:
                     return without(found)
                 kind = type(value)
                 if kind is str or kind is int or kind is float:
-                    return passing if test(value) else default
+                    return passing if test(value) else others
                 return of(value)
 
             return look_once
@@ -160,24 +180,21 @@ class _Place:
 
         return look_closely
 
-    def column(self, rows: Sequence[Any]) -> Iterable[int] | None:
+    def column(self, rows: Sequence[Any]) -> list[int] | None:
         """Return what each of many events lets pass; None where the path leads through an array in one of them."""
         try:
+            if self._table is not None:
+                with suppress(TypeError):  # an array, or an object
+                    return list(map(self._table.get, map(self._find, rows), repeat(self._default)))
             values = list(map(self._find, rows))
         except AttributeError:
             column = [passing for found in rows if (passing := self.look(found)) is not None]
             return column if len(column) == len(rows) else None
-        if self._table is not None:
-            try:
-                get, default = self._table.get, self._any
-                return [get(value, default) for value in values]
-            except TypeError:  # an array, or an object
-                return map(self._of, values)
         if self._single is not None and {str, int, float}.issuperset(map(type, values)):
             bit, test = self._single[0], self._single[1].allows
             without, with_bit = self._any, self._any | bit
             return [with_bit if test(value) else without for value in values]
-        return map(self._of, values)
+        return list(map(self._of, values))
 
     def _without(self, value: Any) -> int | None:
         """Return what an event lets pass in which the path ends early; None where that is at an array."""

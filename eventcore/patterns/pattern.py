@@ -109,10 +109,9 @@ class Matcher:
         matching, undecided = self._index.passing(text)
         return matching > 0 or (undecided > 0 and any(self._decide(text, undecided)))
 
-    def match_texts(self, texts: Sequence[str | bytes]) -> list[bool] | None:
-        """Tell of each of many texts whether it matches any tree; None where one has to be looked at by itself."""
-        passing = self._index.passing_each(texts)
-        return None if passing is None else list(map(bool, passing))
+    def passing_texts(self, texts: Sequence[str | bytes]) -> list[int] | None:
+        """Return the bits of the trees that each of many texts matches; None where one has to be looked at alone."""
+        return self._index.passing_each(texts)
 
     def find(self, text: str | bytes) -> Sequence[int]:
         """Return the numbers of the trees that an event's text matches, in order.

@@ -42,6 +42,7 @@ class Rule(msgspec.Struct, frozen=True):
     allows: Test
     spans: tuple[Span, ...] = ()  #: none: only the test tells
     means: Means = Means.ALLOWED
+    excluded_texts: frozenset[str] | None = None  #: it allows every value but these texts; None: it is another rule
 
 
 class Leaf(msgspec.Struct, frozen=True):
@@ -195,7 +196,7 @@ def is_none_of(texts: Iterable[str], numbers: Iterable[float]) -> Rule:
     if all(abs(number) <= _EXACT_MAX for number in excluded_numbers):
         exact = (number_range(number, number, with_low=True, with_high=True) for number in excluded_numbers)
         spans = (*map(exact_text, excluded_texts), *exact)
-    return Rule(is_other, spans, Means.EXCLUDED)
+    return Rule(is_other, spans, Means.EXCLUDED, None if excluded_numbers else excluded_texts)
 
 
 def allows_none_of(rules: Sequence[Rule]) -> Rule:

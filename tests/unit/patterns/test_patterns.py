@@ -212,11 +212,45 @@ def test_filters_of_one_key_are_told_so_and_decode_it_once() -> None:
         assert FilterCriteria(filters, source="kafka").single_test() is None
 
 
+@pytest.mark.parametrize("unreadable", [b'"\xff"', b"1e999", b'{"c": "\xff"}'])
+def test_what_another_filter_names_and_nobody_can_read_keeps_no_record_out(unreadable: bytes) -> None:
+    """One filter is enough: a second one lets more records pass, never fewer."""
+    filters = [{"value": {"a": [1]}}, {"value": {"b": [{"exists": False}]}}, {"value": {"b": {"c": [2]}}}]
+    match, other = b'{"a": 1, "b": %b}' % unreadable, b'{"a": 2, "b": %b}' % unreadable
+    for count in range(1, len(filters) + 1):
+        single = FilterCriteria(filters[:count], source="kafka").single_test()
+        assert single is not None
+        assert [single[1].allows(match), single[1].allows(other)] == [True, False]
+        assert single[1].allow_each([match, other, b'{"a": 1}']) == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 100])
+def test_what_matches_does_not_depend_on_what_came_before(size: int) -> None:
+    """Filters are tried in an order that changes with the records; their answers do not."""
+    filters = [{"value": {"a": [{"anything-but": ["none"]}]}}, {"value": {"b": [1]}}, {"value": {"c": [1]}}]
+    single = FilterCriteria(filters, source="kafka").single_test()
+    assert single is not None
+    kinds = [b'{"a": "x"}', b'{"b": 1}', b'{"c": 1}', b'{"b": 2}', b'{"b": [1]}', b'{"a": "\xff", "c": 1}', b"plain"]
+    expected = [True, True, True, False, True, True, False]
+    for _ in range(2):
+        # Of each kind many in a row, then with one of each other among them.
+        for kind, is_match in zip(kinds, expected, strict=True):
+            assert single[1].allow_each([kind] * size) == [is_match] * size
+            for other, is_other in zip(kinds, expected, strict=True):
+                data = [kind] * size
+                data[size // 2] = other
+                wanted = [is_match] * size
+                wanted[size // 2] = is_other
+                assert single[1].allow_each(data) == wanted, (kind, other)
+
+
 #: What a path may be asked, alone and in company, and what may stand there.
 ASKED: list[Any] = [
     *(["x"], [1], [None], [True], ["x", 1], [{"prefix": "x"}], [{"anything-but": ["x"]}], [{"numeric": [">", 0]}]),
     *([{"exists": False}], [{"exists": True}], ["x", {"prefix": "y"}], {"b": ["x"]}, {"b": [{"anything-but": ["x"]}]}),
     *({"b": [{"exists": False}]}, {"b": [1, {"exists": False}]}),
+    *(["x", {"anything-but": ["x"]}], [{"anything-but": ["x"]}, {"anything-but": ["xy", "x"]}]),
+    *([{"exists": True}, {"anything-but": ["x"]}], [{"exists": False}, {"anything-but": ["x", "y"]}]),
 ]
 STANDING: list[Any] = [
     *("x", "xy", "y", "", 1, 1.0, 2, True, False, None, [], ["x"], ["y", {}], ["y", 1], [[]], [["x"]], [{}], {}),
