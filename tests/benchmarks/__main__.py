@@ -63,10 +63,11 @@ def run(scale: Scale, names: list[str], address: str | None, report: Path | None
             Contestant("kafka:produce", {"address": address, "topic": topic, "count": scale.records}).run()
         for comparison in comparisons(scale, address or "", f"{TOPIC}-{scale.records}"):
             if is_wanted(comparison, names) and (address or not comparison.needs_kafka):
+                rounds = scale.rounds * comparison.times
                 series = (
-                    take_together(comparison.ours, scale.rounds)
+                    take_together(comparison.ours, rounds)
                     if comparison.is_together
-                    else take_series(comparison.ours, comparison.peer, scale.rounds)
+                    else take_series(comparison.ours, comparison.peer, rounds)
                 )
                 added = lines(comparison, series)
                 rows += added

@@ -159,6 +159,7 @@ def filter_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
                 peer=without,
                 rows=[Row(what=f"Kafka to inline, {what}, with five filters", figure="per_s", least=0.9)],
                 needs_kafka=True,
+                times=3,
             )
         )
     return found
@@ -199,6 +200,14 @@ def span_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
         on = Contestant("kafka:traced_engine", {**off.arguments, "ratio": percent / 100})
         row = Row(what=f"the first row with spans at {percent} %", figure="per_s", least=least)
         found.append(
-            Comparison(name=f"spans-{percent}", against="spans off", ours=on, peer=off, rows=[row], needs_kafka=True)
+            Comparison(
+                name=f"spans-{percent}",
+                against="spans off",
+                ours=on,
+                peer=off,
+                rows=[row],
+                needs_kafka=True,
+                times=3,
+            )
         )
     return found
