@@ -17,8 +17,8 @@ import msgspec
 PAYLOAD_BYTES_MAX = 6 * 1024 * 1024
 #: The exact ceiling of a result: six MiB and 100 bytes (Lambda semantics §1.1, recorded).
 RESPONSE_BYTES_MAX = PAYLOAD_BYTES_MAX + 100
-#: What `msgspec.json.decode` raises for bytes that are no JSON, or are nested too deeply to be read.
-UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: What `msgspec.json.decode` raises for what is no JSON, or is nested too deeply to be read.
+UNREADABLE_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class TimestampKind(enum.IntEnum):

@@ -128,6 +128,6 @@ def decode_state(text: str | None) -> ShardState:
         return EMPTY
     try:
         state = _decoder.decode(text)
-    except (*UNREADABLE_JSON, UnicodeEncodeError):
+    except UNREADABLE_JSON:
         return EMPTY
     return state if state.version == STATE_VERSION else EMPTY

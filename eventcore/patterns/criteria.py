@@ -99,7 +99,8 @@ class FilterCriteria:
             raise ValueError(f"at most {FILTERS_MAX} filters, not {len(filters)}")
         self._source = source
         self.data_keys = DATA_KEYS[source]
-        self._parts = [part for each in filters for part in _compile(each, self.data_keys)]
+        self._filters = [_compile(each, self.data_keys) for each in filters]
+        self._parts = [part for parts in self._filters for part in parts]
         if source == "kinesis" and _is_plain(self._parts):
             raise refuse_filter("The data of Kinesis is filtered as JSON alone: an array can't stand under `data`.")
         #: Names beside those of data that the filters look for.
@@ -139,7 +140,7 @@ class FilterCriteria:
             return None
         # All of them look at the same text: it is decoded once.
         (key,) = keys
-        return key, DataTest([part.trees[key] for part in self._parts])
+        return key, DataTest([[part.trees[key] for part in parts] for parts in self._filters])
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -188,7 +189,7 @@ def _take_apart(root: Node, data_keys: Sequence[str]) -> _Part:
             tests[key] = _plain_test(child.leaf)
         else:
             trees[key] = _lift(child, len(child.path))
-            tests[key] = DataTest([trees[key]]).allows
+            tests[key] = DataTest([[trees[key]]]).allows
     return _Part(Matcher([Node((), children=rest)]) if rest else None, tests, trees, frozenset(rest))
 
 

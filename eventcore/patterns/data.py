@@ -3,78 +3,123 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from eventcore.errors import PatternError
+from eventcore.model import UNREADABLE_JSON
 from eventcore.patterns.compile import Node
 from eventcore.patterns.pattern import Matcher
 
-#: So many records tell which tree is to be asked first.
-SAMPLE = 32
+#: After so many records it is looked at which filter is asked first.
+LOOK_AFTER = 1_000
+#: So many of them tell which lets most pass, at most.
+SAMPLE_MAX = 32
 
 
 class DataTest:
-    """Tells whether JSON data matches any of several trees: each of them by itself, whatever the others name.
+    """Tells whether JSON data matches any of several filters.
 
-    Where one tree lets most records pass, the next records are held against it first, and only what it does not let
-    pass against all: as much of a record is decoded as that tree names. What matches does not depend on it.
+    A filter that lets most records pass is asked first, and the others about what it does not let pass: of most records
+    as much is decoded as that filter names. What matches does not depend on it: what one filter names and cannot be
+    read in a record keeps none out that another lets pass.
     """
 
-    def __init__(self, trees: Sequence[Node]) -> None:
-        self._matcher = Matcher(trees)
-        self._alone = [Matcher([tree]) for tree in trees] if len(trees) > 1 else []
-        self._first: Matcher | None = None  #: lets most pass, of late
+    def __init__(self, filters: Sequence[Sequence[Node]]) -> None:
+        """Index filters, each the trees of which one is enough."""
+        self._filters = filters
+        self._matcher = Matcher([tree for trees in filters for tree in trees])
+        self._first: int | None = None
+        self._asked = self._missed = 0  #: records since it was looked at; of them those that the first did not let pass
+
+    @property
+    def first(self) -> int | None:
+        """The number of the filter that is asked first; None: all are asked together."""
+        return self._first
 
     def allows(self, data: Any) -> bool:
         """Tell whether data matches, a text or what it says; plain data and None never do."""
         if data is None:
             return False
-        if type(data) is not bytes and type(data) is not str:
-            return _matches(self._matcher, data)
         try:
-            return self._matcher.matches_text(data)
+            if type(data) is bytes or type(data) is str:
+                return self._matcher.matches_text(data)
+            return self._matcher.matches(data)
         except PatternError:
-            # Plain, or no object; or what one tree names can't be read, which is nothing to the others.
-            return any(_matches_text(each, data) for each in self._alone)
+            return self._allows_unread(data)
 
     def allow_each(self, data: Sequence[Any]) -> list[bool]:
         """Tell the same of each of many; texts of JSON objects take less time together."""
-        passing = self._first.passing_texts(data) if self._first is not None else None
-        if passing is None:
+        if self._first is None:
             return self._hold_against_all(data)
+        passing = self._alone[self._first].passing_texts(data)
+        if passing is None:
+            self._first = None
+            return self._hold_against_all(data)
+        self._asked += len(data)
         if all(passing):
             return [True] * len(passing)
         others = [text for text, bits in zip(data, passing, strict=True) if not bits]
-        if len(others) * 2 > len(data) >= SAMPLE:
-            self._first = None
         rest = iter(self._hold_against_all(others))
+        self._missed += len(others)
+        if self._asked >= LOOK_AFTER:
+            if self._missed * 2 > self._asked:
+                self._first = None
+            self._asked = self._missed = 0
         return [bits > 0 or next(rest) for bits in passing]
 
     def _hold_against_all(self, data: Sequence[Any]) -> list[bool]:
         passing = self._matcher.passing_texts(data)
         if passing is None:
             return list(map(self.allows, data))
-        if self._first is None and len(passing) >= SAMPLE:
-            self._choose_first(passing[:SAMPLE])
+        if self._first is None and len(self._filters) > 1:
+            self._asked += len(data)
+            if self._asked >= LOOK_AFTER:
+                self._first = self._find_first(passing[:SAMPLE_MAX])
+                self._asked = self._missed = 0
         return list(map(bool, passing))
 
-    def _choose_first(self, sample: Sequence[int]) -> None:
-        """Ask the tree first that lets three quarters of a sample pass, given as the bits of the trees that do."""
-        for number, alone in enumerate(self._alone):
-            if sum([bits >> number & 1 for bits in sample]) * 4 >= SAMPLE * 3:
-                self._first = alone
-                return
+    def _find_first(self, sample: Sequence[int]) -> int | None:
+        """Return the filter that lets three quarters of a sample pass, given as the bits of the trees that do."""
+        begin = 0
+        for number, trees in enumerate(self._filters):
+            own = ((1 << len(trees)) - 1) << begin
+            if sum([bits & own > 0 for bits in sample]) * 4 >= len(sample) * 3:
+                return number
+            begin += len(trees)
+        return None
 
-
-def _matches(matcher: Matcher, data: Any) -> bool:
-    try:
-        return matcher.matches(data)
-    except PatternError:
+    def _allows_unread(self, data: Any) -> bool:
+        """Tell the same of data of which not all that the filters name can be read: a filter may name none of that."""
+        if len(self._filters) == 1 or not _is_object(data):
+            return False
+        for alone in self._alone:
+            try:
+                if alone.matches_text(data):
+                    return True
+            except PatternError:
+                continue
         return False
 
+    @cached_property
+    def _alone(self) -> list[Matcher]:
+        """Each filter by itself."""
+        return [Matcher(trees) for trees in self._filters]
 
-def _matches_text(matcher: Matcher, text: str | bytes) -> bool:
+
+class _Nothing(msgspec.Struct):
+    """An object of which nothing is decoded."""
+
+
+_skip = msgspec.json.Decoder(_Nothing).decode
+
+
+def _is_object(data: Any) -> bool:
+    """Tell whether data is the text of an object, whatever stands in it."""
     try:
-        return matcher.matches_text(text)
-    except PatternError:
+        _skip(data)
+    except (*UNREADABLE_JSON, TypeError):
         return False
+    return True

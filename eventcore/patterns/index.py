@@ -74,10 +74,6 @@ class Index:
         """
         if self._deep:
             return None
-        if len(self._places) == 1 and self._places[0].is_looked_up:
-            # What was decoded of a text is gone before the next one comes: less memory is touched.
-            with suppress(*UNREADABLE_JSON, AttributeError, TypeError):
-                return self._places[0].look_up(map(self._decode, texts))
         try:
             rows = list(map(self._decode, texts))
         except (*UNREADABLE_JSON, TypeError):
@@ -184,27 +180,12 @@ class _Place:
 
         return look_closely
 
-    @property
-    def is_looked_up(self) -> bool:
-        """Whether `look_up` may be asked."""
-        return self._table is not None
-
-    def look_up(self, rows: Iterable[Any]) -> list[int]:
-        """Return what each of many events lets pass.
-
-        Raises:
-            AttributeError: the path ends early in one of them.
-            TypeError: it leads to an array, or an object.
-        """
-        assert self._table is not None
-        return list(map(self._table.get, map(self._find, rows), repeat(self._default)))
-
     def column(self, rows: Sequence[Any]) -> list[int] | None:
         """Return what each of many events lets pass; None where the path leads through an array in one of them."""
         try:
             if self._table is not None:
-                with suppress(TypeError):
-                    return self.look_up(rows)
+                with suppress(TypeError):  # an array, or an object
+                    return list(map(self._table.get, map(self._find, rows), repeat(self._default)))
             values = list(map(self._find, rows))
         except AttributeError:
             column = [passing for found in rows if (passing := self.look(found)) is not None]

@@ -319,6 +319,47 @@ def test_messages_are_received_ahead_at_the_pace_of_the_function(work_s: float, 
     assert work_s > 1 or len(asked) < 40
 
 
+def test_a_fast_function_is_given_large_receives_late() -> None:
+    """At ten thousand a second the store is asked when 400 wait, and then for what is missing of 1,000."""
+    asked: list[int] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(0.002)
+
+    async def commit(store: Store, operations: Sequence[Operation]) -> list[Any]:
+        asked.extend([operation.count_max for operation in operations if isinstance(operation, ReceiveMessages)])
+        return await store.commit(operations)
+
+    async def scenario(harness: Harness) -> None:
+        await send_numbers(harness, 8_000, source="queue:orders")
+        await harness.run_until_idle()
+
+    play_scripted(queue_app(work, batch_size=10, maximum_concurrency=2), scenario, commit=commit)
+    _while_it_finds_its_pace, *at_speed = [count for count in asked if count >= 500]
+    assert len(at_speed) > 5
+    assert 600 <= min(at_speed) <= max(at_speed) < 700
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 10])
+def test_a_batch_that_waits_for_its_window_fills_up_while_others_run(batch_size: int) -> None:
+    begun: list[list[int]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        begun.append(numbers(event))
+        await anyio.sleep(100)
+
+    async def scenario(harness: Harness) -> None:
+        for number in range(1, 2 * batch_size + 1):
+            await send_numbers(harness, 1, source="queue:orders", first=number)
+            await harness.advance(1)
+        await harness.advance(1)
+        assert [len(batch) for batch in begun] == [batch_size, batch_size]
+        await harness.run_until_idle()
+
+    settings = {"batch_size": batch_size, "maximum_batching_window_in_seconds": 60, "maximum_concurrency": 2}
+    play(queue_app(work, timeout=120, queue={"visibility_timeout": 900}, **settings), scenario)
+
+
 def test_a_header_that_anybody_may_send_keeps_no_message_from_its_dead_letter_queue() -> None:
     """It says how often a dead letter was received before it came: never more often than in all."""
 

@@ -35,7 +35,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     rows: Sequence[Row]
     needs_kafka: bool = False
     #: So many times as many pairs: where a bound is nearer to 1 than two runs of one program are to each other.
-    times: int = 1
+    rounds_factor: int = 1
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):

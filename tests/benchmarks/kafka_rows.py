@@ -159,7 +159,7 @@ def filter_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
                 peer=without,
                 rows=[Row(what=f"Kafka to inline, {what}, with five filters", figure="per_s", least=0.9)],
                 needs_kafka=True,
-                times=3,
+                rounds_factor=3,
             )
         )
     return found
@@ -207,7 +207,7 @@ def span_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
                 peer=off,
                 rows=[row],
                 needs_kafka=True,
-                times=3,
+                rounds_factor=3,
             )
         )
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eventcore.patterns import FilterCriteria, Pattern, PatternError, PatternSet
+from eventcore.patterns.data import LOOK_AFTER
 
 
 def refusal(pattern: Any) -> str:
@@ -224,24 +225,60 @@ def test_what_another_filter_names_and_nobody_can_read_keeps_no_record_out(unrea
         assert single[1].allow_each([match, other, b'{"a": 1}']) == [True, False, True]
 
 
-@pytest.mark.parametrize("size", [1, 31, 32, 100])
+@pytest.mark.parametrize("size", [1, 31, 100, 1_000])
 def test_what_matches_does_not_depend_on_what_came_before(size: int) -> None:
-    """Filters are tried in an order that changes with the records; their answers do not."""
+    """Filters are asked in an order that changes with the records; their answers do not."""
     filters = [{"value": {"a": [{"anything-but": ["none"]}]}}, {"value": {"b": [1]}}, {"value": {"c": [1]}}]
     single = FilterCriteria(filters, source="kafka").single_test()
     assert single is not None
     kinds = [b'{"a": "x"}', b'{"b": 1}', b'{"c": 1}', b'{"b": 2}', b'{"b": [1]}', b'{"a": "\xff", "c": 1}', b"plain"]
     expected = [True, True, True, False, True, True, False]
-    for _ in range(2):
-        # Of each kind many in a row, then with one of each other among them.
-        for kind, is_match in zip(kinds, expected, strict=True):
+    asked = set()
+    for kind, is_match in zip(kinds, expected, strict=True):
+        # Many in a row, then one of each other among them.
+        for _ in range(0, 2 * LOOK_AFTER, size):
             assert single[1].allow_each([kind] * size) == [is_match] * size
-            for other, is_other in zip(kinds, expected, strict=True):
-                data = [kind] * size
-                data[size // 2] = other
-                wanted = [is_match] * size
-                wanted[size // 2] = is_other
-                assert single[1].allow_each(data) == wanted, (kind, other)
+        for other, is_other in zip(kinds, expected, strict=True):
+            asked.add(single[1].first)
+            data, wanted = [kind] * size, [is_match] * size
+            data[size // 2], wanted[size // 2] = other, is_other
+            assert single[1].allow_each(data) == wanted, (kind, other)
+    assert asked == {None, 0, 1, 2}
+
+
+@pytest.mark.parametrize("size", [1, 7, LOOK_AFTER])
+def test_the_filter_that_lets_most_records_pass_is_asked_first(size: int) -> None:
+    filters = [{"value": {"a": [1]}}, {"value": {"$or": [{"b": [1]}, {"b": [2]}]}}, {"value": {"c": [1]}}]
+    single = FilterCriteria(filters, source="kafka").single_test()
+    assert single is not None
+    test = single[1]
+
+    def hold(*kinds: bytes) -> int | None:
+        """Hold as many records as it takes to be looked at, of some kinds in turns; which filter is first then?"""
+        data = list(itertools.islice(itertools.cycle(kinds), LOOK_AFTER + size))
+        for begin in range(0, len(data), size):
+            test.allow_each(data[begin : begin + size])
+        return test.first
+
+    assert test.first is None
+    assert hold(b'{"b": 2}') == 1
+    assert hold(b'{"b": 1}', b'{"b": 2}', b'{"a": 1}') == 1
+    assert hold(b"{}") is None
+    assert hold(b'{"c": 1}') == 2
+    assert hold(b'{"a": 1}') is None
+    assert hold(b'{"a": 1}') == 0
+    if size > 1:
+        assert hold(b"{}") is None
+        assert hold(b'{"a": 1}', b'{"b": 1}', b'{"c": 1}') is None
+
+
+def test_what_is_no_object_is_not_held_against_each_filter() -> None:
+    """Nor does a text that no encoding has raise an error of its own."""
+    single = FilterCriteria([{"value": {"a": [1]}}, {"value": {"b": [1]}}], source="kafka").single_test()
+    assert single is not None
+    for data in ("", "plain", b"[1]", b'{"a": 1', b'{"a": 1} {', b"1", b"null", "\ud800", '{"c": "\ud800"}'):
+        assert single[1].allows(data) is False
+        assert single[1].allow_each([data, b'{"a": 1}']) == [False, True]
 
 
 #: What a path may be asked, alone and in company, and what may stand there.
