@@ -83,9 +83,7 @@ class Lane:
         self._covered = covered
         self._books = books
         self._stopping = stopping
-        self._invoker = LaneInvoker(
-            context, shard, checkpoint=checkpoint, stopping=stopping, is_first=is_first, read=self._read
-        )
+        self._invoker = LaneInvoker(context, shard, checkpoint=checkpoint, stopping=stopping, is_first=is_first)
         self._woken = anyio.Event()  #: ends the pause before a retry
         self._skip: _Skip | None = None
         self._has_ended = False
@@ -209,7 +207,7 @@ class Lane:
         invocations = part.attempt
         if decision is None:
             invocations += 1
-            outcome = await self._invoker.invoke(batch, part, state)
+            outcome = await self._invoker.invoke(batch, part, state, self._read)
             report = self._read(batch, outcome)
             decision = decide_stream(
                 records,

@@ -28,7 +28,6 @@ class LaneInvoker:
         checkpoint: ShardCheckpoint,
         stopping: anyio.Event,
         is_first: bool,
-        read: Callable[[Batch, Outcome], Report],
     ) -> None:
         """Make the invoker of a lane.
 
@@ -38,14 +37,12 @@ class LaneInvoker:
             checkpoint: where marks are written.
             stopping: set when the lane is to end.
             is_first: nothing was invoked yet since the shard was taken.
-            read: says which records of a batch its outcome names failed.
         """
         self._context = context
         self._shard = shard
         self._checkpoint = checkpoint
         self._stopping = stopping
         self._is_first = is_first
-        self._read = read
         self._invocation: anyio.CancelScope | None = None
 
     @property
@@ -58,7 +55,9 @@ class LaneInvoker:
         if self._invocation is not None:
             self._invocation.cancel()
 
-    async def invoke(self, batch: Batch, part: Part, state: ShardState) -> Outcome:
+    async def invoke(
+        self, batch: Batch, part: Part, state: ShardState, read: Callable[[Batch, Outcome], Report]
+    ) -> Outcome:
         """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
 
         Else the record that kills engines would have its neighbours of other shards marked each time, and they would
@@ -68,24 +67,27 @@ class LaneInvoker:
             batch: what to invoke the function with.
             part: what has happened to it so far.
             state: of the shard, or lane, while it runs.
+            read: says which records of a batch its outcome names failed. Kept for the call alone: it is its lane's, and
+                lanes of a key come and go too fast for a cycle of references to each other.
         """
         is_marked = self._is_first or part.attempt > 0 or part.marks > 0
         if not part.marks:
-            return await self._run(batch, state if is_marked else None)
+            return await self._run(batch, state if is_marked else None, read)
         suspects = self._context.suspects
         if not await unless(self._stopping, suspects.acquire, suspects.release):
             return RELEASED
         try:
-            return await self._run(batch, state)
+            return await self._run(batch, state, read)
         finally:
             suspects.release()
 
-    async def _run(self, batch: Batch, state: ShardState | None) -> Outcome:
+    async def _run(self, batch: Batch, state: ShardState | None, read: Callable[[Batch, Outcome], Report]) -> Outcome:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
 
         Args:
             batch: what to invoke it with; empty for a window's final call.
             state: marked before the invocation begins; None when no mark is needed.
+            read: see `invoke`.
         """
         context = self._context
         function = context.dispatcher.function
@@ -118,7 +120,7 @@ class LaneInvoker:
             self._invocation = None
             function.slots.release()
             # Cancelled, too: a probe of which nobody hears would be waited for without end.
-            outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, self._read)
+            outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, read)
         return outcome
 
     def _is_held(self, batch: Batch) -> bool:

@@ -128,7 +128,7 @@ class WindowedLane(Lane):
         if decision is None:
             # Its request id goes with a mark, which is the final call's by that (`find_mark`).
             self._windows.replace(window)
-            outcome = await self._invoker.invoke(batch, call, state)
+            outcome = await self._invoker.invoke(batch, call, state, self._read)
             decision = decide_final(
                 window, outcome, context.retry, now_ms=context.clock.now_ms(), jitter=context.ids.jitter()
             )

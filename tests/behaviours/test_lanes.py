@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 
 import eventcore
 from eventcore.delivery.lanes import SKEW_RECORDS_MIN
+from eventcore.engine.lane import Lane
 from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError, StoreUnavailable
 from eventcore.model import TimestampKind
@@ -91,6 +93,32 @@ def test_no_more_than_the_lanes_run_at_a_time() -> None:
     play(laned_app(work, lanes=3), scenario)
     assert work.running_max == 3
     assert sum(len(done) for done in work.by_key.values()) == 20
+
+
+def test_a_lane_that_is_over_leaves_nothing_behind() -> None:
+    """Lanes come and go with their keys: the collector looks too rarely for what refers to itself."""
+    lanes: list[int] = []
+
+    async def scenario(harness: Harness) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            await send(harness, *[(f"k{number}", number) for number in range(50)])
+            await harness.advance(0.5)
+            lanes.append(_lane_count())
+            await harness.run_until_idle()
+            lanes.append(_lane_count())
+        finally:
+            gc.enable()
+
+    play(laned_app(Work()), scenario)
+    during, after = lanes
+    assert 0 < during <= 10
+    assert after == 0
+
+
+def _lane_count() -> int:
+    return sum(isinstance(each, Lane) for each in gc.get_objects())
 
 
 def test_without_lanes_one_batch_runs_at_a_time() -> None:
