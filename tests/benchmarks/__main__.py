@@ -63,7 +63,8 @@ def run(scale: Scale, names: list[str], address: str | None, report: Path | None
             Contestant("kafka:produce", {"address": address, "topic": topic, "count": scale.records}).run()
         for comparison in comparisons(scale, address or "", f"{TOPIC}-{scale.records}"):
             if is_wanted(comparison, names) and (address or not comparison.needs_kafka):
-                rounds = scale.rounds * comparison.rounds_factor
+                # One round is a look at whether it works.
+                rounds = scale.rounds * comparison.rounds_factor if scale.rounds > 1 else 1
                 series = (
                     take_together(comparison.ours, rounds)
                     if comparison.is_together
