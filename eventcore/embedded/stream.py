@@ -191,6 +191,9 @@ class EmbeddedStream:
     def _note(self, name: str, *, is_noted: bool) -> None:
         (self._noted.add if is_noted else self._noted.discard)(name)
 
+    async def write_behind(self) -> None:
+        """Return at once: what is settled is in the store."""
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
     async def receive(self, *, wait_s: float) -> Sequence[ShardRecords]:

@@ -12,6 +12,7 @@ from functools import partial
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from eventcore import signals
 from eventcore.delivery.ordering import EMPTY
@@ -63,15 +64,18 @@ class StreamMapping:
             StoreUnavailable: what had to be written could not be.
         """
         try:
-            async with anyio.create_task_group() as self._tasks:
-                await self._source.open(self)
-                self.waits_for = self._source.waits_for
-                task_status.started()
-                with self._polling:
-                    await guarded(self._context.breaker, self._poll)
-                if self._unmoved is not None:
-                    raise self._unmoved
-                # Drained: the workers end by themselves; the group waits for them.
+            async with anyio.create_task_group() as beside:
+                async with anyio.create_task_group() as self._tasks:
+                    await self._source.open(self)
+                    beside.start_soon(self._source.write_behind, name=f"checkpoints {self._context.mapping}")
+                    self.waits_for = self._source.waits_for
+                    task_status.started()
+                    with self._polling:
+                        await guarded(self._context.breaker, self._poll)
+                    if self._unmoved is not None:
+                        raise self._unmoved
+                    # Drained: the workers end by themselves; the group waits for them.
+                beside.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
                 await self._source.aclose()
@@ -106,6 +110,8 @@ class StreamMapping:
                 context.reporter.received(received.shard, offered.count)
                 context.reporter.filtered(received.shard, offered.filtered)
             await signals.reach("poller.received")
+            # The workers first: a record that is here waits for no receive that is made ready.
+            await anyio.lowlevel.checkpoint()
 
     def _look_whether_it_waits(self) -> None:
         if self._source.waits_for != self.waits_for:

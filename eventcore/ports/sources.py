@@ -276,6 +276,15 @@ class StreamSource(Protocol):
         """
         ...
 
+    async def write_behind(self) -> None:
+        """Make durable what was settled without being urgent, beside `receive`, until cancelled.
+
+        Whoever opened the source runs it until nobody settles any more; without it, a checkpoint that is not urgent may
+        be durable with `aclose` alone. Returns at once where `StreamCapabilities.is_settle_durable`. Cancelled, what is
+        being written is written; what can't be written is tried again, and never raised.
+        """
+        ...
+
     @property
     def waits_for(self) -> str:
         """What has to appear outside before there is anything to read, for people; empty when it is there."""

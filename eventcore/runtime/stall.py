@@ -46,7 +46,7 @@ class StallWatch:
         Args:
             stall_s: what blocks the loop for longer is named.
             handlers: yields every function whose handler is imported.
-            is_busy: tells whether a handler runs; while none does, nothing beats and no thread wakes.
+            is_busy: tells whether a handler runs; a beat after the last one, nothing beats and no thread wakes.
             reporter: takes the line that names a handler.
         """
         self._stall_s = stall_s
@@ -58,6 +58,7 @@ class StallWatch:
         self._loop_thread = threading.get_ident()
         self._beat_at = 0.0
         self._is_armed = False
+        self._is_used = False  #: a handler has begun since the last beat
         self._armed_in_loop = anyio.Event()
         self._armed_in_thread = threading.Event()
         self._closed = threading.Event()
@@ -65,6 +66,7 @@ class StallWatch:
 
     def arm(self) -> None:
         """Watch from now on, because a handler begins; it may block before anything else of the loop runs."""
+        self._is_used = True
         if not self._is_armed:
             self._is_armed = True
             self._beat_at = self._now()
@@ -84,12 +86,15 @@ class StallWatch:
                 self._armed_in_thread.set()
 
     async def _beat(self) -> None:
-        """Beat until no handler runs."""
-        while self._is_busy():
+        """Beat until no handler runs and none has begun since the last beat.
+
+        Short ones that follow each other would else have the watch begin and end with each.
+        """
+        while self._is_used or self._is_busy():
+            self._is_used = False
             self._beat_at = self._now()
             await anyio.sleep(self._stall_s / 2)
             self._name_what_stalled()
-        self._name_what_stalled()
         self._armed_in_loop = anyio.Event()
         self._armed_in_thread.clear()
         self._is_armed = False

@@ -40,6 +40,7 @@ class SimulatedSource:
         #: By shard: progress that is written soon, and when; lost in a crash, as that of a real client.
         self._unwritten: dict[str, tuple[Checkpointed, float]] = {}
         self._changed = anyio.Event()
+        self._settled_more = anyio.Event()
 
     # -- what a test does ----------------------------------------------------------------------------------------------
 
@@ -109,17 +110,24 @@ class SimulatedSource:
         """Return records of owned shards."""
         await anyio.lowlevel.checkpoint()
         self._check()
-        self._write_progress(due_s=anyio.current_time())
         if self._request.reference.is_pattern:
             await self.take()
         found = self._read()
         if not found:
             self._changed = anyio.Event()
-            due_s = min((due_s for _, due_s in self._unwritten.values()), default=float("inf"))
-            with anyio.move_on_after(min(wait_s, max(0.0, due_s - anyio.current_time()))):
+            with anyio.move_on_after(wait_s):
                 await self._changed.wait()
             # Nothing is read here: a cancelled receive loses nothing.
         return found
+
+    async def write_behind(self) -> None:
+        """Write progress as late as a real client may, so that a crash before that has lost it."""
+        while True:
+            self._settled_more = anyio.Event()
+            due_s = min((due_s for _, due_s in self._unwritten.values()), default=float("inf"))
+            with anyio.move_on_after(due_s - anyio.current_time()):
+                await self._settled_more.wait()
+            self._write_progress(due_s=anyio.current_time())
 
     def _read(self) -> list[ShardRecords]:
         found = []
@@ -151,7 +159,7 @@ class SimulatedSource:
         if is_urgent or self.capabilities.is_settle_durable or self._request.is_exactly_once:
             self._write(shard)
         else:
-            self.wake()
+            self._settled_more.set()
         for result in self._produced.pop(shard, ()):
             self._append(result)
         if fate is Fate.LOST:

@@ -170,6 +170,9 @@ class ScriptedSource:
             self.owned[shard] += 1
         return ShardRecords(shard, records, lost) if records or lost is not None else None
 
+    async def write_behind(self) -> None:
+        """Return at once: what is settled is kept."""
+
     def pause(self, shard: str) -> None:
         self.paused.add(shard)
 

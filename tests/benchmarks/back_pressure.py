@@ -70,6 +70,9 @@ class EndlessSource:
         ]
         return ShardRecords(shard, records)
 
+    async def write_behind(self) -> None:
+        """Return at once: nothing is kept."""
+
     def pause(self, shard: str) -> None:
         self._paused.add(shard)
 

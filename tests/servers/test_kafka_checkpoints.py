@@ -113,7 +113,7 @@ async def _settle_urgently(reader: Any, shard: str) -> None:
 
 
 async def test_a_drain_leaves_nothing_to_a_next_receive(kafka: KafkaCluster) -> None:
-    """When a receive has been cancelled, what was settled meanwhile is durable, and so is each later settle at once."""
+    """When a receive has been cancelled, and none comes after it, what is settled becomes durable all the same."""
     topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
     await kafka.send(topic, [b"0", b"1", b"2", b"3"])
     async with opened(kafka.source(topic, "g")) as reader:
@@ -121,13 +121,65 @@ async def test_a_drain_leaves_nothing_to_a_next_receive(kafka: KafkaCluster) -> 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reader.receive, 60.0)
             await anyio.wait_all_tasks_blocked()
-            await reader.settle(shard, 1)
             tasks.cancel_scope.cancel()
         for checkpoint in (1, 2, 3):
-            mark = await kafka.committed("g", topic)
-            assert mark is not None
-            assert mark.offset == checkpoint
-            await reader.settle(shard, checkpoint + 1)
+            await reader.settle(shard, checkpoint)
+            with anyio.fail_after(COMMIT_INTERVAL_S + HAPPENS_WITHIN_S):
+                while (mark := await kafka.committed("g", topic)) is None or mark.offset < checkpoint:
+                    await anyio.lowlevel.checkpoint()
+        await reader.settle(shard, 4)
+    mark = await kafka.committed("g", topic)
+    assert mark is not None
+    assert mark.offset == 4
+
+
+class _HeldCommits:
+    """Holds every commit until its sender gives up, or `let_go`; counts those that began and those that are over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.let_go = anyio.Event()
+        self.began, self.over = 0, 0
+        self._send = AIOKafkaClient.send
+        holder = self
+
+        async def send(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
+            if isinstance(request, OffsetCommitRequest):
+                await holder.hold()
+            return await holder._send(self, node, request, **options)
+
+        monkeypatch.setattr(AIOKafkaClient, "send", send)
+
+    async def hold(self) -> None:
+        self.began += 1
+        try:
+            await self.let_go.wait()
+        finally:
+            self.over += 1
+
+
+@pytest.mark.aiokafka_only
+async def test_no_record_waits_for_a_commit(kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record comes while a broker still takes its time over a commit, which holds once it is answered."""
+    topic, shard = (topic := await kafka.create_topic()), f"{topic}-0"
+    async with reading(kafka.source(topic, "g")) as reader:
+        await kafka.send(topic, [b"0"])
+        await reader.until(lambda: len(reader.bodies(shard)) == 1)
+        held, came_meanwhile = _HeldCommits(monkeypatch), False
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            # On a busy machine a record may take longer than a commit is waited for.
+            while not came_meanwhile:
+                while held.began == held.over:
+                    await anyio.lowlevel.checkpoint()
+                before, count = held.over, len(reader.bodies(shard))
+                await kafka.send(topic, [b"1"])
+                await reader.until(lambda count=count: len(reader.bodies(shard)) > count)  # type: ignore[misc]
+                came_meanwhile = held.over == before
+        assert await kafka.committed("g", topic) is None
+        held.let_go.set()
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while (mark := await kafka.committed("g", topic)) is None or mark.offset != 1:
+                await anyio.lowlevel.checkpoint()
 
 
 #: What begins the keys of commits in the brokers' own topic, among those of what groups are. Source: Apache Kafka,

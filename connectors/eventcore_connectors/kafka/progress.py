@@ -11,7 +11,6 @@ from contextlib import suppress
 import anyio
 
 from eventcore.errors import SourceUnavailable
-from eventcore.loop import loop_time
 from eventcore.ports.sources import ShardLag
 from eventcore_connectors.kafka.membership import ClientFailed, Fenced, Member, describe
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
@@ -22,8 +21,8 @@ COMMIT_INTERVAL_S = 1.0
 _COMMIT_EVERY_S = 0.5
 #: An urgent commit gives up then, seconds: a coordinator that moves needs about three.
 COMMIT_TIMEOUT_S = 10.0
-#: A commit in the background gives up then and is tried again later, seconds: `receive` waits for it.
-BACKGROUND_TIMEOUT_S = 1.0
+#: A commit in the background gives up then and is tried again later, seconds: an urgent one waits for it.
+_BACKGROUND_TIMEOUT_S = 1.0
 #: The last commit before shards are given up, seconds: what it can't write is received again by the next owner.
 LAST_TIMEOUT_S = 3.0
 
@@ -38,7 +37,6 @@ class Progress:
         on_fenced: Callable[[Sequence[OwnedShard]], Awaitable[None]],
     ) -> None:
         self.shards: dict[str, OwnedShard] = {}
-        self.next_turn = 0.0  #: loop time of the next commit in the background
         self.member = member
         self._unavailable = unavailable
         self._on_fenced = on_fenced
@@ -73,16 +71,16 @@ class Progress:
             shard.save(marks[shard.name])
         return ()
 
-    async def write_quietly(self, timeout_s: float = BACKGROUND_TIMEOUT_S) -> None:
+    async def write_quietly(self, timeout_s: float = _BACKGROUND_TIMEOUT_S) -> None:
         """Write what nobody waits for, also when the caller is being cancelled; the next one repeats what fails."""
         with anyio.move_on_after(timeout_s, shield=True), suppress(SourceUnavailable):
             await self.write(timeout_s)
 
-    async def write_in_turn(self) -> None:
-        """Write in the background's stead, when it is time."""
-        if loop_time() >= self.next_turn:
+    async def write_behind(self) -> None:
+        """Write what is settled every now and then, until cancelled."""
+        while True:
+            await anyio.sleep(_COMMIT_EVERY_S)
             await self.write_quietly()
-            self.next_turn = loop_time() + _COMMIT_EVERY_S
 
     def _unsaved(self) -> dict[str, Mark]:
         return {

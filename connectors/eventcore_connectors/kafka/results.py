@@ -102,11 +102,6 @@ class SourceResults:
         """Tell whether a shard's transaction should end."""
         return self._writers[shard.name].is_due
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a transaction is open."""
-        return any(writer.is_writing for writer in self._writers.values())
-
     async def commit(self, shard: OwnedShard) -> Mark | None:
         """End a shard's transaction; return what the broker has now, or None when none could end.
 

@@ -2,8 +2,8 @@
 
 What it keeps in order: records are returned only of shards that the listener was told of; a shard's progress is
 committed at most `COMMIT_INTERVAL_S` after it was settled, and never ahead of it; failing work travels in the commit's
-metadata. Nothing runs behind the caller's back: whoever calls `receive` carries the background commits, and when it
-was cancelled and nobody comes again, `settle` writes at once.
+metadata. Nothing runs behind the caller's back: who opens the source runs `write_behind` beside `receive`, so that no
+record waits for a commit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from eventcore_connectors.kafka.membership import (
     describe,
     locate,
 )
-from eventcore_connectors.kafka.progress import BACKGROUND_TIMEOUT_S, COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
+from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
 from eventcore_connectors.kafka.result_writer import TRANSACTION_INTERVAL_S, WriterFenced
 from eventcore_connectors.kafka.results import SourceResults
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
@@ -45,6 +45,8 @@ from eventcore_connectors.kafka.shards import Mark, OwnedShard
 #: What newly assigned partitions need to know (commits, starting positions), seconds. aiokafka sends no heartbeats
 #: meanwhile, so it is also bounded by half of the session.
 TAKE_TIMEOUT_S = 5.0
+#: While no record comes, it is looked so often whether brokers answer, seconds.
+_LOOK_FOR_CONTACT_S = 0.5
 
 
 class KafkaSource:
@@ -74,7 +76,6 @@ class KafkaSource:
         self._revoking: frozenset[str] = frozenset()  #: shards that the listener is giving up
         self._is_closed = False
         self._is_receiving = False
-        self._is_left = False  #: the last receive was cancelled: nobody may come again (a drain)
         self._answered: int | None = None  #: what the member said last of brokers that answer
         self._silent_s = 0.0  #: how long we have waited for a later answer
 
@@ -125,17 +126,13 @@ class KafkaSource:
         """
         progress = self._opened()
         give_up = loop_time() + wait_s
-        self._is_receiving, self._is_left = True, False
+        self._is_receiving = True
         progress.member.set_active(True)
         try:
             while True:
                 received = await self._receive_once(progress, give_up)
                 if received or loop_time() >= give_up:
                     return received
-        except anyio.get_cancelled_exc_class():
-            self._is_left = True
-            await progress.write_quietly()
-            raise
         finally:
             self._is_receiving = False
             self._update_activity()
@@ -146,16 +143,10 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         began = loop_time()
-        await progress.write_in_turn()
-        if self._results is not None:
-            for due in self._results.due(list(progress.shards.values())):
-                await self._commit_results(due)
         if self._lost:
             lost, self._lost = self._lost, []
             return lost
-        wait_s = max(min(give_up, progress.next_turn) - loop_time(), 0.0)
-        if self._results is not None and self._results.is_writing:
-            wait_s = min(wait_s, TRANSACTION_INTERVAL_S)
+        wait_s = min(max(give_up - began, 0.0), _LOOK_FOR_CONTACT_S)
         try:
             polled = await progress.member.poll(self._readable, wait_s, count_max=self._request.records_ahead_max)
         except OutOfRange as error:
@@ -166,8 +157,7 @@ class KafkaSource:
         except ClientFailed as error:
             raise self._unavailable(f"it can't be read ({describe(error)})") from error
         if not polled:
-            # A commit that nobody answers is waiting, too.
-            await self._check_contact(progress, min(loop_time() - began, BACKGROUND_TIMEOUT_S + wait_s))
+            await self._check_contact(progress, min(loop_time() - began, wait_s))
             return ()
         received = []
         for partition, records in polled.items():
@@ -249,17 +239,13 @@ class KafkaSource:
         progress = self._opened()
         owned = self._owned(shard, epoch)
         if self._results is not None and self._results.settle(owned, Mark(checkpoint, encode_state(state))):
-            if is_urgent or self._is_left or not self._is_receiving or self._results.is_due(owned):
+            if is_urgent or self._results.is_due(owned):
                 await self._commit_results(owned)
                 self._owned(shard, epoch)
             return
         owned.settle(checkpoint, state)
         if is_urgent:
             await progress.write()
-        elif self._is_left:
-            await progress.write_quietly()
-        elif not self._is_receiving:
-            await progress.write_in_turn()
         self._update_activity()
         if progress.shards.get(shard) is not owned:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
@@ -290,6 +276,13 @@ class KafkaSource:
         moved.is_paused = False
         self._update_readable()
         return TakenShard(shard=shard, epoch=owned.epoch, checkpoint=position, state=state)
+
+    async def write_behind(self) -> None:
+        """Commit what is settled, and end transactions that are due; see `StreamSource.write_behind`."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._opened().write_behind)
+            if self._results is not None and self._results.is_exactly_once:
+                tasks.start_soon(self._end_due_transactions, self._results)
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -326,6 +319,16 @@ class KafkaSource:
         if isinstance(error, Unreachable):
             self._fail(str(error))
         await self._lose([owned])
+
+    async def _end_due_transactions(self, results: SourceResults) -> None:
+        """End those that no settle has ended, until cancelled."""
+        owned = self._opened().shards
+        while True:
+            await anyio.sleep(TRANSACTION_INTERVAL_S)
+            for due in results.due(list(owned.values())):
+                # It may be another's, or be taken again, since the one before was ended.
+                if owned.get(due.name) is due:
+                    await self._commit_results(due)
 
     async def _end_transactions(self, shards: Sequence[OwnedShard]) -> None:
         """End the transactions of shards that are being given up; what can't be ended is undone."""

@@ -164,16 +164,10 @@ class Reader:
 @asynccontextmanager
 async def reading(source: StreamSource) -> AsyncIterator[Reader]:
     """Open a source, receive in the background, and close it at the end."""
-    reader = Reader(source)
-    await source.open(reader)
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(reader.run)
-            yield reader
-            tasks.cancel_scope.cancel()
-    finally:
-        with anyio.move_on_after(HAPPENS_WITHIN_S, shield=True):
-            await source.aclose()
+    async with opened(source) as reader, anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.run)
+        yield reader
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -182,7 +176,10 @@ async def opened(source: StreamSource) -> AsyncIterator[Reader]:
     reader = Reader(source)
     await source.open(reader)
     try:
-        yield reader
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(source.write_behind)
+            yield reader
+            tasks.cancel_scope.cancel()
     finally:
         with anyio.move_on_after(HAPPENS_WITHIN_S, shield=True):
             await source.aclose()

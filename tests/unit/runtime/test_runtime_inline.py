@@ -264,6 +264,23 @@ async def test_names_a_handler_that_blocks_the_loop():
     assert f"{__file__}:{BLOCKS_AT} in _block" in line.text
 
 
+async def test_names_a_handler_that_blocks_right_behind_short_ones():
+    """The watch goes on between handlers that follow each other, and sees the one that stands still."""
+    lines: list[LogLine] = []
+
+    def block(event: Any) -> None:
+        _block()
+
+    async with inline(lines, stall_s=0.1) as runtime:
+        for _ in range(10):
+            await call(runtime, spec("orders.short", name="short", target=lambda event: None))
+            await anyio.sleep(0.01)
+        await call(runtime, spec("orders.block", name="blocker", target=block, code=Path(__file__).parent))
+        await anyio.sleep(0.2)
+    (line,) = [line for line in lines if "blocked" in line.text]
+    assert line.function == "blocker"
+
+
 def _block() -> None:
     import time
 
