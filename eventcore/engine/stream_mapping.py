@@ -65,20 +65,26 @@ class StreamMapping:
         """
         try:
             async with anyio.create_task_group() as beside:
-                async with anyio.create_task_group() as self._tasks:
-                    await self._source.open(self)
-                    beside.start_soon(self._source.write_behind, name=f"checkpoints {self._context.mapping}")
-                    self.waits_for = self._source.waits_for
-                    task_status.started()
-                    with self._polling:
-                        await guarded(self._context.breaker, self._poll)
-                    if self._unmoved is not None:
-                        raise self._unmoved
-                    # Drained: the workers end by themselves; the group waits for them.
+                try:
+                    await self._run_workers(beside, task_status)
+                finally:
+                    self._tasks = None
                 beside.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
                 await self._source.aclose()
+
+    async def _run_workers(self, beside: anyio.abc.TaskGroup, task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            await self._source.open(self)
+            beside.start_soon(self._source.write_behind, name=f"checkpoints {self._context.mapping}")
+            self.waits_for = self._source.waits_for
+            task_status.started()
+            with self._polling:
+                await guarded(self._context.breaker, self._poll)
+            if self._unmoved is not None:
+                raise self._unmoved
+            # Drained: the workers end by themselves; the group waits for them.
 
     def drain(self) -> None:
         """Take nothing new; let the batches that run be settled."""
@@ -126,7 +132,9 @@ class StreamMapping:
         Raises:
             SourceUnavailable: a shard has what only other settings of the mapping can finish.
         """
-        assert self._tasks is not None, "the source is opened inside the task group"
+        if self._tasks is None:
+            # The last worker has ended: the source is closed next, and the shards' next owner begins where we were.
+            return
         for taken in shards:
             self._refuse_parked(taken)
         for taken in shards:

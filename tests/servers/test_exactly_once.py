@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from eventcore.delivery.ordering import Part, ShardState, decode_state
+from eventcore.errors import SourceUnavailable
+from eventcore.model import OutgoingRecord
+from eventcore.ports.sources import ResultRecord, StreamSource
+from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
+from eventcore_connectors.kafka import connector
 from tests.behaviours.commands import run_process
 from tests.servers.engines import PATIENCE_S, EngineFolder, session_lines, until
 from tests.servers.kafka_cluster import KafkaCluster
@@ -297,3 +305,73 @@ async def test_results_are_sent_on_under_their_records_key_in_order(
         by_key.setdefault(record.key, []).append(json.loads(record.value)["id"])
     assert set(by_key) == {b"k%d" % number for number in range(10)}
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
+
+
+FAILING = ShardState(parts=(Part(last=3, attempt=2, first_failure_ms=1_700_000_000_000, request_id="r"),))
+
+
+async def open_exchange(kafka: KafkaCluster) -> tuple[str, str, StreamSource]:
+    """Return a topic with four records, one for results, and the source between."""
+    topic, results = await kafka.create_topic(), await kafka.create_topic()
+    await kafka.send(topic, [b"0", b"1", b"2", b"3"])
+    request = msgspec.structs.replace(kafka.request(topic, topic), topics_written=(results,), is_exactly_once=True)
+    return topic, results, connector.open_stream(request)
+
+
+async def produce(reader: Reader, shard: str, results: str, body: bytes) -> None:
+    """Send one result on, in the shard's transaction."""
+    result = ResultRecord(topic=results, record=OutgoingRecord(body=body))
+    await reader.source.produce(shard, reader.taken[shard].epoch, [result])  # type: ignore[attr-defined]
+
+
+async def test_what_is_settled_while_a_transaction_ends_is_kept(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed attempt that comes while the broker still commits what was before it is durable on return."""
+    topic, results, source = await open_exchange(kafka)
+    shard = f"{topic}-0"
+    is_ending, may_end = anyio.Event(), anyio.Event()
+    commit = AIOKafkaProducer.commit_transaction
+
+    async def commit_late(self: AIOKafkaProducer) -> None:
+        is_ending.set()
+        await may_end.wait()
+        await commit(self)
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_late)
+    async with reading(source) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0")
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            await is_ending.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: reader.settle(shard, 2, FAILING, is_urgent=True))
+            await anyio.wait_all_tasks_blocked()
+            may_end.set()
+        mark = await kafka.committed(topic, topic)
+        assert mark is not None
+        assert (mark.offset, decode_state(mark.metadata)) == (2, FAILING)
+
+
+async def test_results_that_are_dropped_while_a_transaction_ends_are_told(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that is closed cancels what it still sends: the mapping says so, and no commit passes it."""
+    topic, results, source = await open_exchange(kafka)
+    shard, dropped = f"{topic}-0", list[Any]()
+
+    async def send_never(self: AIOKafkaProducer, *_: Any, **__: Any) -> Any:
+        dropped.append(self._loop.create_future())
+        return dropped[-1]
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_never)
+    async with opened(source) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0")
+        await reader.settle(shard, 1)
+        await anyio.wait_all_tasks_blocked()
+        dropped[0].cancel()
+        with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match=results):
+            await reader.run()
+        assert await kafka.committed(topic, topic) is None

@@ -40,7 +40,8 @@ class Progress:
         self.member = member
         self._unavailable = unavailable
         self._on_fenced = on_fenced
-        self._writing = anyio.Lock()
+        #: Held while anything is committed: what is on its way must not arrive behind what was settled later.
+        self.writing = anyio.Lock()
 
     async def write(self, timeout_s: float = COMMIT_TIMEOUT_S) -> None:
         """Write what the broker does not have of all shards, in one request.
@@ -48,12 +49,16 @@ class Progress:
         Raises:
             SourceUnavailable: it may or may not have been written.
         """
-        async with self._writing:
-            fenced = await self._write_all(timeout_s)
+        fenced = await self._write_all(timeout_s)
         if fenced:
             await self._on_fenced(fenced)
 
     async def _write_all(self, timeout_s: float) -> Sequence[OwnedShard]:
+        """Return the shards that others own by now, if any."""
+        async with self.writing:
+            return await self._write_unsaved(timeout_s)
+
+    async def _write_unsaved(self, timeout_s: float) -> Sequence[OwnedShard]:
         marks = self._unsaved()
         if not marks:
             return ()
@@ -73,8 +78,11 @@ class Progress:
 
     async def write_quietly(self, timeout_s: float = _BACKGROUND_TIMEOUT_S) -> None:
         """Write what nobody waits for, also when the caller is being cancelled; the next one repeats what fails."""
+        fenced: Sequence[OwnedShard] = ()
         with anyio.move_on_after(timeout_s, shield=True), suppress(SourceUnavailable):
-            await self.write(timeout_s)
+            fenced = await self._write_all(timeout_s)
+        if fenced:
+            await self._on_fenced(fenced)
 
     async def write_behind(self) -> None:
         """Write what is settled every now and then, until cancelled."""

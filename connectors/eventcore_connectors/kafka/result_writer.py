@@ -7,6 +7,7 @@ process that stood still can neither write results nor move offsets any more, wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from zlib import crc32
@@ -26,8 +27,9 @@ from eventcore_connectors.kafka.shards import Mark
 
 #: Bytes of one request for one partition: half of what brokers take by default, as one result is below that.
 _BATCH_BYTES = 512 * 1024
-#: A transaction ends at most so long after its first result, seconds, when its last batch is settled: what a reader of
-#: committed records waits for, and what is undone by a crash. Each costs some 10 ms and five requests.
+#: A transaction ends so long after its first result, seconds, with the next settle, or where none comes with the next
+#: look, which is as far away: what a reader of committed records waits for, and what is undone by a crash. Each costs
+#: some 10 ms and five requests.
 TRANSACTION_INTERVAL_S = 0.1
 #: The broker aborts a transaction that its owner forgot, milliseconds.
 _TRANSACTION_TIMEOUT_MS = 60_000
@@ -97,11 +99,6 @@ class ResultWriter:
             return False
         return loop_time() >= self._began_s + TRANSACTION_INTERVAL_S
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a transaction is open."""
-        return self._began_s is not None
-
     async def write(self, lane: str, results: Sequence[ResultRecord]) -> None:
         """Write results in order per key; without transactions they are durable when it returns.
 
@@ -154,17 +151,30 @@ class ResultWriter:
 
     async def _wait_sent(self) -> None:
         pending, self._pending = self._pending, []
+        if not pending:
+            return
         try:
+            # Not awaited: a producer that is closed meanwhile cancels them, which must not cancel whoever waits here.
+            await asyncio.wait(pending)
+            if any(each.cancelled() for each in pending):
+                raise errors.ProducerClosed
             for each in pending:
-                await each
+                each.result()
         finally:
             for each in pending:
                 forget(each)
 
-    def settle(self, mark: Mark) -> None:
-        """Note how far all is settled; it goes with the transaction that is open."""
-        self._wanted = mark
-        self._is_mid_batch = False
+    async def settle(self, mark: Mark) -> bool:
+        """Note how far all is settled, to go with the transaction that is open; False when none is.
+
+        One that is ending does not carry it: its end is waited for.
+        """
+        async with self._turn:
+            if self._began_s is None:
+                return False
+            self._wanted = mark
+            self._is_mid_batch = False
+            return True
 
     async def commit(self, group: str, source: TopicPartition) -> Mark | None:
         """End the transaction with the offset that `settle` noted; return it, or None when none was open.

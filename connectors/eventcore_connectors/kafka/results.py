@@ -86,13 +86,10 @@ class SourceResults:
         await writer.write(shard.name, results)
         await signals.reach("results.after_write")
 
-    def settle(self, shard: OwnedShard, mark: Mark) -> bool:
+    async def settle(self, shard: OwnedShard, mark: Mark) -> bool:
         """Note how far a shard is settled; tell whether a transaction carries it, and no other commit may."""
         writer = self._writers.get(shard.name)
-        if writer is None or not writer.is_writing:
-            return False
-        writer.settle(mark)
-        return True
+        return writer is not None and await writer.settle(mark)
 
     def due(self, shards: Sequence[OwnedShard]) -> list[OwnedShard]:
         """Return the shards whose transaction should end."""

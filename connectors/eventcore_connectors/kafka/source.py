@@ -238,17 +238,22 @@ class KafkaSource:
         """
         progress = self._opened()
         owned = self._owned(shard, epoch)
-        if self._results is not None and self._results.settle(owned, Mark(checkpoint, encode_state(state))):
+        if self._results is not None and await self._results.settle(owned, Mark(checkpoint, encode_state(state))):
+            self._refuse_lost(owned)
             if is_urgent or self._results.is_due(owned):
                 await self._commit_results(owned)
-                self._owned(shard, epoch)
+                self._refuse_lost(owned)
             return
+        self._refuse_lost(owned)
         owned.settle(checkpoint, state)
         if is_urgent:
             await progress.write()
         self._update_activity()
-        if progress.shards.get(shard) is not owned:
-            raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch)
+        self._refuse_lost(owned)
+
+    def _refuse_lost(self, owned: OwnedShard) -> None:
+        if self._opened().shards.get(owned.name) is not owned:
+            raise ShardLost(source=str(self._request.reference), shard=owned.name, epoch=owned.epoch)
 
     def _owned(self, shard: str, epoch: int) -> OwnedShard:
         owned = self._opened().shards.get(shard)
@@ -301,8 +306,10 @@ class KafkaSource:
     async def _commit_results(self, owned: OwnedShard) -> None:
         """End a shard's transaction, and take over what it committed; a shard whose transaction fails is lost."""
         assert self._results is not None
+        progress = self._opened()
         try:
-            mark = await self._results.commit(owned)
+            async with progress.writing:
+                mark = await self._results.commit(owned)
         except (WriterFenced, Unreachable) as error:
             await self._undo(owned, error)
             return
@@ -316,6 +323,8 @@ class KafkaSource:
         Fenced off, another owner has it. Else the mapping begins anew, at what the broker has.
         """
         assert self._results is not None
+        if self._opened().shards.get(owned.name) is not owned:
+            return
         if isinstance(error, Unreachable):
             self._fail(str(error))
         await self._lose([owned])
