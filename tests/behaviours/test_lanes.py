@@ -20,6 +20,7 @@ from eventcore.errors import CommandError, StoreUnavailable
 from eventcore.model import TimestampKind
 from eventcore.ports.store import DropMessages, Operation
 from eventcore.store.memory import open_memory_store
+from eventcore.telemetry.events import BatchSettled
 from eventcore.testing import Fate, Faults, open_pipeline
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
@@ -80,7 +81,7 @@ def test_keys_run_side_by_side_and_each_in_order() -> None:
     assert work.by_key == {f"k{key}": list(range(key, 50, 5)) for key in range(5)}
     assert work.running_max == 5
     # Ten a key, a second each, and the first one alone.
-    assert max(settled.at_s for settled in harness.settled) == 11
+    assert max(each.at_s for each in harness.happened if isinstance(each.event, BatchSettled)) == 11
 
 
 def test_no_more_than_the_lanes_run_at_a_time() -> None:

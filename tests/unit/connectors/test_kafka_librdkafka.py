@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
@@ -18,6 +21,9 @@ from eventcore.model import Record, TimestampKind
 from eventcore_connectors.kafka.librdkafka.balance import Balance
 from eventcore_connectors.kafka.librdkafka.held import PARTITION_BYTES_MAX, PARTITION_COUNT_MAX, Held
 from eventcore_connectors.kafka.librdkafka.messages import read_messages
+from eventcore_connectors.kafka.librdkafka.pump import Pump
+from eventcore_connectors.kafka.librdkafka.subscription import Subscription
+from eventcore_connectors.kafka.librdkafka.topics import NamedTopics
 from eventcore_connectors.kafka.shape import Partition
 
 FIRST, SECOND = Partition("orders", 0), Partition("orders", 1)
@@ -276,3 +282,19 @@ def test_a_pause_that_the_client_has_forgotten_is_told_anew() -> None:
     assert not reading.may_read()
     reading.may_read(0.06)
     assert reading.kafka.partitions == {FIRST}
+
+
+async def test_the_reading_thread_ends_in_silence_when_nobody_waits_for_it_any_more() -> None:
+    """Leaving takes as long as a broker that is gone lets it, and is waited for only so long."""
+    topics = NamedTopics("orders")
+    subscription = Subscription(topics, max_poll_interval_s=300, look_every_s=300, now_s=lambda: 0.0)
+    settings = {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0}
+    pump = Pump(settings, subscription, lambda: None, is_incremental=False)
+    before = set(threading.enumerate())
+    await pump.open()
+    (thread,) = set(threading.enumerate()) - before
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await pump.stop()
+    assert scope.cancelled_caught
+    await anyio.to_thread.run_sync(thread.join)

@@ -13,7 +13,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -171,7 +171,9 @@ class Pump:
                 self._pump()
         finally:
             self._is_stopping = True
-            ended.set_result(None)
+            # Whoever waits for it may have given up meanwhile.
+            with suppress(InvalidStateError):
+                ended.set_result(None)
             self._notify()
 
     def _pump(self) -> None:
@@ -250,7 +252,7 @@ class Pump:
             self._end_commit(answer, error.args[0])
 
     def _end_commit(self, answer: Future[KafkaError | None], refused: KafkaError | None) -> None:
-        if not answer.done():
+        with suppress(InvalidStateError):
             answer.set_result(refused)
 
     # -- librdkafka's callbacks, in the thread, within a poll ----------------------------------------------------------
