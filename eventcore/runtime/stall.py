@@ -82,6 +82,8 @@ class StallWatch:
                     await self._armed_in_loop.wait()
                     await self._beat()
             finally:
+                # What blocked last may have been seen, and no beat come after it.
+                self._name_what_stalled()
                 self._closed.set()
                 self._armed_in_thread.set()
 
@@ -93,8 +95,9 @@ class StallWatch:
         while self._is_used or self._is_busy():
             self._is_used = False
             self._beat_at = self._now()
-            await anyio.sleep(self._stall_s / 2)
             self._name_what_stalled()
+            await anyio.sleep(self._stall_s / 2)
+        self._name_what_stalled()
         self._armed_in_loop = anyio.Event()
         self._armed_in_thread.clear()
         self._is_armed = False

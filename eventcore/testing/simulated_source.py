@@ -122,7 +122,7 @@ class SimulatedSource:
 
     async def write_behind(self) -> None:
         """Write progress as late as a real client may, so that a crash before that has lost it."""
-        while True:
+        while not self.capabilities.is_settle_durable:
             self._settled_more = anyio.Event()
             due_s = min((due_s for _, due_s in self._unwritten.values()), default=float("inf"))
             with anyio.move_on_after(due_s - anyio.current_time()):

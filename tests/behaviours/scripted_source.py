@@ -70,6 +70,8 @@ class ScriptedStream:
         self.on_open: Callable[[], Awaitable[None]] = _nothing
         self.on_receive: Callable[[], Awaitable[None]] = _nothing
         self.on_lag: Callable[[], Awaitable[None]] = _nothing
+        self.on_close: Callable[[], Awaitable[None]] = _nothing
+        self.is_written_behind = False  #: somebody runs `write_behind` now
         self.on_settle: Callable[[Settled], Awaitable[None]] = _take_it
         self.on_seek: Callable[[], Awaitable[None]] = _nothing
         self.source: ScriptedSource
@@ -171,7 +173,13 @@ class ScriptedSource:
         return ShardRecords(shard, records, lost) if records or lost is not None else None
 
     async def write_behind(self) -> None:
-        """Return at once: what is settled is kept."""
+        """Note that it runs; what is settled is kept all the same."""
+        self._stream.is_written_behind = not self.capabilities.is_settle_durable
+        try:
+            while self._stream.is_written_behind:
+                await anyio.sleep_forever()
+        finally:
+            self._stream.is_written_behind = False
 
     def pause(self, shard: str) -> None:
         self.paused.add(shard)
@@ -202,6 +210,7 @@ class ScriptedSource:
         return []
 
     async def aclose(self) -> None:
+        await self._stream.on_close()
         self.owned.clear()
 
 

@@ -15,6 +15,7 @@ from eventcore.telemetry.events import EngineEvent, MappingStateChanged
 from eventcore.testing.harness import Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
 from tests.behaviours.orders import queue_app, send_numbers, stream_app
+from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
 
 #: An orderly stop needs no more than a few turns of the loop when nothing runs, seconds.
 AT_ONCE_S = 0.5
@@ -115,6 +116,32 @@ def test_a_drain_settles_the_batch_that_runs_and_leaves_the_rest() -> None:
         await anyio.sleep(15)
 
     _play(stream_app(work, timeout=20, batch_size=2), scenario)
+
+
+def test_checkpoints_are_written_behind_until_the_last_batch_of_a_drain_is_settled() -> None:
+    """A shard that is done does not wait for the others with its progress; and shards that come later are not begun."""
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    behind: list[tuple[str, bool]] = []
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(15)
+        behind.append(("handler", stream.is_written_behind))
+
+    async def note(settled: Settled) -> None:
+        behind.append(("settle", stream.is_written_behind))
+
+    async def assign_once_more() -> None:
+        await stream.source.take()
+        behind.append(("close", stream.is_written_behind))
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        stream.on_settle, stream.on_close = note, assign_once_more
+        await _stop(harness, harness.engine.drain)
+
+    harness = play_scripted(scripted_app(work, timeout=20, batch_size=2), scenario, stream)
+    assert behind == [("handler", True), ("settle", True), ("close", False)]
+    assert len(harness.invocations) == 1
 
 
 def test_a_drain_that_takes_longer_than_its_time_becomes_an_abort() -> None:

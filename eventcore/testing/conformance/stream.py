@@ -138,6 +138,22 @@ class StreamConformance:
                 while await stream.checkpoint(shard) != (checkpoint, EMPTY):
                     await anyio.lowlevel.checkpoint()
 
+    async def test_what_is_written_behind_is_written_until_cancelled(self, stream: StreamUnderTest) -> None:
+        """Where a settle is durable `write_behind` returns at once; else it goes on while nothing fails."""
+        source = stream.source()
+        reader = Reader(source)
+        await source.open(reader)
+        try:
+            if source.capabilities.is_settle_durable:
+                with anyio.fail_after(HAPPENS_WITHIN_S):
+                    await source.write_behind()
+                return
+            with anyio.move_on_after(2 * source.capabilities.checkpoint_lag_s_max) as scope:
+                await source.write_behind()
+            assert scope.cancelled_caught, "it has ended, and nobody writes any more"
+        finally:
+            await source.aclose()
+
     async def test_an_urgent_settle_is_durable_on_return(self, stream: StreamUnderTest) -> None:
         """A failed attempt is kept before anything else happens, together with the checkpoint."""
         shard = stream.shards[0]

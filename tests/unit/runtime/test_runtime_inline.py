@@ -281,6 +281,22 @@ async def test_names_a_handler_that_blocks_right_behind_short_ones():
     assert line.function == "blocker"
 
 
+async def test_names_a_handler_that_blocked_right_before_the_end():
+    """A run that ends when its handler has returned says so, too."""
+    lines: list[LogLine] = []
+
+    async def wait(event: Any) -> None:
+        await anyio.sleep(0.01)
+
+    def block(event: Any) -> None:
+        _block()
+
+    async with inline(lines, stall_s=0.1) as runtime:
+        await call(runtime, spec("orders.wait", name="patient", target=wait))
+        await call(runtime, spec("orders.block", name="blocker", target=block, code=Path(__file__).parent))
+    assert [line.function for line in lines if "blocked" in line.text] == ["blocker"]
+
+
 def _block() -> None:
     import time
 
