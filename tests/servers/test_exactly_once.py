@@ -23,6 +23,7 @@ from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opene
 from eventcore_connectors.kafka import connector
 from tests.behaviours.commands import run_process
 from tests.servers.engines import PATIENCE_S, EngineFolder, session_lines, until
+from tests.servers.held_commits import HeldCommits
 from tests.servers.kafka_cluster import KafkaCluster
 
 pytestmark = pytest.mark.any_client
@@ -352,6 +353,37 @@ async def test_what_is_settled_while_a_transaction_ends_is_kept(
         mark = await kafka.committed(topic, topic)
         assert mark is not None
         assert (mark.offset, decode_state(mark.metadata)) == (2, FAILING)
+
+
+@pytest.mark.aiokafka_only
+async def test_no_transaction_overtakes_a_commit_that_is_on_its_way(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain commit, of what had no results, would else arrive behind the transaction's and take its offset back."""
+    topic, results, source = await open_exchange(kafka)
+    shard, overtaken = f"{topic}-0", list[bool]()
+    send_offsets = AIOKafkaProducer.send_offsets_to_transaction
+
+    async def note(self: AIOKafkaProducer, *arguments: Any) -> None:
+        overtaken.append(held.is_holding)
+        await send_offsets(self, *arguments)
+
+    async with reading(source) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == 4)
+        held = HeldCommits(monkeypatch)
+        monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", note)
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while not held.is_holding:
+                await anyio.lowlevel.checkpoint()
+            await produce(reader, shard, results, b"1")
+            await reader.settle(shard, 2)
+            while not overtaken:
+                await anyio.lowlevel.checkpoint()
+            held.let_go.set()
+            while (mark := await kafka.committed(topic, topic)) is None or mark.offset != 2:
+                await anyio.lowlevel.checkpoint()
+    assert overtaken == [False]
 
 
 async def test_results_that_are_dropped_while_a_transaction_ends_are_told(

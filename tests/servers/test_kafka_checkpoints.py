@@ -17,6 +17,7 @@ from eventcore.errors import SourceUnavailable
 from eventcore.ports.sources import LostRange
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, opened, reading
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S
+from tests.servers.held_commits import HeldCommits
 from tests.servers.kafka_cluster import KafkaCluster
 
 pytestmark = pytest.mark.any_client
@@ -133,30 +134,6 @@ async def test_a_drain_leaves_nothing_to_a_next_receive(kafka: KafkaCluster) -> 
     assert mark.offset == 4
 
 
-class _HeldCommits:
-    """Holds every commit until its sender gives up, or `let_go`; counts those that began and those that are over."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.let_go = anyio.Event()
-        self.began, self.over = 0, 0
-        self._send = AIOKafkaClient.send
-        holder = self
-
-        async def send(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
-            if isinstance(request, OffsetCommitRequest):
-                await holder.hold()
-            return await holder._send(self, node, request, **options)
-
-        monkeypatch.setattr(AIOKafkaClient, "send", send)
-
-    async def hold(self) -> None:
-        self.began += 1
-        try:
-            await self.let_go.wait()
-        finally:
-            self.over += 1
-
-
 @pytest.mark.aiokafka_only
 async def test_no_record_waits_for_a_commit(kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record comes while a broker still takes its time over a commit, which holds once it is answered."""
@@ -164,7 +141,7 @@ async def test_no_record_waits_for_a_commit(kafka: KafkaCluster, monkeypatch: py
     async with reading(kafka.source(topic, "g")) as reader:
         await kafka.send(topic, [b"0"])
         await reader.until(lambda: len(reader.bodies(shard)) == 1)
-        held, came_meanwhile = _HeldCommits(monkeypatch), False
+        held, came_meanwhile = HeldCommits(monkeypatch), False
         await reader.settle(shard, 1)
         with anyio.fail_after(HAPPENS_WITHIN_S):
             # On a busy machine a record may take longer than a commit is waited for.

@@ -1,0 +1,40 @@
+"""Commits whose answers a test keeps back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.commit import OffsetCommitRequest
+
+
+class HeldCommits:
+    """Holds every commit until its sender gives up, or `let_go`; counts those that began and those that are over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.let_go = anyio.Event()
+        self.began, self.over = 0, 0
+        self._send = AIOKafkaClient.send
+        holder = self
+
+        async def send(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
+            if isinstance(request, OffsetCommitRequest):
+                await holder.hold()
+            return await holder._send(self, node, request, **options)
+
+        monkeypatch.setattr(AIOKafkaClient, "send", send)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a commit is on its way."""
+        return self.began > self.over
+
+    async def hold(self) -> None:
+        """Wait as one that is on its way."""
+        self.began += 1
+        try:
+            await self.let_go.wait()
+        finally:
+            self.over += 1
