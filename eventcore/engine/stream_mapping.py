@@ -77,7 +77,7 @@ class StreamMapping:
     async def _run_workers(self, beside: anyio.abc.TaskGroup, task_status: anyio.abc.TaskStatus[None]) -> None:
         async with anyio.create_task_group() as self._tasks:
             await self._source.open(self)
-            beside.start_soon(self._source.write_behind, name=f"checkpoints {self._context.mapping}")
+            beside.start_soon(self._write_behind, name=f"checkpoints {self._context.mapping}")
             self.waits_for = self._source.waits_for
             task_status.started()
             with self._polling:
@@ -85,6 +85,16 @@ class StreamMapping:
             if self._unmoved is not None:
                 raise self._unmoved
             # Drained: the workers end by themselves; the group waits for them.
+
+    async def _write_behind(self) -> None:
+        """Have the source write checkpoints behind the batches.
+
+        Raises:
+            SourceUnavailable: it ended by itself; without it, all since the last urgent one would come again one day.
+        """
+        await self._source.write_behind()
+        if not self._source.capabilities.is_settle_durable:
+            raise SourceUnavailable("checkpoints are not written any more", source=self._context.source_reference)
 
     def drain(self) -> None:
         """Take nothing new; let the batches that run be settled."""

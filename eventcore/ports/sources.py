@@ -281,7 +281,8 @@ class StreamSource(Protocol):
 
         Whoever opened the source runs it until nobody settles any more; without it, a checkpoint that is not urgent may
         be durable with `aclose` alone. Returns at once where `StreamCapabilities.is_settle_durable`. Cancelled, what is
-        being written is written; what can't be written is tried again, and never raised.
+        being written is written. A checkpoint that can't be written is tried again, and never raised; a transaction
+        that can't be ended is undone, and its shard lost.
         """
         ...
 

@@ -71,6 +71,7 @@ class ScriptedStream:
         self.on_receive: Callable[[], Awaitable[None]] = _nothing
         self.on_lag: Callable[[], Awaitable[None]] = _nothing
         self.on_close: Callable[[], Awaitable[None]] = _nothing
+        self.on_write_behind: Callable[[], Awaitable[None]] = anyio.sleep_forever
         self.is_written_behind = False  #: somebody runs `write_behind` now
         self.on_settle: Callable[[Settled], Awaitable[None]] = _take_it
         self.on_seek: Callable[[], Awaitable[None]] = _nothing
@@ -174,10 +175,11 @@ class ScriptedSource:
 
     async def write_behind(self) -> None:
         """Note that it runs; what is settled is kept all the same."""
-        self._stream.is_written_behind = not self.capabilities.is_settle_durable
+        if self.capabilities.is_settle_durable:
+            return
+        self._stream.is_written_behind = True
         try:
-            while self._stream.is_written_behind:
-                await anyio.sleep_forever()
+            await self._stream.on_write_behind()
         finally:
             self._stream.is_written_behind = False
 

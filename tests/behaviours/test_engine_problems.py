@@ -94,6 +94,28 @@ def test_a_defect_of_one_mappings_connector_leaves_the_others_alone(caplog: pyte
     assert defect.exc_info is not None
 
 
+def test_a_source_that_writes_no_checkpoints_any_more_is_opened_anew() -> None:
+    """In silence, hours of what was settled would come again with the next start."""
+
+    async def end_after_a_minute() -> None:
+        await anyio.sleep(60)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(59.5)
+        assert stream.opened_count == 1
+        await harness.advance(1)
+        (mapping,) = (await harness.status()).mappings
+        assert (mapping.state, mapping.reason) == ("Problem", "checkpoints are not written any more")
+        stream.on_write_behind = anyio.sleep_forever
+        await harness.advance(60)
+        assert [mapping.state for mapping in (await harness.status()).mappings] == ["Enabled"]
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    stream.on_write_behind = end_after_a_minute
+    play_scripted(scripted_app(_work), scenario, stream)
+    assert stream.opened_count == 2
+
+
 @pytest.mark.parametrize("error", [None, ValueError("half a character: \ud800")])
 def test_a_message_that_is_not_text_is_no_problem_of_the_mapping(error: Exception | None) -> None:
     """It is its function's to judge; one that can't be written as text can still be kept, shown and given up."""

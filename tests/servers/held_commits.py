@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,13 +18,16 @@ class HeldCommits:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.let_go = anyio.Event()
         self.began, self.over = 0, 0
+        self._first: Callable[[], Awaitable[Any]] | None = None
         self._send = AIOKafkaClient.send
         holder = self
 
         async def send(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
+            send_now = partial(holder._send, self, node, request, **options)
             if isinstance(request, OffsetCommitRequest):
+                holder._first = holder._first or send_now
                 await holder.hold()
-            return await holder._send(self, node, request, **options)
+            return await send_now()
 
         monkeypatch.setattr(AIOKafkaClient, "send", send)
 
@@ -38,3 +43,8 @@ class HeldCommits:
             await self.let_go.wait()
         finally:
             self.over += 1
+
+    async def send_first(self) -> None:
+        """Have the first one arrive, whether or not its sender still waits for it."""
+        assert self._first is not None, "none was held"
+        await self._first()

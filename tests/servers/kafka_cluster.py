@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -108,6 +108,24 @@ class KafkaCluster:
             yield producer
         finally:
             await producer.stop()
+
+    async def visible(self, topic: str, *, partitions: int = 1) -> list[bytes]:
+        """Return the bodies that a reader of committed records sees, up to the first transaction that is open."""
+        reader = AIOKafkaConsumer(bootstrap_servers=self.address, isolation_level="read_committed")
+        await reader.start()
+        try:
+            places = [TopicPartition(topic, partition) for partition in range(partitions)]
+            reader.assign(places)
+            await reader.seek_to_beginning(*places)
+            ends = await reader.end_offsets(places)
+            bodies: list[bytes] = []
+            with anyio.fail_after(HAPPENS_WITHIN_S):
+                while any([await reader.position(place) < ends[place] for place in places]):
+                    for records in (await reader.getmany(timeout_ms=200)).values():
+                        bodies += [record.value or b"" for record in records]
+            return bodies
+        finally:
+            await reader.stop()
 
     # -- groups --------------------------------------------------------------------------------------------------------
 

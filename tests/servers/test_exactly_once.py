@@ -11,19 +11,11 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
-from eventcore.delivery.ordering import Part, ShardState, decode_state
-from eventcore.errors import SourceUnavailable
-from eventcore.model import OutgoingRecord
-from eventcore.ports.sources import ResultRecord, StreamSource
-from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
-from eventcore_connectors.kafka import connector
 from tests.behaviours.commands import run_process
 from tests.servers.engines import PATIENCE_S, EngineFolder, session_lines, until
-from tests.servers.held_commits import HeldCommits
 from tests.servers.kafka_cluster import KafkaCluster
 
 pytestmark = pytest.mark.any_client
@@ -107,21 +99,8 @@ class Exchange:
 
     async def seen(self, topic: str) -> Counter[int]:
         """Return how often each order stands in a topic, as a reader of committed records sees it."""
-        reader = AIOKafkaConsumer(bootstrap_servers=self.kafka.address, isolation_level="read_committed")
-        await reader.start()
-        try:
-            places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-            reader.assign(places)
-            await reader.seek_to_beginning(*places)
-            ends = await reader.end_offsets(places)
-            found: Counter[int] = Counter()
-            with anyio.fail_after(PATIENCE_S):
-                while any([await reader.position(place) < ends[place] for place in places]):
-                    for records in (await reader.getmany(timeout_ms=200)).values():
-                        found.update(_number(json.loads(record.value)) for record in records)
-            return found
-        finally:
-            await reader.stop()
+        bodies = await self.kafka.visible(topic, partitions=PARTITIONS)
+        return Counter(_number(json.loads(body)) for body in bodies)
 
     async def settled(self) -> int:
         """Return how many orders the group has passed."""
@@ -306,106 +285,3 @@ async def test_results_are_sent_on_under_their_records_key_in_order(
         by_key.setdefault(record.key, []).append(json.loads(record.value)["id"])
     assert set(by_key) == {b"k%d" % number for number in range(10)}
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
-
-
-FAILING = ShardState(parts=(Part(last=3, attempt=2, first_failure_ms=1_700_000_000_000, request_id="r"),))
-
-
-async def open_exchange(kafka: KafkaCluster) -> tuple[str, str, StreamSource]:
-    """Return a topic with four records, one for results, and the source between."""
-    topic, results = await kafka.create_topic(), await kafka.create_topic()
-    await kafka.send(topic, [b"0", b"1", b"2", b"3"])
-    request = msgspec.structs.replace(kafka.request(topic, topic), topics_written=(results,), is_exactly_once=True)
-    return topic, results, connector.open_stream(request)
-
-
-async def produce(reader: Reader, shard: str, results: str, body: bytes) -> None:
-    """Send one result on, in the shard's transaction."""
-    result = ResultRecord(topic=results, record=OutgoingRecord(body=body))
-    await reader.source.produce(shard, reader.taken[shard].epoch, [result])  # type: ignore[attr-defined]
-
-
-async def test_what_is_settled_while_a_transaction_ends_is_kept(
-    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A failed attempt that comes while the broker still commits what was before it is durable on return."""
-    topic, results, source = await open_exchange(kafka)
-    shard = f"{topic}-0"
-    is_ending, may_end = anyio.Event(), anyio.Event()
-    commit = AIOKafkaProducer.commit_transaction
-
-    async def commit_late(self: AIOKafkaProducer) -> None:
-        is_ending.set()
-        await may_end.wait()
-        await commit(self)
-
-    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_late)
-    async with reading(source) as reader:
-        await reader.until(lambda: len(reader.bodies(shard)) == 4)
-        await produce(reader, shard, results, b"0")
-        await reader.settle(shard, 1)
-        with anyio.fail_after(HAPPENS_WITHIN_S):
-            await is_ending.wait()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: reader.settle(shard, 2, FAILING, is_urgent=True))
-            await anyio.wait_all_tasks_blocked()
-            may_end.set()
-        mark = await kafka.committed(topic, topic)
-        assert mark is not None
-        assert (mark.offset, decode_state(mark.metadata)) == (2, FAILING)
-
-
-@pytest.mark.aiokafka_only
-async def test_no_transaction_overtakes_a_commit_that_is_on_its_way(
-    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A plain commit, of what had no results, would else arrive behind the transaction's and take its offset back."""
-    topic, results, source = await open_exchange(kafka)
-    shard, overtaken = f"{topic}-0", list[bool]()
-    send_offsets = AIOKafkaProducer.send_offsets_to_transaction
-
-    async def note(self: AIOKafkaProducer, *arguments: Any) -> None:
-        overtaken.append(held.is_holding)
-        await send_offsets(self, *arguments)
-
-    async with reading(source) as reader:
-        await reader.until(lambda: len(reader.bodies(shard)) == 4)
-        held = HeldCommits(monkeypatch)
-        monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", note)
-        await reader.settle(shard, 1)
-        with anyio.fail_after(HAPPENS_WITHIN_S):
-            while not held.is_holding:
-                await anyio.lowlevel.checkpoint()
-            await produce(reader, shard, results, b"1")
-            await reader.settle(shard, 2)
-            while not overtaken:
-                await anyio.lowlevel.checkpoint()
-            held.let_go.set()
-            while (mark := await kafka.committed(topic, topic)) is None or mark.offset != 2:
-                await anyio.lowlevel.checkpoint()
-    assert overtaken == [False]
-
-
-async def test_results_that_are_dropped_while_a_transaction_ends_are_told(
-    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A producer that is closed cancels what it still sends: the mapping says so, and no commit passes it."""
-    topic, results, source = await open_exchange(kafka)
-    shard, dropped = f"{topic}-0", list[Any]()
-
-    async def send_never(self: AIOKafkaProducer, *_: Any, **__: Any) -> Any:
-        dropped.append(self._loop.create_future())
-        return dropped[-1]
-
-    monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_never)
-    async with opened(source) as reader:
-        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
-        await produce(reader, shard, results, b"0")
-        await reader.settle(shard, 1)
-        await anyio.wait_all_tasks_blocked()
-        dropped[0].cancel()
-        with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match=results):
-            await reader.run()
-        mark = await kafka.committed(topic, topic)
-        # Where it began is written.
-        assert mark is None or mark.offset == 0

@@ -5,8 +5,8 @@ Commits that wait share a request: whoever gets the turn writes what the broker 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
@@ -40,8 +40,24 @@ class Progress:
         self.member = member
         self._unavailable = unavailable
         self._on_fenced = on_fenced
-        #: Held while anything is committed: what is on its way must not arrive behind what was settled later.
-        self.writing = anyio.Lock()
+        self._turn = anyio.Lock()  #: held by the commit that is on its way
+        self._on_its_way: Sequence[OwnedShard] = ()  #: whose progress it has
+        self._answered = anyio.Event()  #: set when it is over
+        self._apart: set[OwnedShard] = set()  #: whose progress goes with a transaction that is ending
+
+    @asynccontextmanager
+    async def apart(self, shard: OwnedShard) -> AsyncIterator[None]:
+        """Keep a shard out of commits while its transaction ends.
+
+        One that is on its way with the shard is waited for: it must not arrive behind the transaction's.
+        """
+        self._apart.add(shard)
+        try:
+            while shard in self._on_its_way:
+                await self._answered.wait()
+            yield
+        finally:
+            self._apart.discard(shard)
 
     async def write(self, timeout_s: float = COMMIT_TIMEOUT_S) -> None:
         """Write what the broker does not have of all shards, in one request.
@@ -55,14 +71,15 @@ class Progress:
 
     async def _write_all(self, timeout_s: float) -> Sequence[OwnedShard]:
         """Return the shards that others own by now, if any."""
-        async with self.writing:
+        async with self._turn:
             return await self._write_unsaved(timeout_s)
 
     async def _write_unsaved(self, timeout_s: float) -> Sequence[OwnedShard]:
         marks = self._unsaved()
         if not marks:
             return ()
-        shards = [self.shards[name] for name in marks]
+        shards = self._on_its_way = [self.shards[name] for name in marks]
+        self._answered = anyio.Event()
         try:
             # Shielded: an answer that nobody waited for would leave it open what the broker has.
             with anyio.fail_after(timeout_s, shield=True):
@@ -71,7 +88,12 @@ class Progress:
         except Fenced:
             return shards
         except (ClientFailed, TimeoutError) as error:
+            for shard in shards:
+                shard.doubt()
             raise self._unavailable(f"progress can't be written ({describe(error)})") from error
+        finally:
+            self._on_its_way = ()
+            self._answered.set()
         for shard in shards:
             shard.save(marks[shard.name])
         return ()
@@ -94,7 +116,7 @@ class Progress:
         return {
             shard.name: mark
             for shard in self.shards.values()
-            if (mark := shard.unsaved(self.member.position(shard.partition))) is not None
+            if shard not in self._apart and (mark := shard.unsaved(self.member.position(shard.partition))) is not None
         }
 
     def lag(self) -> Sequence[ShardLag]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 from zlib import crc32
 
@@ -77,6 +78,7 @@ class ResultWriter:
         self._wanted: Mark | None = None  #: of the batches whose results were written
         #: Results were written of a batch that is not settled: the transaction can't end here.
         self._is_mid_batch = False
+        self._ending: anyio.CancelScope | None = None  #: while the transaction ends
 
     async def open(self) -> None:
         """Connect, find the topics, and with a transactional id fence off whoever had it.
@@ -94,10 +96,15 @@ class ResultWriter:
 
     @property
     def is_due(self) -> bool:
-        """Whether the transaction should end: at the end of a batch, and old enough."""
-        if self._began_s is None or self._is_mid_batch:
+        """Whether the transaction should end: at the end of a batch, old enough, and nobody is ending it."""
+        if self._began_s is None or self._is_mid_batch or self._turn.locked():
             return False
         return loop_time() >= self._began_s + TRANSACTION_INTERVAL_S
+
+    @property
+    def is_open(self) -> bool:
+        """Whether results were written that no commit has made visible."""
+        return self._began_s is not None
 
     async def write(self, lane: str, results: Sequence[ResultRecord]) -> None:
         """Write results in order per key; without transactions they are durable when it returns.
@@ -164,39 +171,57 @@ class ResultWriter:
             for each in pending:
                 forget(each)
 
-    async def settle(self, mark: Mark) -> bool:
+    async def settle(self, mark: Mark, checkpoint: int) -> bool:
         """Note how far all is settled, to go with the transaction that is open; False when none is.
 
-        One that is ending does not carry it: its end is waited for.
+        One that is ending does not carry it: its end is waited for. A mark that stands before the results in it is
+        passed over: committed together, the records would come again, and their results be there twice. A worker that
+        is cancelled takes the mark of its batch back so; of a batch that is half written, the next owner counts it.
+
+        Args:
+            mark: of what is settled now.
+            checkpoint: of what was settled when the transaction began.
         """
         async with self._turn:
             if self._began_s is None:
                 return False
+            carried = self._wanted.offset if self._wanted is not None else checkpoint
+            if mark.offset < carried or (self._is_mid_batch and mark.offset == carried):
+                return True
             self._wanted = mark
             self._is_mid_batch = False
             return True
 
-    async def commit(self, group: str, source: TopicPartition) -> Mark | None:
-        """End the transaction with the offset that `settle` noted; return it, or None when none was open.
+    async def commit(self, group: str, source: TopicPartition, alone: AbstractAsyncContextManager[None]) -> Mark | None:
+        """End the transaction with the offset that `settle` noted; return it, or None when none could end.
 
         Shielded: an answer that nobody waited for would leave it open what readers see.
 
+        Args:
+            group: whose offset it is.
+            source: the partition.
+            alone: keeps other commits of the partition away while it is entered.
+
         Raises:
             WriterFenced: another owner has the shard: nothing became visible.
-            Unreachable: it is not known whether it became visible; the next owner finds out.
+            Unreachable: it is not known whether it became visible; the next owner finds out. Also when `close` comes
+                between.
         """
         async with self._turn:
             if self._began_s is None or self._wanted is None or self._is_mid_batch:
                 return None
             mark = self._wanted
             try:
-                with anyio.fail_after(_END_TIMEOUT_S, shield=True):
-                    await self._wait_sent()
-                    offset = OffsetAndMetadata(mark.offset, write_metadata(mark.metadata))
-                    await self._producer.send_offsets_to_transaction({source: offset}, group)
-                    await self._producer.commit_transaction()
+                async with alone:
+                    with anyio.fail_after(_END_TIMEOUT_S, shield=True) as self._ending:
+                        await self._wait_sent()
+                        offset = OffsetAndMetadata(mark.offset, write_metadata(mark.metadata))
+                        await self._producer.send_offsets_to_transaction({source: offset}, group)
+                        await self._producer.commit_transaction()
             except (errors.KafkaError, TimeoutError) as error:
                 raise self._explain(error) from error
+            finally:
+                self._ending = None
             self._began_s = self._wanted = None
             return mark
 
@@ -208,6 +233,10 @@ class ResultWriter:
 
     async def close(self) -> None:
         """Disconnect, in bounded time; a transaction that is open is undone."""
+        if self._ending is not None:
+            # A producer that is stopped answers nobody.
+            self._ending.deadline = loop_time()
+        self._began_s = None
         for each in self._pending:
             forget(each)
         self._pending = []

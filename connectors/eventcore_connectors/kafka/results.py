@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import anyio
 from aiokafka import TopicPartition
@@ -89,7 +90,7 @@ class SourceResults:
     async def settle(self, shard: OwnedShard, mark: Mark) -> bool:
         """Note how far a shard is settled; tell whether a transaction carries it, and no other commit may."""
         writer = self._writers.get(shard.name)
-        return writer is not None and await writer.settle(mark)
+        return writer is not None and await writer.settle(mark, shard.checkpoint)
 
     def due(self, shards: Sequence[OwnedShard]) -> list[OwnedShard]:
         """Return the shards whose transaction should end."""
@@ -99,20 +100,30 @@ class SourceResults:
         """Tell whether a shard's transaction should end."""
         return self._writers[shard.name].is_due
 
-    async def commit(self, shard: OwnedShard) -> Mark | None:
-        """End a shard's transaction; return what the broker has now, or None when none could end.
+    def is_open(self, shard: OwnedShard) -> bool:
+        """Tell whether a shard has results that no transaction has made visible yet."""
+        return shard.name in self._writers and self._writers[shard.name].is_open
+
+    async def commit(self, shard: OwnedShard, alone: AbstractAsyncContextManager[None]) -> None:
+        """End a shard's transaction where it can end, and have the shard carry what it committed.
+
+        Args:
+            shard: that is owned.
+            alone: keeps other commits of the shard away while it is entered.
 
         Raises:
             WriterFenced, Unreachable: see `ResultWriter.commit`.
         """
         writer = self._writers.get(shard.name)
         if writer is None:
-            return None
+            return
         await signals.reach("results.before_commit")
         source = TopicPartition(*shard.partition)
-        mark = await writer.commit(self._request.consumer_group_id, source)
+        mark = await writer.commit(self._request.consumer_group_id, source, alone)
+        # Nothing is awaited in between: a settle that waited for the end stands behind it.
+        if mark is not None:
+            shard.carry(mark)
         await signals.reach("results.after_commit")
-        return mark
 
     async def release(self, shards: Sequence[str]) -> None:
         """Close the writers of shards; what they have not committed is undone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from eventcore.delivery.ordering import ShardState, encode_state
+from eventcore.delivery.ordering import ShardState, decode_state, encode_state
 from eventcore_connectors.kafka.shape import Partition
 
 
@@ -80,3 +80,13 @@ class OwnedShard:
     def save(self, mark: Mark) -> None:
         """Note what the broker has."""
         self._saved = mark
+
+    def doubt(self) -> None:
+        """Note that a commit may have arrived, or arrive yet: whatever is wanted is written once more behind it."""
+        self._saved = None
+
+    def carry(self, mark: Mark) -> None:
+        """Note what a transaction has committed; in doubt, the broker may be told something else behind it."""
+        self.settle(mark.offset, decode_state(mark.metadata))
+        if self._saved is not None:
+            self._saved = mark

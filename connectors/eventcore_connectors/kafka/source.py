@@ -269,6 +269,8 @@ class KafkaSource:
             raise ShardLost(source=str(self._request.reference), shard=shard)
         if self._results is not None:
             await self._commit_results(owned)
+            if self._results.is_open(owned):
+                await self._undo(owned, Unreachable("a batch was stopped amid its results, which are undone"))
         self._owned(shard, owned.epoch)
         moved = OwnedShard(owned.partition, owned.epoch, start=position, state=state, saved=None)
         # Nobody works on it yet: a record that came before this returns would be lost.
@@ -304,18 +306,12 @@ class KafkaSource:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch) from error
 
     async def _commit_results(self, owned: OwnedShard) -> None:
-        """End a shard's transaction, and take over what it committed; a shard whose transaction fails is lost."""
+        """End a shard's transaction where it can end; a shard whose transaction fails is lost."""
         assert self._results is not None
-        progress = self._opened()
         try:
-            async with progress.writing:
-                mark = await self._results.commit(owned)
+            await self._results.commit(owned, self._opened().apart(owned))
         except (WriterFenced, Unreachable) as error:
             await self._undo(owned, error)
-            return
-        if mark is not None:
-            owned.settle(mark.offset, decode_state(mark.metadata))
-            owned.save(mark)
 
     async def _undo(self, owned: OwnedShard, error: WriterFenced | Unreachable) -> None:
         """Give up a shard whose transaction failed: nothing of it may go on from what was not committed.
@@ -330,20 +326,20 @@ class KafkaSource:
         await self._lose([owned])
 
     async def _end_due_transactions(self, results: SourceResults) -> None:
-        """End those that no settle has ended, until cancelled."""
+        """End those that no settle has ended, side by side, until cancelled."""
         owned = self._opened().shards
-        while True:
-            await anyio.sleep(TRANSACTION_INTERVAL_S)
-            for due in results.due(list(owned.values())):
-                # It may be another's, or be taken again, since the one before was ended.
-                if owned.get(due.name) is due:
-                    await self._commit_results(due)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await anyio.sleep(TRANSACTION_INTERVAL_S)
+                for due in results.due(list(owned.values())):
+                    tasks.start_soon(self._commit_results, due)
 
     async def _end_transactions(self, shards: Sequence[OwnedShard]) -> None:
-        """End the transactions of shards that are being given up; what can't be ended is undone."""
+        """End the transactions of shards that are being given up, side by side; what can't be ended is undone."""
         if self._results is not None and self._results.is_exactly_once:
-            for shard in shards:
-                await self._commit_results(shard)
+            async with anyio.create_task_group() as tasks:
+                for shard in shards:
+                    tasks.start_soon(self._commit_results, shard)
 
     @property
     def waits_for(self) -> str:

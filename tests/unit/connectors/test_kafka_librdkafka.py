@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import queue
+import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from confluent_kafka import (
@@ -18,6 +22,8 @@ from confluent_kafka import (
 )
 
 from eventcore.model import Record, TimestampKind
+from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S
+from eventcore_connectors.kafka.librdkafka import pump as pump_module
 from eventcore_connectors.kafka.librdkafka.balance import Balance
 from eventcore_connectors.kafka.librdkafka.held import PARTITION_BYTES_MAX, PARTITION_COUNT_MAX, Held
 from eventcore_connectors.kafka.librdkafka.messages import read_messages
@@ -284,12 +290,17 @@ def test_a_pause_that_the_client_has_forgotten_is_told_anew() -> None:
     assert reading.kafka.partitions == {FIRST}
 
 
-async def test_the_reading_thread_ends_in_silence_when_nobody_waits_for_it_any_more() -> None:
-    """Leaving takes as long as a broker that is gone lets it, and is waited for only so long."""
+def make_pump() -> Pump:
+    """Return what reads one topic, from a broker that is not there."""
     topics = NamedTopics("orders")
     subscription = Subscription(topics, max_poll_interval_s=300, look_every_s=300, now_s=lambda: 0.0)
     settings = {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0}
-    pump = Pump(settings, subscription, lambda: None, is_incremental=False)
+    return Pump(settings, subscription, lambda: None, is_incremental=False)
+
+
+async def test_the_reading_thread_ends_in_silence_when_nobody_waits_for_it_any_more() -> None:
+    """Leaving takes as long as a broker that is gone lets it, and is waited for only so long."""
+    pump = make_pump()
     before = set(threading.enumerate())
     await pump.open()
     (thread,) = set(threading.enumerate()) - before
@@ -298,3 +309,70 @@ async def test_the_reading_thread_ends_in_silence_when_nobody_waits_for_it_any_m
         await pump.stop()
     assert scope.cancelled_caught
     await anyio.to_thread.run_sync(thread.join)
+
+
+class SlowKafka:
+    """librdkafka's consumer, in its place: it answers each commit when the test says so, in their order."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._on_commit = settings["on_commit"]
+        self._answers: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
+        self.committed: list[int] = []
+
+    def consumer_group_metadata(self) -> bytes:
+        """Be in the first generation."""
+        return b"CGMDv2:" + (1).to_bytes(4, sys.byteorder) + b"g"
+
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        """Note what is sent."""
+        assert asynchronous
+        self.committed += [each.offset for each in offsets]
+
+    def answer(self, refused: KafkaError | None) -> None:
+        """Have the broker answer the first commit that it has not answered."""
+        self._answers.put(refused)
+
+    def poll(self, wait_s: float) -> None:
+        """Read nothing, and call back with answers."""
+        with suppress(queue.Empty):
+            self._on_commit(self._answers.get(timeout=wait_s), [])
+
+    def consume(self, count: int, wait_s: float) -> list[Message]:
+        """Read nothing."""
+        return []
+
+    def close(self) -> None:
+        """Leave nothing."""
+
+
+async def test_the_answer_to_a_commit_that_was_given_up_is_not_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next one would be taken for written, and its refusal be heard by nobody."""
+    monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
+    pump = make_pump()
+    await pump.open()
+
+    def begin(client: Any) -> SlowKafka:
+        pump.assignment.begin(client, [FIRST])
+        assert isinstance(client, SlowKafka)
+        return client
+
+    kafka = await pump.ask(begin)
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        async with anyio.create_task_group() as given_up:
+            given_up.start_soon(pump.commit, 1, [TopicPartition(*FIRST, 5)])
+            while not kafka.committed:
+                await anyio.lowlevel.checkpoint()
+            given_up.cancel_scope.cancel()
+        refused: list[KafkaError | None] = []
+
+        async def commit_next() -> None:
+            refused.append(await pump.commit(1, [TopicPartition(*FIRST, 7)]))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(commit_next)
+            while len(kafka.committed) < 2:
+                await anyio.lowlevel.checkpoint()
+            kafka.answer(None)
+            kafka.answer(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+        assert refused == [KafkaError(KafkaError.UNKNOWN_MEMBER_ID)]
+        await pump.stop()

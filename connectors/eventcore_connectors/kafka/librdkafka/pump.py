@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
@@ -95,7 +96,9 @@ class Pump:
         self._is_stopping = self._is_in_callback = False
         self._balance = Balance(self.held, self._loop.time)
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._committing: Future[KafkaError | None] | None = None
+        self._committing: Future[KafkaError | None] | None = None  #: the last one
+        #: Of the commits that librdkafka was given and has not answered, in order; nobody may wait for them any more.
+        self._unanswered: deque[Future[KafkaError | None]] = deque()
         self._ended: Future[None] | None = None
 
     # -- called in the loop --------------------------------------------------------------------------------------------
@@ -248,6 +251,7 @@ class Pump:
                 self._end_commit(answer, _first_error(self._kafka.commit(offsets=offsets, asynchronous=False)))
             else:
                 self._kafka.commit(offsets=offsets, asynchronous=True)
+                self._unanswered.append(answer)
         except KafkaException as error:
             self._end_commit(answer, error.args[0])
 
@@ -258,8 +262,7 @@ class Pump:
     # -- librdkafka's callbacks, in the thread, within a poll ----------------------------------------------------------
 
     def _on_committed(self, refused: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
-        if self._committing is not None:
-            self._end_commit(self._committing, refused or _first_error(partitions))
+        self._end_commit(self._unanswered.popleft(), refused or _first_error(partitions))
 
     def _count_answers(self, statistics: str) -> None:
         brokers = msgspec.json.decode(statistics, type=_Statistics).brokers

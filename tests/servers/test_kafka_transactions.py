@@ -1,0 +1,272 @@
+"""Transactions on a real broker: which offset goes with which results, and what else is committed beside."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from eventcore.delivery.ordering import EMPTY, Part, ShardState, decode_state
+from eventcore.errors import ShardLost, SourceUnavailable
+from eventcore.model import OutgoingRecord
+from eventcore.ports.sources import ResultRecord, StreamSource
+from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
+from eventcore_connectors.kafka import connector
+from eventcore_connectors.kafka.membership import Unreachable
+from eventcore_connectors.kafka.result_writer import ResultWriter
+from eventcore_connectors.kafka.shards import Mark
+from tests.servers.held_commits import HeldCommits
+from tests.servers.kafka_cluster import KafkaCluster
+
+pytestmark = pytest.mark.any_client
+
+#: Ending a transaction may take twice as long.
+HALF_AN_END_S = 5.0
+FAILING = ShardState(parts=(Part(last=3, attempt=2, first_failure_ms=1_700_000_000_000, request_id="r"),))
+
+
+async def create_exchange(kafka: KafkaCluster, *, partitions: int = 1) -> tuple[str, str]:
+    """Return a topic with four records a partition, and one for results."""
+    topic, results = await kafka.create_topic(partitions=partitions), await kafka.create_topic("results")
+    for partition in range(partitions):
+        await kafka.send(topic, [b"0", b"1", b"2", b"3"], partition=partition)
+    return topic, results
+
+
+def make_source(kafka: KafkaCluster, topic: str, results: str) -> StreamSource:
+    """Return what reads the one and writes the other exactly once."""
+    request = msgspec.structs.replace(kafka.request(topic, topic), topics_written=(results,), is_exactly_once=True)
+    return connector.open_stream(request)
+
+
+async def committed(kafka: KafkaCluster, topic: str, partition: int = 0) -> int:
+    """Return the group's offset; 0 where nothing but the start was ever written."""
+    mark = await kafka.committed(topic, topic, partition=partition)
+    return mark.offset if mark is not None else 0
+
+
+async def until_committed(kafka: KafkaCluster, topic: str, offset: int) -> None:
+    """Wait until the broker has an offset."""
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        while await committed(kafka, topic) != offset:
+            await anyio.lowlevel.checkpoint()
+
+
+async def produce(reader: Reader, shard: str, results: str, body: bytes) -> None:
+    """Send one result on, in the shard's transaction."""
+    result = ResultRecord(topic=results, record=OutgoingRecord(body=body))
+    await reader.source.produce(shard, reader.taken[shard].epoch, [result])  # type: ignore[attr-defined]
+
+
+async def test_what_is_settled_while_a_transaction_ends_is_kept(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed attempt that comes while the broker still commits what was before it is durable on return."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    is_ending, may_end = anyio.Event(), anyio.Event()
+    commit = AIOKafkaProducer.commit_transaction
+
+    async def commit_late(self: AIOKafkaProducer) -> None:
+        is_ending.set()
+        await may_end.wait()
+        await commit(self)
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_late)
+    async with reading(make_source(kafka, topic, results)) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0")
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            await is_ending.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: reader.settle(shard, 2, FAILING, is_urgent=True))
+            await anyio.wait_all_tasks_blocked()
+            may_end.set()
+        mark = await kafka.committed(topic, topic)
+        assert mark is not None
+        assert (mark.offset, decode_state(mark.metadata)) == (2, FAILING)
+
+
+@pytest.mark.aiokafka_only
+async def test_no_transaction_overtakes_a_commit_that_is_on_its_way(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain commit, of what had no results, would else arrive behind the transaction's and take its offset back."""
+    topic, results = await create_exchange(kafka)
+    shard, overtaken = f"{topic}-0", list[bool]()
+    send_offsets = AIOKafkaProducer.send_offsets_to_transaction
+
+    async def note(self: AIOKafkaProducer, *arguments: Any) -> None:
+        overtaken.append(held.is_holding)
+        await send_offsets(self, *arguments)
+
+    async with reading(make_source(kafka, topic, results)) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == 4)
+        held = HeldCommits(monkeypatch)
+        monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", note)
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while not held.is_holding:
+                await anyio.lowlevel.checkpoint()
+            await produce(reader, shard, results, b"1")
+            await reader.settle(shard, 2)
+            while not overtaken:
+                await anyio.lowlevel.checkpoint()
+            held.let_go.set()
+        await until_committed(kafka, topic, 2)
+    assert overtaken == [False]
+
+
+async def test_results_that_are_dropped_while_a_transaction_ends_are_told(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that is closed cancels what it still sends: the mapping says so, and no commit passes it."""
+    topic, results = await create_exchange(kafka)
+    shard, dropped = f"{topic}-0", list[Any]()
+
+    async def send_never(self: AIOKafkaProducer, *_: Any, **__: Any) -> Any:
+        dropped.append(self._loop.create_future())
+        return dropped[-1]
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", send_never)
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0")
+        await reader.settle(shard, 1)
+        await anyio.wait_all_tasks_blocked()
+        dropped[0].cancel()
+        with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match=results):
+            await reader.run()
+        assert await committed(kafka, topic) == 0
+
+
+async def test_a_mark_that_is_taken_back_leaves_the_transaction_its_offset(kafka: KafkaCluster) -> None:
+    """A worker that is cancelled before its settle is over takes back the mark of its batch, which stands before it."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0-3")
+        await reader.settle(shard, 4)
+        await reader.settle(shard, 0, is_urgent=True)
+        assert (await committed(kafka, topic), await kafka.visible(results)) == (4, [b"0-3"])
+
+
+async def test_half_a_batch_of_results_is_never_committed(kafka: KafkaCluster) -> None:
+    """A worker that is cancelled amid its results: they are undone, whatever is settled then, and come once more."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0-1")
+        await reader.settle(shard, 2)
+        await produce(reader, shard, results, b"half of 2-3")
+        await reader.settle(shard, 2, is_urgent=True)
+    assert (await committed(kafka, topic), await kafka.visible(results)) == (0, [])
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0-3")
+        await reader.settle(shard, 4, is_urgent=True)
+    assert (await committed(kafka, topic), await kafka.visible(results)) == (4, [b"0-3"])
+
+
+async def test_half_a_batch_of_results_goes_nowhere_with_a_move(kafka: KafkaCluster) -> None:
+    """Moved by hand while results are written: what they belong to is undone, and the shard is taken anew."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"half")
+        with pytest.raises(ShardLost):
+            await reader.source.seek(shard, 3, EMPTY)
+        assert reader.history == [("taken", shard), ("lost", shard)]
+    assert (await committed(kafka, topic), await kafka.visible(results)) == (0, [])
+
+
+async def test_no_shard_waits_for_the_transaction_of_another(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with a transaction of its own, nor with a plain commit."""
+    topic, results = await create_exchange(kafka, partitions=3)
+    first, second, third = (f"{topic}-{partition}" for partition in range(3))
+    is_ending, may_end = anyio.Event(), anyio.Event()
+    commit = AIOKafkaProducer.commit_transaction
+
+    async def commit_late(self: AIOKafkaProducer) -> None:
+        if not is_ending.is_set():
+            is_ending.set()
+            await may_end.wait()
+        await commit(self)
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_late)
+    async with reading(make_source(kafka, topic, results)) as reader:
+        await reader.until(lambda: all(len(reader.bodies(shard)) == 4 for shard in (first, second, third)))
+        await produce(reader, first, results, b"0")
+        await reader.settle(first, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            await is_ending.wait()
+        await produce(reader, second, results, b"0")
+        with anyio.fail_after(HAPPENS_WITHIN_S / 2):
+            await reader.settle(second, 1, is_urgent=True)
+            await reader.settle(third, 2, FAILING, is_urgent=True)
+        assert [await committed(kafka, topic, partition) for partition in range(3)] == [0, 1, 2]
+        may_end.set()
+        await until_committed(kafka, topic, 1)
+
+
+async def test_a_transaction_whose_writer_is_closed_ends_at_once(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its shard is lost: a producer that is stopped answers nobody, and would be waited for in vain."""
+    is_ending = anyio.Event()
+
+    async def commit_never(self: AIOKafkaProducer) -> None:
+        is_ending.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_never)
+    topic, results = await create_exchange(kafka)
+    writer = ResultWriter(kafka.config(), [results], now_ms=lambda: 0, transactional_id=topic)
+    await writer.open()
+    await writer.write("any", [ResultRecord(topic=results, record=OutgoingRecord(body=b"0"))])
+    assert await writer.settle(Mark(1, ""), 0)
+
+    async def commit() -> None:
+        with pytest.raises(Unreachable):
+            await writer.commit(topic, TopicPartition(topic, 0), nullcontext())
+
+    with anyio.fail_after(HALF_AN_END_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(commit)
+            await is_ending.wait()
+            await writer.close()
+    assert not writer.is_open
+
+
+@pytest.mark.aiokafka_only
+async def test_a_commit_that_arrives_behind_a_transaction_is_mended(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was given up may still be on its way: whatever the broker was told last is told once more."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with reading(make_source(kafka, topic, results)) as reader:
+        await reader.until(lambda: len(reader.bodies(shard)) == 4)
+        held = HeldCommits(monkeypatch)
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while held.over == 0:
+                await anyio.lowlevel.checkpoint()
+        await produce(reader, shard, results, b"1")
+        await reader.settle(shard, 2)
+        await until_committed(kafka, topic, 2)
+        await held.send_first()
+        assert await committed(kafka, topic) < 2
+        held.let_go.set()
+        await until_committed(kafka, topic, 2)
