@@ -77,12 +77,10 @@ async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None
                 ends[f"{topic}-{partition}"] = position + 1
 
     async def own(reader: Settler, stop: anyio.Event) -> None:
-        await reader.source.open(reader)
-        async with anyio.create_task_group() as tasks:
+        async with opened(reader.source, reader), anyio.create_task_group() as tasks:
             tasks.start_soon(reader.run)
             await stop.wait()
             tasks.cancel_scope.cancel()
-        await reader.source.aclose()
 
     readers = [Settler(kafka.source(topic, topic), delivered) for _ in range(3)]
     stops = [anyio.Event() for _ in readers]

@@ -171,9 +171,9 @@ async def reading(source: StreamSource) -> AsyncIterator[Reader]:
 
 
 @asynccontextmanager
-async def opened(source: StreamSource) -> AsyncIterator[Reader]:
+async def opened(source: StreamSource, reader: Reader | None = None) -> AsyncIterator[Reader]:
     """Open a source for a test that receives by itself, and close it at the end."""
-    reader = Reader(source)
+    reader = reader or Reader(source)
     await source.open(reader)
     try:
         async with anyio.create_task_group() as tasks:
