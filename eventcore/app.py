@@ -41,6 +41,7 @@ from eventcore.engine.outside import (
     outside_references,
     transactional_destinations,
 )
+from eventcore.engine.own_marks import OwnMarks
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.router import Router
 from eventcore.ids import IdFactory, SystemIds
@@ -129,6 +130,7 @@ async def open_engine(
         visibility_timeouts_s={name: queue.visibility_timeout for name, queue in pipeline.queues.items()},
         fifo_queues=frozenset(name for name, queue in pipeline.queues.items() if queue.fifo_queue),
         suspects=anyio.Lock(),
+        own_marks=OwnMarks(),
     )
     workers = {
         function.spec.name: make_event_worker(function, pipeline.events[function.spec.name], events, around)

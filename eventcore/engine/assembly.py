@@ -28,6 +28,7 @@ from eventcore.engine.gate import Gate
 from eventcore.engine.idempotency import IdempotentDispatcher, RecordKeys
 from eventcore.engine.mapping import RunningMapping
 from eventcore.engine.outbox import Outbox
+from eventcore.engine.own_marks import OwnMarks
 from eventcore.engine.parked import ParkedQueue, ParkedReader, ParkedTopic
 from eventcore.engine.parking import ParkingContext
 from eventcore.engine.queue_context import QueueContext
@@ -74,6 +75,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     visibility_timeouts_s: Mapping[str, int]  #: of the embedded queues, by name
     fifo_queues: frozenset[str]  #: names of those that are FIFO queues
     suspects: anyio.Lock  #: see `ShardContext`
+    own_marks: OwnMarks
 
 
 async def build_mapping(
@@ -224,6 +226,7 @@ def _stream_mapping(
         is_hashed=settings.parallelization_factor > 1,
         window_length_s=settings.window_length_s,
         suspects=around.suspects,
+        own_marks=around.own_marks,
         clock=around.clock,
         ids=around.ids,
         reporter=reporter,

@@ -35,6 +35,7 @@ class Redrive:
         states: LaneStates,
         parking: Parking,
         reader: ParkedReader,
+        epoch: int,
         write: Callable[[], Awaitable[None]],
     ) -> None:
         """Prepare a step.
@@ -45,6 +46,7 @@ class Redrive:
             states: of the shard's lanes, changed in place.
             parking: of the shard.
             reader: of where its records wait.
+            epoch: in which the shard was taken.
             write: tells the source of changed states, at once.
         """
         self._context = context
@@ -52,6 +54,7 @@ class Redrive:
         self._states = states
         self._parking = parking
         self._reader = reader
+        self._epoch = epoch
         self._write = write
         self._redriven_count = 0
         self._failed: dict[str, Outcome] = {}
@@ -152,8 +155,7 @@ class Redrive:
         async with function.slots:
             if context.gate.find(self._shard) is not None:
                 return 0
-            outcome = await self._invoke_counted(batch)
-        done = self._count_done(batch, outcome)
+            outcome, done = await self._invoke_counted(batch)
         if done:
             context.reporter.decided(batch, Decision((Run(0, done, SETTLE),)), outcome)
         if done < len(records):
@@ -161,17 +163,24 @@ class Redrive:
             context.reporter.returned(self._shard, len(records) - done, _why_parked(outcome, done))
         return done
 
-    async def _invoke_counted(self, batch: Batch) -> Outcome:
-        """Invoke a batch; where that is broken off, its records count as handed back."""
-        reporter, count = self._context.reporter, len(batch)
+    async def _invoke_counted(self, batch: Batch) -> tuple[Outcome, int]:
+        """Invoke a batch, send on what it made, and tell how many leading records are done.
+
+        Where that is broken off, its records count as handed back.
+        """
+        reporter, results, count = self._context.reporter, self._context.results, len(batch)
         reporter.received(self._shard, count)
-        outcome = None
+        done = None
         try:
             outcome = await self._invoke(batch)
+            found = self._count_done(batch, outcome)
+            if found and results is not None:
+                await results.write(self._shard, self._epoch, outcome, batch.records[:found], ())
+            done = found
         finally:
-            if outcome is None:
+            if done is None:
                 reporter.returned(self._shard, count, BROKEN_OFF)
-        return outcome
+        return outcome, done
 
     async def _invoke(self, batch: Batch) -> Outcome:
         """Invoke a batch that the gate has let in: where one is let in to find out, it is that one."""

@@ -129,9 +129,14 @@ class ShardWorker:
     def abandon(self) -> None:
         """End now, and write nothing: another owner has the shard."""
         self._is_abandoned = True
+        self._leave_marks()
         self.stop()
         self._books.close()
         self._scope.cancel()
+
+    def _leave_marks(self) -> None:
+        kept = self._checkpoint
+        self._context.own_marks.leave(self._context.mapping, self._shard, kept.position, kept.kept)
 
     async def skip(self, count: int) -> Sequence[Discarded]:
         """Give up the first records of the batch that holds up the shard; see `Lane.skip`."""
@@ -163,6 +168,7 @@ class ShardWorker:
             # The source tells the mapping too; nothing of this shard may be written any more.
             self._is_abandoned = True
         finally:
+            self._leave_marks()
             if not self._is_abandoned:
                 await self._checkpoint.unmark()
             self._books.close()

@@ -12,6 +12,7 @@ from eventcore.engine.breaker import MappingBreaker
 from eventcore.engine.dispatcher import Dispatcher
 from eventcore.engine.filtering import RecordFilter
 from eventcore.engine.gate import Gate
+from eventcore.engine.own_marks import OwnMarks
 from eventcore.engine.rate import MappingRate
 from eventcore.engine.reporter import Reporter
 from eventcore.engine.results import Results
@@ -41,6 +42,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     is_hashed: bool  #: lanes are shared by keys (the parallelization factor), and none is ever parked
     window_length_s: int  #: of tumbling windows; 0: none
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
+    own_marks: OwnMarks
     clock: Clock
     ids: IdFactory
     reporter: Reporter

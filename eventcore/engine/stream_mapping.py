@@ -147,7 +147,7 @@ class StreamMapping:
             return
         for taken in shards:
             self._refuse_parked(taken)
-        for taken in shards:
+        for taken in [self._context.own_marks.take_back(self._context.mapping, each) for each in shards]:
             before = self._ending.pop(taken.shard, None)
             worker = self._make_worker(taken)
             self._workers[taken.shard] = worker
@@ -167,19 +167,27 @@ class StreamMapping:
         return ShardWorker(self._context, taken, buffer_bytes_max=BUFFER_BYTES_MAX)
 
     def _refuse_parked(self, taken: TakenShard) -> None:
-        """Refuse windows for a shard with parked keys: its lanes would give the function no window, and drop its state.
+        """Refuse a shard with parked keys, which needs lanes, where none can be.
+
+        They would give the function no window, and drop its state; and a transaction moves one position of its shard.
 
         Raises:
             SourceUnavailable: until they are redriven.
         """
-        if self._context.window_length_s and taken.state.parked:
-            mapping = self._context.mapping
-            raise SourceUnavailable(
-                f"keys of {taken.shard} are parked from when `{mapping}` had lanes ({len(taken.state.parked)}), and "
-                f"windows can't keep their order: take out tumbling_window_in_seconds until "
-                f"`eventcore mapping redrive {mapping}` has given them back",
-                source=self._context.source_reference,
-            )
+        context = self._context
+        if not taken.state.parked:
+            return
+        if context.window_length_s:
+            why, setting = "windows can't keep their order", "tumbling_window_in_seconds"
+        elif context.results is not None and context.results.is_exactly_once:
+            why, setting = "a transaction can't keep their order", 'delivery = "exactly_once"'
+        else:
+            return
+        raise SourceUnavailable(
+            f"keys of {taken.shard} are parked from when `{context.mapping}` had lanes ({len(taken.state.parked)}), "
+            f"and {why}: take out {setting} until `eventcore mapping redrive {context.mapping}` has given them back",
+            source=context.source_reference,
+        )
 
     async def on_revoked(self, shards: Sequence[str], *, why: str = "") -> None:
         """Stop work on shards: settled or handed back when this returns, within the budget."""

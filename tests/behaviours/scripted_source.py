@@ -21,7 +21,15 @@ from eventcore.model import Record
 from eventcore.ports.connectors import ConnectorContext, OutgoingRecord, StreamRequest
 from eventcore.ports.destinations import Destination
 from eventcore.ports.ranges import RangeSource
-from eventcore.ports.sources import LostRange, ShardLag, ShardListener, ShardRecords, StreamCapabilities, TakenShard
+from eventcore.ports.sources import (
+    LostRange,
+    ResultRecord,
+    ShardLag,
+    ShardListener,
+    ShardRecords,
+    StreamCapabilities,
+    TakenShard,
+)
 from eventcore.ports.store import Operation, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.counters import CountersSnapshot
@@ -119,7 +127,9 @@ class ScriptedSource:
     def __init__(self, stream: ScriptedStream) -> None:
         self._stream = stream
         self.waits_for = ""
-        self.capabilities = StreamCapabilities(is_settle_durable=stream.is_settle_durable, has_rebalance=True)
+        self.capabilities = StreamCapabilities(
+            is_settle_durable=stream.is_settle_durable, has_rebalance=True, takes_results=True
+        )
         self.shape = KinesisShape("arn:aws:kinesis:us-east-1:000000000000:stream/scripted")
         self.listener: ShardListener
         self.owned: dict[str, int] = {}  #: by shard: index of what comes next in its log
@@ -195,6 +205,9 @@ class ScriptedSource:
         self._stream.settled.append(settled)
         await self._stream.on_settle(settled)
         self._stream.kept[shard] = (checkpoint, state)
+
+    async def produce(self, shard: str, epoch: int, results: Sequence[ResultRecord]) -> None:
+        """Take results, and drop them."""
 
     async def seek(self, shard: str, position: int, state: ShardState) -> TakenShard:
         epoch = self._stream.epoch

@@ -10,7 +10,7 @@ import pytest
 from eventcore.delivery.lanes import lane_key, lane_name
 from eventcore.delivery.ordering import LaneState, Part, ShardState
 from eventcore.engine.checkpoint import WRITE_PATIENCE_S
-from eventcore.errors import SourceUnavailable
+from eventcore.errors import ShardLost, SourceUnavailable
 from eventcore.testing import Fate, Faults, Scripted, open_pipeline
 from eventcore.testing.harness import Harness
 from tests.behaviours.scripted_source import ScriptedStream, Settled, play_scripted, record, scripted_app
@@ -59,6 +59,45 @@ def test_a_checkpoint_that_can_not_be_written_leaves_no_mark() -> None:
     stream = ScriptedStream({"orders-0": [record(0)]}, is_settle_durable=True)
     stream.on_settle = refuse
     play_scripted(scripted_app(work, maximum_retry_attempts=2), scenario, stream)
+    assert stream.kept["orders-0"][0] == 1
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_shard_that_is_lost_amid_its_batch_and_taken_again_blames_no_death(lanes: int, *, is_told: bool) -> None:
+    """As when a session or a transaction ends: the mark can't be taken back, and the engine that wrote it lives."""
+    left = 10
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(1)
+
+    async def lose_it(settled: Settled) -> None:
+        nonlocal left
+        if settled.checkpoint == 1 and left:
+            left -= 1
+            if is_told:
+                await stream.lose()
+                await stream.source.take()
+            else:
+                stream.on_receive = fail_once
+                stream.source.wake()
+            raise ShardLost(source="scripted", shard="orders-0")
+
+    async def fail_once() -> None:
+        stream.on_receive = nothing
+        raise SourceUnavailable("the session is over")
+
+    async def nothing() -> None:
+        """Receive."""
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1000)
+        assert harness.discarded == []
+        assert len(harness.invocations) > 5
+
+    stream = ScriptedStream({"orders-0": [record(0)]})
+    stream.on_settle = lose_it
+    play_scripted(scripted_app(work, timeout=10, lanes=lanes, maximum_retry_attempts=2), scenario, stream)
     assert stream.kept["orders-0"][0] == 1
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import eventcore
 from eventcore.delivery.lanes import SKEW_RECORDS_MIN
+from eventcore.delivery.ordering import ShardState
 from eventcore.engine.lane import Lane
 from eventcore.engine.status import ParkedRedriven
 from eventcore.errors import CommandError, StoreUnavailable
@@ -833,6 +834,48 @@ def test_a_test_gives_back_what_was_parked() -> None:
         pipeline.run_until_idle()
         assert pipeline.redrive("orders") == []
     assert [number for number in done if number > 1] == [2, 3]
+
+
+def test_what_a_redriven_record_makes_is_sent_on() -> None:
+    """`results`: as if it had never been parked."""
+    broken = {b"a", b"b"}
+
+    async def work(batch: eventcore.Batch) -> list[eventcore.OutgoingRecord]:
+        if batch.first.key in broken:
+            raise ValueError("not yet")
+        return [eventcore.OutgoingRecord(body=b"of " + record.body, key=record.key) for record in batch]
+
+    app = scripted_app(work, lanes=2, batch_size=1, parking="queue:parked", results="kafka:local/made")
+    app.queue("parked")
+    with open_pipeline(app) as pipeline:
+        for number, key in enumerate("xab"):
+            pipeline.send("kafka:local/orders", [number], key=key)
+            pipeline.advance(20)
+        assert [made.body for made in pipeline.delivered_to("kafka:local/made")] == [b"of 0"]
+        broken.clear()
+        (step,) = pipeline.redrive("orders")
+        assert (step.redriven, step.keys) == (1, 0)
+        pipeline.run_until_idle()
+        made = [(each.key, each.body) for each in pipeline.delivered_to("kafka:local/made")]
+    assert sorted(made) == [("a", b"of 1"), ("b", b"of 2"), ("x", b"of 0")]
+
+
+def test_keys_that_are_parked_are_refused_where_a_transaction_moves_one_position() -> None:
+    """Until they are given back: they need lanes, which `delivery = "exactly_once"` has none of."""
+    stream = ScriptedStream({"orders-0": [_keyed(3, b"a")]})
+    stream.kept["orders-0"] = 3, ShardState(parked=(("a", 1),))
+
+    async def work(batch: eventcore.Batch) -> None:
+        raise AssertionError("nothing overtakes what is parked")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        (mapping,) = (await harness.status()).mappings
+        assert mapping.state == "Problem"
+        assert 'take out delivery = "exactly_once" until `eventcore mapping redrive orders`' in mapping.reason
+
+    settings = {"results": "kafka:local/made", "on_failure": "kafka:local/failed", "delivery": "exactly_once"}
+    play_scripted(scripted_app(work, **settings), scenario, stream)
 
 
 def test_a_redrive_that_can_not_be_written_says_so() -> None:
