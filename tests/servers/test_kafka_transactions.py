@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition, errors
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState, decode_state
 from eventcore.errors import ShardLost, SourceUnavailable
@@ -116,7 +117,7 @@ async def test_no_transaction_overtakes_a_commit_that_is_on_its_way(
                 await anyio.lowlevel.checkpoint()
             await produce(reader, shard, results, b"1")
             await reader.settle(shard, 2)
-            while not overtaken:
+            while not (overtaken or held.over):
                 await anyio.lowlevel.checkpoint()
             held.let_go.set()
         await until_committed(kafka, topic, 2)
@@ -214,7 +215,7 @@ async def test_no_shard_waits_for_the_transaction_of_another(
         with anyio.fail_after(HAPPENS_WITHIN_S):
             await is_ending.wait()
         await produce(reader, second, results, b"0")
-        with anyio.fail_after(HAPPENS_WITHIN_S / 2):
+        with anyio.fail_after(HALF_AN_END_S):
             await reader.settle(second, 1, is_urgent=True)
             await reader.settle(third, 2, FAILING, is_urgent=True)
         await until_committed(kafka, topic, 1, partition=1)
@@ -223,15 +224,22 @@ async def test_no_shard_waits_for_the_transaction_of_another(
         await until_committed(kafka, topic, 1)
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
 async def test_a_transaction_whose_writer_is_closed_ends_at_once(
-    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch, *, is_alone: bool
 ) -> None:
     """As when its shard is lost: a producer that is stopped answers nobody, and would be waited for in vain."""
-    is_ending = anyio.Event()
+    is_ending, may_end = anyio.Event(), anyio.Event()
 
     async def commit_never(self: AIOKafkaProducer) -> None:
         is_ending.set()
         await anyio.sleep_forever()
+
+    @asynccontextmanager
+    async def not_alone_yet() -> AsyncIterator[None]:
+        is_ending.set()
+        await may_end.wait()
+        yield
 
     monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_never)
     topic, results = await create_exchange(kafka)
@@ -241,35 +249,83 @@ async def test_a_transaction_whose_writer_is_closed_ends_at_once(
     assert await writer.settle(Mark(1, ""), 0)
 
     async def commit() -> None:
+        alone = nullcontext() if is_alone else not_alone_yet()
         with pytest.raises(Unreachable):
-            await writer.commit(topic, TopicPartition(topic, 0), nullcontext())
+            await writer.commit(topic, TopicPartition(topic, 0), alone)
 
     with anyio.fail_after(HALF_AN_END_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(commit)
             await is_ending.wait()
             await writer.close()
+            may_end.set()
     assert not writer.is_open
 
 
-@pytest.mark.aiokafka_only
-async def test_a_commit_that_arrives_behind_a_transaction_is_mended(
+async def test_whoever_waits_for_a_transaction_that_fails_hears_that_the_shard_is_lost(
     kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was given up may still be on its way: whatever the broker was told last is told once more."""
+    """Not that a producer is in no transaction, which is nobody's business and would be taken for a defect."""
     topic, results = await create_exchange(kafka)
     shard = f"{topic}-0"
+    is_ending, may_end = anyio.Event(), anyio.Event()
+    commit = AIOKafkaProducer.commit_transaction
+
+    async def commit_and_say_otherwise(self: AIOKafkaProducer) -> None:
+        is_ending.set()
+        await may_end.wait()
+        await commit(self)
+        raise errors.KafkaTimeoutError("the answer was lost")
+
+    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_and_say_otherwise)
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0")
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            await is_ending.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_produce_in_vain, reader, shard, results)
+            await anyio.wait_all_tasks_blocked()
+            may_end.set()
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while reader.history != [("taken", shard), ("lost", shard)]:
+                await anyio.lowlevel.checkpoint()
+
+
+async def _produce_in_vain(reader: Reader, shard: str, results: str) -> None:
+    with pytest.raises(ShardLost):
+        await produce(reader, shard, results, b"1")
+
+
+@pytest.mark.aiokafka_only
+async def test_no_transaction_ends_before_what_was_given_up_has_arrived(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain commit that was given up may still be on its way: an answer to one behind it tells that it is not."""
+    topic, results = await create_exchange(kafka)
+    shard, is_first_through = f"{topic}-0", list[bool]()
+    send_offsets = AIOKafkaProducer.send_offsets_to_transaction
+
+    async def note(self: AIOKafkaProducer, *arguments: Any) -> None:
+        is_first_through.append(held.let_go.is_set())
+        await send_offsets(self, *arguments)
+
     async with reading(make_source(kafka, topic, results)) as reader:
         await reader.until(lambda: len(reader.bodies(shard)) == 4)
         held = HeldCommits(monkeypatch)
+        monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", note)
         await reader.settle(shard, 1)
         with anyio.fail_after(HAPPENS_WITHIN_S):
             while held.over == 0:
                 await anyio.lowlevel.checkpoint()
-        await produce(reader, shard, results, b"1")
-        await reader.settle(shard, 2)
-        await until_committed(kafka, topic, 2)
+            await produce(reader, shard, results, b"1")
+            await reader.settle(shard, 2)
+            began = held.began
+            while held.began == began:
+                await anyio.lowlevel.checkpoint()
         await held.send_first()
-        assert await committed(kafka, topic) < 2
         held.let_go.set()
         await until_committed(kafka, topic, 2)
+    assert is_first_through == [True]
+    assert await committed(kafka, topic) == 2

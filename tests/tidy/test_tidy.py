@@ -47,9 +47,10 @@ BANNED_WORDS = {
     "utils",
 }
 #: Names of other APIs, which keep theirs; and where they may stand: Lambda's and Kafka's anywhere, OpenTelemetry's,
-#: aiokafka's and pytest's at their own border.
+#: aiokafka's, librdkafka's and pytest's at their own border.
 OTHERS_NAMES = {
     "consumer_group_id": ("",),
+    "consumer_group_metadata": ("tests/unit/connectors/",),
     "faas_trigger": ("eventcore/telemetry/",),
     "fetcher": ("connectors/eventcore_connectors/kafka/",),
     "item": ("conftest.py", "eventcore/testing/pytest_plugin.py"),

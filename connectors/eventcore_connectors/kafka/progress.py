@@ -1,6 +1,7 @@
 """What is settled of the owned shards, and the commits that tell the broker.
 
-Commits that wait share a request: whoever gets the turn writes what the broker does not have of every shard.
+Commits that wait share a request: whoever gets the turn writes what the broker does not have of every shard, but for
+those whose transaction is ending, which tells it by itself.
 """
 
 from __future__ import annotations
@@ -49,18 +50,27 @@ class Progress:
     async def apart(self, shard: OwnedShard) -> AsyncIterator[None]:
         """Keep a shard out of commits while its transaction ends.
 
-        One that is on its way with the shard is waited for: it must not arrive behind the transaction's.
+        None of them may arrive behind the transaction's: one that is on its way with the shard is waited for, and
+        behind one that was given up another is written first, whose answer tells that both have arrived.
+
+        Raises:
+            SourceUnavailable: that can't be written.
         """
+        while True:
+            if shard in self._on_its_way:
+                await self._answered.wait()
+            elif shard.is_in_doubt and self.shards.get(shard.name) is shard:
+                await self.write()
+            else:
+                break
         self._apart.add(shard)
         try:
-            while shard in self._on_its_way:
-                await self._answered.wait()
             yield
         finally:
             self._apart.discard(shard)
 
     async def write(self, timeout_s: float = COMMIT_TIMEOUT_S) -> None:
-        """Write what the broker does not have of all shards, in one request.
+        """Write what the broker does not have of all shards that are not apart, in one request.
 
         Raises:
             SourceUnavailable: it may or may not have been written.

@@ -38,6 +38,8 @@ _TRANSACTION_TIMEOUT_MS = 60_000
 _END_TIMEOUT_S = 10.0
 
 _FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
+#: What a producer refuses; one whose transaction could not be ended refuses whatever comes next by the last of them.
+_REFUSED = (errors.KafkaError, TimeoutError, errors.IllegalOperation)
 
 
 class WriterFenced(Exception):
@@ -127,7 +129,7 @@ class ResultWriter:
                     await self._send(lane, results)
                     if not self._is_transactional:
                         await self._wait_sent()
-            except (errors.KafkaError, TimeoutError) as error:
+            except _REFUSED as error:
                 raise self._explain(error) from error
 
     async def _send(self, lane: str, results: Sequence[ResultRecord]) -> None:
@@ -195,7 +197,7 @@ class ResultWriter:
     async def commit(self, group: str, source: TopicPartition, alone: AbstractAsyncContextManager[None]) -> Mark | None:
         """End the transaction with the offset that `settle` noted; return it, or None when none could end.
 
-        Shielded: an answer that nobody waited for would leave it open what readers see.
+        Shielded once ``alone`` is entered: an answer that nobody waited for would leave it open what readers see.
 
         Args:
             group: whose offset it is.
@@ -206,6 +208,7 @@ class ResultWriter:
             WriterFenced: another owner has the shard: nothing became visible.
             Unreachable: it is not known whether it became visible; the next owner finds out. Also when `close` comes
                 between.
+            SourceUnavailable: ``alone`` could not be entered; nothing was changed.
         """
         async with self._turn:
             if self._began_s is None or self._wanted is None or self._is_mid_batch:
@@ -213,12 +216,16 @@ class ResultWriter:
             mark = self._wanted
             try:
                 async with alone:
+                    if self._began_s is None:
+                        raise errors.ProducerClosed
                     with anyio.fail_after(_END_TIMEOUT_S, shield=True) as self._ending:
                         await self._wait_sent()
                         offset = OffsetAndMetadata(mark.offset, write_metadata(mark.metadata))
                         await self._producer.send_offsets_to_transaction({source: offset}, group)
                         await self._producer.commit_transaction()
-            except (errors.KafkaError, TimeoutError) as error:
+            except _REFUSED as error:
+                # Some of the results may be dropped: nobody may end it once more.
+                self._is_mid_batch = True
                 raise self._explain(error) from error
             finally:
                 self._ending = None

@@ -41,6 +41,7 @@ class OwnedShard:
         self._checkpoint = start
         self._metadata = encode_state(state)
         self._saved = saved
+        self._is_in_doubt = False
         self._delivered_end = start  #: behind the last record that was delivered, or reported lost
 
     @property
@@ -80,13 +81,19 @@ class OwnedShard:
     def save(self, mark: Mark) -> None:
         """Note what the broker has."""
         self._saved = mark
+        self._is_in_doubt = False
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Tell whether a commit that was given up may have arrived, or arrive yet."""
+        return self._is_in_doubt
 
     def doubt(self) -> None:
-        """Note that a commit may have arrived, or arrive yet: whatever is wanted is written once more behind it."""
+        """Note that a commit was given up: whatever is wanted is written behind it, on its way."""
         self._saved = None
+        self._is_in_doubt = True
 
     def carry(self, mark: Mark) -> None:
-        """Note what a transaction has committed; in doubt, the broker may be told something else behind it."""
+        """Note what a transaction has committed."""
         self.settle(mark.offset, decode_state(mark.metadata))
-        if self._saved is not None:
-            self._saved = mark
+        self.save(mark)

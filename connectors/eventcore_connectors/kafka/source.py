@@ -9,6 +9,7 @@ record waits for a commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import anyio
 
@@ -234,15 +235,18 @@ class KafkaSource:
         """Move a shard's checkpoint and keep its failing work; see `StreamSource.settle`.
 
         The broker refuses it, too, once the group has a newer generation. Urgent ones that wait together share one
-        request. One that is not urgent never raises SourceUnavailable: it is tried again in the background.
+        request. One that is not urgent never raises SourceUnavailable: it is tried again in the background. Of a shard
+        whose transaction is open, one that would take it back is passed over (`ResultWriter.settle`).
         """
         progress = self._opened()
         owned = self._owned(shard, epoch)
         if self._results is not None and await self._results.settle(owned, Mark(checkpoint, encode_state(state))):
             self._refuse_lost(owned)
-            if is_urgent or self._results.is_due(owned):
+            if is_urgent:
                 await self._commit_results(owned)
-                self._refuse_lost(owned)
+            elif self._results.is_due(owned):
+                await self._commit_results_quietly(owned)
+            self._refuse_lost(owned)
             return
         self._refuse_lost(owned)
         owned.settle(checkpoint, state)
@@ -306,12 +310,21 @@ class KafkaSource:
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch) from error
 
     async def _commit_results(self, owned: OwnedShard) -> None:
-        """End a shard's transaction where it can end; a shard whose transaction fails is lost."""
+        """End a shard's transaction where it can end; a shard whose transaction fails is lost.
+
+        Raises:
+            SourceUnavailable: a commit that was given up is in its way; it can be ended later.
+        """
         assert self._results is not None
         try:
             await self._results.commit(owned, self._opened().apart(owned))
         except (WriterFenced, Unreachable) as error:
             await self._undo(owned, error)
+
+    async def _commit_results_quietly(self, owned: OwnedShard) -> None:
+        """End a transaction that nobody waits for; the next one to look ends it where that can't be now."""
+        with suppress(SourceUnavailable):
+            await self._commit_results(owned)
 
     async def _undo(self, owned: OwnedShard, error: WriterFenced | Unreachable) -> None:
         """Give up a shard whose transaction failed: nothing of it may go on from what was not committed.
@@ -332,14 +345,14 @@ class KafkaSource:
             while True:
                 await anyio.sleep(TRANSACTION_INTERVAL_S)
                 for due in results.due(list(owned.values())):
-                    tasks.start_soon(self._commit_results, due)
+                    tasks.start_soon(self._commit_results_quietly, due)
 
     async def _end_transactions(self, shards: Sequence[OwnedShard]) -> None:
         """End the transactions of shards that are being given up, side by side; what can't be ended is undone."""
         if self._results is not None and self._results.is_exactly_once:
             async with anyio.create_task_group() as tasks:
                 for shard in shards:
-                    tasks.start_soon(self._commit_results, shard)
+                    tasks.start_soon(self._commit_results_quietly, shard)
 
     @property
     def waits_for(self) -> str:

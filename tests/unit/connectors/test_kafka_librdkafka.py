@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
     TIMESTAMP_NOT_AVAILABLE,
     KafkaError,
+    KafkaException,
     Message,
     TopicPartition,
 )
@@ -316,26 +318,45 @@ class SlowKafka:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._on_commit = settings["on_commit"]
-        self._answers: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.committed: list[int] = []
 
     def consumer_group_metadata(self) -> bytes:
         """Be in the first generation."""
         return b"CGMDv2:" + (1).to_bytes(4, sys.byteorder) + b"g"
 
-    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         """Note what is sent."""
-        assert asynchronous
         self.committed += [each.offset for each in offsets]
+        return offsets
+
+    def list_topics(self, *_: Any, **__: Any) -> None:
+        """Find no broker."""
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    def subscribe(self, topics: list[str], **hooks: Any) -> None:
+        """Be given the first partition at once."""
+        self._calls.put(lambda: hooks["on_assign"](self, [TopicPartition(*FIRST)]))
+        self._on_revoke = hooks["on_revoke"]
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        """Read nothing."""
+
+    def unassign(self) -> None:
+        """Read nothing."""
+
+    def revoke(self) -> None:
+        """Have the group take the first partition away."""
+        self._calls.put(lambda: self._on_revoke(self, [TopicPartition(*FIRST)]))
 
     def answer(self, refused: KafkaError | None) -> None:
         """Have the broker answer the first commit that it has not answered."""
-        self._answers.put(refused)
+        self._calls.put(lambda: self._on_commit(refused, []))
 
     def poll(self, wait_s: float) -> None:
-        """Read nothing, and call back with answers."""
+        """Read nothing, and call back."""
         with suppress(queue.Empty):
-            self._on_commit(self._answers.get(timeout=wait_s), [])
+            self._calls.get(timeout=wait_s)()
 
     def consume(self, count: int, wait_s: float) -> list[Message]:
         """Read nothing."""
@@ -376,3 +397,39 @@ async def test_the_answer_to_a_commit_that_was_given_up_is_not_the_next_ones(mon
             kafka.answer(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
         assert refused == [KafkaError(KafkaError.UNKNOWN_MEMBER_ID)]
         await pump.stop()
+
+
+async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is polled while partitions are given up, so that no answer would come: it is to be sent again at once."""
+    monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
+    pump, is_assigned, is_over = make_pump(), anyio.Event(), anyio.Event()
+    heard: list[KafkaError | None] = []
+    await pump.open()
+    kafka = await pump.ask(lambda client: client)
+    assert isinstance(kafka, SlowKafka)
+
+    async def on_assigned(partitions: Sequence[Partition]) -> None:
+        is_assigned.set()
+
+    async def on_revoked(partitions: Sequence[Partition]) -> None:
+        while not heard:
+            await anyio.lowlevel.checkpoint()
+        assert await pump.commit(1, [TopicPartition(*FIRST, 7)]) is None
+        is_over.set()
+
+    async def commit() -> None:
+        heard.append(await pump.commit(1, [TopicPartition(*FIRST, 5)]))
+
+    pump.begin(on_revoked, on_assigned)
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await is_assigned.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(commit)
+            while not kafka.committed:
+                await anyio.lowlevel.checkpoint()
+            kafka.revoke()
+        await is_over.wait()
+        assert kafka.committed == [5, 7]
+        kafka.answer(None)
+        await pump.stop()
+    assert heard == [KafkaError(KafkaError._IN_PROGRESS)]

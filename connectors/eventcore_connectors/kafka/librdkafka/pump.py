@@ -301,6 +301,9 @@ class Pump:
         if self._is_stopping or self._loop.is_closed():
             return
         self._is_in_callback = True
+        # Answers come while it is read, which it is not in here: whoever waits for one sends it again, and hears soon.
+        for unanswered in self._unanswered:
+            self._end_commit(unanswered, KafkaError(KafkaError._IN_PROGRESS))  # noqa: SLF001
         running = asyncio.run_coroutine_threadsafe(hook(partitions), self._loop)
         running.add_done_callback(lambda _: self._questions.put(lambda: None))
         while not running.done() and not self._loop.is_closed():
