@@ -71,7 +71,8 @@ class EndlessSource:
         return ShardRecords(shard, records)
 
     async def write_behind(self) -> None:
-        """Return at once: nothing is kept."""
+        """Keep nothing."""
+        await anyio.sleep_forever()
 
     def pause(self, shard: str) -> None:
         self._paused.add(shard)
