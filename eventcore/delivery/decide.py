@@ -274,25 +274,27 @@ def _count_too_old(records: Sequence[Record], age_max_s: int, now_ms: int) -> in
     return len(records)
 
 
-def find_mark(state: ShardState) -> ShardState:
-    """Return a taken shard's state with the mark that the owner before left turned into a count (design §3).
+def find_marked(state: ShardState) -> Part | None:
+    """Return what a mark of a shard's state stands for, None when there is nothing.
 
     It is the final call's where the window has one: nothing else runs until that window is closed.
     """
+    if state.window is not None and state.window.final.request_id:
+        return state.window.final
+    return state.parts[0] if state.parts else None
+
+
+def find_mark(state: ShardState) -> ShardState:
+    """Return a taken shard's state with the mark that the owner before left turned into a count (design §3)."""
     if not state.marked:
         return state
-    unmarked = msgspec.structs.replace(state, marked=False)
-    if state.window is not None and state.window.final.request_id:
-        final = _counted(state.window.final)
-        return msgspec.structs.replace(unmarked, window=msgspec.structs.replace(state.window, final=final))
-    if not state.parts:
+    unmarked, marked = msgspec.structs.replace(state, marked=False), find_marked(state)
+    if marked is None:
         return unmarked
-    head, *rest = state.parts
-    return msgspec.structs.replace(unmarked, parts=(_counted(head), *rest))
-
-
-def _counted(part: Part) -> Part:
-    return msgspec.structs.replace(part, marks=part.marks + 1)
+    counted = msgspec.structs.replace(marked, marks=marked.marks + 1)
+    if state.window is not None and marked is state.window.final:
+        return msgspec.structs.replace(unmarked, window=msgspec.structs.replace(state.window, final=counted))
+    return msgspec.structs.replace(unmarked, parts=(counted, *state.parts[1:]))
 
 
 def decide_queue(count: int, outcome: Outcome, report: Report) -> Decision:

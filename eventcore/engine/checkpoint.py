@@ -11,6 +11,7 @@ import msgspec
 from eventcore import signals
 from eventcore.delivery.decide import find_mark
 from eventcore.delivery.ordering import ShardState
+from eventcore.engine.own_marks import OwnMarks
 from eventcore.engine.windows import ShardWindows
 from eventcore.errors import SourceError, SourceUnavailable
 from eventcore.loop import loop_time
@@ -39,7 +40,12 @@ class ShardCheckpoint:
     """Writes the progress and failing work of a shard, or of one lane of it, to what keeps it."""
 
     def __init__(
-        self, source: Keeper, taken: TakenShard, stopping: anyio.Event, windows: ShardWindows | None = None
+        self,
+        source: Keeper,
+        taken: TakenShard,
+        stopping: anyio.Event,
+        own_marks: OwnMarks,
+        windows: ShardWindows | None = None,
     ) -> None:
         """Begin where the owner before ended.
 
@@ -47,12 +53,14 @@ class ShardCheckpoint:
             source: what keeps it.
             taken: the shard as it was taken.
             stopping: ends the patience with a source that is away.
+            own_marks: remembers those that are written.
             windows: of the shard; the open one is written with every checkpoint. None without any.
         """
         self._source = source
         self._shard = taken.shard
         self.epoch = taken.epoch
         self._stopping = stopping
+        self._own_marks = own_marks
         self._windows = windows
         self.position = taken.checkpoint
         #: What the source keeps of the failing work, as far as we wrote it. The mark that the owner before left is
@@ -73,6 +81,7 @@ class ShardCheckpoint:
         # A mark claims nothing: all before its batch is settled, also where nothing ever was.
         if state.marked:
             self.kept, self.position = state, position
+            self._own_marks.note(state)
         await signals.reach("settler.before_ack")
         while True:
             try:
@@ -84,6 +93,8 @@ class ShardCheckpoint:
                 with anyio.move_on_after(error.retry_after_s or WRITE_RETRY_S):
                     await self._stopping.wait()
         await signals.reach("settler.after_ack")
+        if self.kept.marked and not state.marked:
+            self._own_marks.forget(self.kept)
         self.position = position
         self.kept = state
 

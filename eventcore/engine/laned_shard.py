@@ -86,7 +86,6 @@ class LanedShard:
         self._is_paused = False
         self._is_probing = True  #: the first batch is not settled yet
         self._written: tuple[int, ShardState] = (taken.checkpoint, taken.state)
-        self._has_written = False  #: else that was the owner before us
         self._is_abandoned = False
         self._stopping = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -153,14 +152,9 @@ class LanedShard:
     def abandon(self) -> None:
         """End now, and write nothing: another owner has the shard."""
         self._is_abandoned = True
-        self._leave_marks()
         self.stop()
         self._books.close()
         self._scope.cancel()
-
-    def _leave_marks(self) -> None:
-        if self._has_written:
-            self._context.own_marks.leave(self._context.mapping, self._shard, *self._written)
 
     async def skip(self, count: int) -> Sequence[Discarded]:
         """Give up the first records of the failing batch that is furthest behind; see `Lane.skip`."""
@@ -261,7 +255,6 @@ class LanedShard:
             # The source tells the mapping too; nothing of this shard may be written any more.
             self._is_abandoned = True
         finally:
-            self._leave_marks()
             self._books.close()
             self.finished.set()
 
@@ -363,7 +356,7 @@ class LanedShard:
             intake.serve(stopping, until=self._states.repeated_before(intake.key, intake.first))
             state = self._states.take_over(intake.key, intake.first)
             taken = TakenShard(shard=self._shard, epoch=self._epoch, checkpoint=intake.first, state=state)
-            checkpoint = ShardCheckpoint(_LaneKeeper(self, intake), taken, stopping)
+            checkpoint = ShardCheckpoint(_LaneKeeper(self, intake), taken, stopping, self._context.own_marks)
             lane = Lane(
                 self._context,
                 self._shard,
@@ -422,7 +415,7 @@ class LanedShard:
         # What was given up is forgotten with it: were it written later, a crash would have that invoked again.
         is_urgent = is_urgent or self._covered.reaches_below(checkpoint)
         await self._context.source.settle(self._shard, self._epoch, *wanted, is_urgent=is_urgent)
-        self._written, self._has_written = wanted, True
+        self._written = wanted
         await self._covered.settle(checkpoint)
 
     # -- parking -------------------------------------------------------------------------------------------------------

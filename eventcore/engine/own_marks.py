@@ -1,32 +1,54 @@
-"""The marks that this engine left behind with shards that it lost: it lives, and so they tell of no death."""
+"""The marks that this engine wrote itself: found again by it, they tell of no death."""
 
 from __future__ import annotations
 
 import msgspec
 
-from eventcore.delivery.ordering import ShardState
+from eventcore.delivery.decide import find_marked
+from eventcore.delivery.ordering import LaneState, ShardState
 from eventcore.ports.sources import TakenShard
+
+#: Marks that are remembered, of shards that never came back: the oldest is forgotten first.
+MARKS_MAX = 10_000
 
 
 class OwnMarks:
-    """What one engine remembers for as long as it lives: one entry a shard of each mapping at most.
+    """What one engine remembers for as long as it lives, for all of its mappings.
 
-    A shard is lost when its lease, session or transaction ends while a batch of it runs; its mark can't be taken back
-    then, as another owner may have it. Found as it was left, nobody has worked on the shard since.
+    A shard may be lost amid a batch: a session, or a transaction that could not be ended. Its mark can't be taken back
+    then, as another owner may have the shard, which counts it. Found by us as we wrote it (any other owner has written
+    a higher count), it is ours, and we live.
     """
 
     def __init__(self) -> None:
-        self._left: dict[tuple[str, str], tuple[int, ShardState]] = {}
+        self._written: dict[tuple[str, int], None] = {}  #: by the batch's request id and its count of marks, in order
 
-    def leave(self, mapping: str, shard: str, checkpoint: int, state: ShardState) -> None:
-        """Note what a mapping wrote last of a shard that it works on no more."""
-        if state.marked or any(lane.marked for lane in state.lanes):
-            self._left[mapping, shard] = checkpoint, state
+    def note(self, state: ShardState) -> None:
+        """Remember a mark; before it is written, as a write that fails may have been made all the same."""
+        if (name := _name(state)) is not None:
+            self._written[name] = None
+            if len(self._written) > MARKS_MAX:
+                del self._written[next(iter(self._written))]
 
-    def take_back(self, mapping: str, taken: TakenShard) -> TakenShard:
+    def forget(self, state: ShardState) -> None:
+        """Forget a mark whose batch is settled, or has failed."""
+        if (name := _name(state)) is not None:
+            self._written.pop(name, None)
+
+    def take_back(self, taken: TakenShard) -> TakenShard:
         """Return a taken shard without the marks that are our own."""
-        if self._left.get((mapping, taken.shard)) != (taken.checkpoint, taken.state):
-            return taken
         state = taken.state
-        lanes = tuple([msgspec.structs.replace(lane, marked=False) for lane in state.lanes])
-        return msgspec.structs.replace(taken, state=msgspec.structs.replace(state, marked=False, lanes=lanes))
+        if state.marked and _name(state) in self._written:
+            state = msgspec.structs.replace(state, marked=False)
+        if any(lane.marked for lane in state.lanes):
+            state = msgspec.structs.replace(state, lanes=tuple([self._take_back(lane) for lane in state.lanes]))
+        return msgspec.structs.replace(taken, state=state)
+
+    def _take_back(self, lane: LaneState) -> LaneState:
+        is_own = lane.marked and _name(ShardState(parts=lane.parts)) in self._written
+        return msgspec.structs.replace(lane, marked=False) if is_own else lane
+
+
+def _name(state: ShardState) -> tuple[str, int] | None:
+    part = find_marked(state)
+    return None if part is None else (part.request_id, part.marks)

@@ -50,7 +50,7 @@ class ShardWorker:
             windows = ShardWindows(context.window_length_s, find_mark(taken.state).window, context.clock)
             windowed = WindowBuffer(context.batching, windows, size_bytes_max=buffer_bytes_max)
             self._intake = intake = WindowIntake(context.source, taken.shard, windowed, windows)
-            self._checkpoint = ShardCheckpoint(context.source, taken, stopping, windows)
+            self._checkpoint = ShardCheckpoint(context.source, taken, stopping, context.own_marks, windows)
             self._lane = WindowedLane(
                 context,
                 taken.shard,
@@ -64,7 +64,7 @@ class ShardWorker:
             return
         buffer = RecordBuffer(context.batching, size_bytes_max=buffer_bytes_max)
         self._intake = ShardIntake(context.source, taken.shard, buffer)
-        self._checkpoint = ShardCheckpoint(context.source, without_window(taken), stopping)
+        self._checkpoint = ShardCheckpoint(context.source, without_window(taken), stopping, context.own_marks)
         self._lane = Lane(
             context,
             taken.shard,
@@ -129,14 +129,9 @@ class ShardWorker:
     def abandon(self) -> None:
         """End now, and write nothing: another owner has the shard."""
         self._is_abandoned = True
-        self._leave_marks()
         self.stop()
         self._books.close()
         self._scope.cancel()
-
-    def _leave_marks(self) -> None:
-        kept = self._checkpoint
-        self._context.own_marks.leave(self._context.mapping, self._shard, kept.position, kept.kept)
 
     async def skip(self, count: int) -> Sequence[Discarded]:
         """Give up the first records of the batch that holds up the shard; see `Lane.skip`."""
@@ -168,7 +163,6 @@ class ShardWorker:
             # The source tells the mapping too; nothing of this shard may be written any more.
             self._is_abandoned = True
         finally:
-            self._leave_marks()
             if not self._is_abandoned:
                 await self._checkpoint.unmark()
             self._books.close()

@@ -42,7 +42,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     is_hashed: bool  #: lanes are shared by keys (the parallelization factor), and none is ever parked
     window_length_s: int  #: of tumbling windows; 0: none
     suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
-    own_marks: OwnMarks
+    own_marks: OwnMarks  #: of the engine
     clock: Clock
     ids: IdFactory
     reporter: Reporter

@@ -147,7 +147,7 @@ class StreamMapping:
             return
         for taken in shards:
             self._refuse_parked(taken)
-        for taken in [self._context.own_marks.take_back(self._context.mapping, each) for each in shards]:
+        for taken in [self._context.own_marks.take_back(each) for each in shards]:
             before = self._ending.pop(taken.shard, None)
             worker = self._make_worker(taken)
             self._workers[taken.shard] = worker

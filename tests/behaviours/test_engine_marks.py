@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from eventcore.delivery.lanes import lane_key, lane_name
@@ -99,6 +100,28 @@ def test_a_shard_that_is_lost_amid_its_batch_and_taken_again_blames_no_death(lan
     stream.on_settle = lose_it
     play_scripted(scripted_app(work, timeout=10, lanes=lanes, maximum_retry_attempts=2), scenario, stream)
     assert stream.kept["orders-0"][0] == 1
+
+
+def test_the_mark_of_an_engine_that_died_is_counted_also_when_it_was_written_beside_ours() -> None:
+    """Another key runs first, and its mark is written with the one that was found: that stays the dead engine's."""
+    records = [msgspec.structs.replace(record(number), key=key) for number, key in enumerate((b"a", b"died"))]
+    part = Part(last=1, request_id="r")
+    lane = LaneState(lane_name(lane_key(records[1], 1)), (part,), marked=True, first=1)
+
+    async def work(event: dict[str, Any], context: Any) -> None:
+        await anyio.sleep(5)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        assert [entry.marked for entry in stream.kept["orders-0"][1].lanes] == [True, True]
+        await stream.lose()
+        await stream.source.take()
+        await harness.advance(60)
+
+    stream = ScriptedStream({"orders-0": [*records]})
+    stream.kept["orders-0"] = (0, ShardState(lanes=(lane,)))
+    play_scripted(scripted_app(work, timeout=10, lanes=2, batch_size=1), scenario, stream)
+    assert max(_marks(settled.state) for settled in stream.settled) == 1
 
 
 def test_a_mark_whose_answer_was_lost_is_taken_back() -> None:

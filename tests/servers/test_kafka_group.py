@@ -18,9 +18,9 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState
-from eventcore.errors import ShardLost
+from eventcore.errors import ShardLost, SourceUnavailable
 from eventcore.ports.connectors import StartingPosition
-from eventcore.ports.sources import StreamSource
+from eventcore.ports.sources import StreamSource, TakenShard
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from eventcore_connectors.kafka.connector import make_member
 from eventcore_connectors.kafka.membership import Fenced
@@ -110,6 +110,24 @@ async def test_owners_that_come_and_go_lose_nothing(kafka: KafkaCluster) -> None
             assert run == list(range(run[0], run[0] + len(run))), "an owner's records have a gap or a repeat"
         for (_, before), (_, after) in pairwise(sorted(runs.items())):
             assert after[0] <= before[-1] + 1, "a new owner began behind what was delivered"
+
+
+class Refuser(Reader):
+    """A listener that can't work on what it is given."""
+
+    async def on_taken(self, shards: Sequence[TakenShard]) -> None:
+        """Refuse it."""
+        raise SourceUnavailable("keys are parked")
+
+
+@pytest.mark.both_clients
+async def test_a_shard_that_is_refused_is_told_and_not_kept_in_silence(kafka: KafkaCluster) -> None:
+    """Clients note what their callbacks raise, and go on; or their thread ends."""
+    topic = await kafka.create_topic()
+    source = kafka.source(topic, topic)
+    async with opened(source, Refuser(source)) as reader:
+        with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match="keys are parked"):
+            await reader.run()
 
 
 @pytest.mark.both_clients

@@ -329,3 +329,25 @@ async def test_no_transaction_ends_before_what_was_given_up_has_arrived(
         await until_committed(kafka, topic, 2)
     assert is_first_through == [True]
     assert await committed(kafka, topic) == 2
+
+
+@pytest.mark.aiokafka_only
+async def test_a_transaction_that_can_not_be_ended_for_long_is_told(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In silence, it would grow until the broker aborts it, and the shard be worked on by nobody then."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        held = HeldCommits(monkeypatch)
+        await reader.settle(shard, 1)
+        with anyio.fail_after(HAPPENS_WITHIN_S):
+            while held.over == 0:
+                await anyio.lowlevel.checkpoint()
+        await produce(reader, shard, results, b"1")
+        await reader.settle(shard, 2)
+        with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match="progress can't be written"):
+            await reader.run()
+        held.let_go.set()
+    assert await kafka.visible(results) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 
 import anyio
 
@@ -28,6 +29,14 @@ _BACKGROUND_TIMEOUT_S = 1.0
 LAST_TIMEOUT_S = 3.0
 
 
+class _FailedCommit(NamedTuple):
+    """The last commit that failed."""
+
+    attempt: int = 0
+    timeout_s: float = 0.0
+    message: str = ""
+
+
 class Progress:
     """The shards that are owned now; the generations in which they were taken are over together."""
 
@@ -44,6 +53,8 @@ class Progress:
         self._turn = anyio.Lock()  #: held by the commit that is on its way
         self._on_its_way: Sequence[OwnedShard] = ()  #: whose progress it has
         self._answered = anyio.Event()  #: set when it is over
+        self._attempts = 0  #: commits that were begun
+        self._failed = _FailedCommit()
         self._apart: set[OwnedShard] = set()  #: whose progress goes with a transaction that is ending
 
     @asynccontextmanager
@@ -80,14 +91,22 @@ class Progress:
             await self._on_fenced(fenced)
 
     async def _write_all(self, timeout_s: float) -> Sequence[OwnedShard]:
-        """Return the shards that others own by now, if any."""
+        """Return the shards that others own by now, if any.
+
+        Whoever waits while a commit fails that was begun since, and had as much time, shares its failure: it had these
+        marks as well, and one after the other thirty shards would wait for minutes.
+        """
+        came = self._attempts
         async with self._turn:
+            if self._failed.attempt > came and self._failed.timeout_s >= timeout_s:
+                raise self._unavailable(self._failed.message)
             return await self._write_unsaved(timeout_s)
 
     async def _write_unsaved(self, timeout_s: float) -> Sequence[OwnedShard]:
         marks = self._unsaved()
         if not marks:
             return ()
+        self._attempts += 1
         shards = self._on_its_way = [self.shards[name] for name in marks]
         self._answered = anyio.Event()
         try:
@@ -100,7 +119,9 @@ class Progress:
         except (ClientFailed, TimeoutError) as error:
             for shard in shards:
                 shard.doubt()
-            raise self._unavailable(f"progress can't be written ({describe(error)})") from error
+            message = f"progress can't be written ({describe(error)})"
+            self._failed = _FailedCommit(self._attempts, timeout_s, message)
+            raise self._unavailable(message) from error
         finally:
             self._on_its_way = ()
             self._answered.set()

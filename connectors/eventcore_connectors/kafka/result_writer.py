@@ -108,6 +108,11 @@ class ResultWriter:
         """Whether results were written that no commit has made visible."""
         return self._began_s is not None
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the transaction could not be ended for longer than that may take: the broker aborts it one day."""
+        return self._began_s is not None and loop_time() >= self._began_s + _END_TIMEOUT_S
+
     async def write(self, lane: str, results: Sequence[ResultRecord]) -> None:
         """Write results in order per key; without transactions they are durable when it returns.
 
@@ -208,7 +213,7 @@ class ResultWriter:
             WriterFenced: another owner has the shard: nothing became visible.
             Unreachable: it is not known whether it became visible; the next owner finds out. Also when `close` comes
                 between.
-            SourceUnavailable: ``alone`` could not be entered; nothing was changed.
+            SourceUnavailable: ``alone`` could not be entered; the transaction is as it was.
         """
         async with self._turn:
             if self._began_s is None or self._wanted is None or self._is_mid_batch:
@@ -233,9 +238,9 @@ class ResultWriter:
             return mark
 
     def _explain(self, error: BaseException) -> WriterFenced | Unreachable:
-        if isinstance(error, _FENCED):
-            return WriterFenced(describe(error))
         where = f"{', '.join(self._topics)} at {self._config.bootstrap_servers}"
+        if isinstance(error, _FENCED):
+            return WriterFenced(f"the transaction to {where} was ended by others ({describe(error)})")
         return Unreachable(f"results can't be written to {where} ({describe(error)})")
 
     async def close(self) -> None:

@@ -100,6 +100,10 @@ class SourceResults:
         """Tell whether a shard's transaction should end."""
         return self._writers[shard.name].is_due
 
+    def is_overdue(self, shard: OwnedShard) -> bool:
+        """Tell whether a shard's transaction could not be ended for too long."""
+        return shard.name in self._writers and self._writers[shard.name].is_overdue
+
     def is_open(self, shard: OwnedShard) -> bool:
         """Tell whether a shard has results that no transaction has made visible yet."""
         return shard.name in self._writers and self._writers[shard.name].is_open
@@ -112,7 +116,7 @@ class SourceResults:
             alone: keeps other commits of the shard away while it is entered.
 
         Raises:
-            WriterFenced, Unreachable: see `ResultWriter.commit`.
+            WriterFenced, Unreachable, SourceUnavailable: see `ResultWriter.commit`.
         """
         writer = self._writers.get(shard.name)
         if writer is None:

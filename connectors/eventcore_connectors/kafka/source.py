@@ -9,7 +9,6 @@ record waits for a commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import anyio
 
@@ -238,8 +237,16 @@ class KafkaSource:
         request. One that is not urgent never raises SourceUnavailable: it is tried again in the background. Of a shard
         whose transaction is open, one that would take it back is passed over (`ResultWriter.settle`).
         """
-        progress = self._opened()
         owned = self._owned(shard, epoch)
+        try:
+            await self._settle(owned, checkpoint, state, is_urgent=is_urgent)
+        except SourceUnavailable:
+            # One shard is lost, which is no reason to begin with all of them anew.
+            self._refuse_lost(owned)
+            raise
+
+    async def _settle(self, owned: OwnedShard, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
+        progress = self._opened()
         if self._results is not None and await self._results.settle(owned, Mark(checkpoint, encode_state(state))):
             self._refuse_lost(owned)
             if is_urgent:
@@ -322,19 +329,24 @@ class KafkaSource:
             await self._undo(owned, error)
 
     async def _commit_results_quietly(self, owned: OwnedShard) -> None:
-        """End a transaction that nobody waits for; the next one to look ends it where that can't be now."""
-        with suppress(SourceUnavailable):
+        """End a transaction that nobody waits for; where that can't be now, a later look does, within bounds."""
+        assert self._results is not None
+        try:
             await self._commit_results(owned)
+        except SourceUnavailable as error:
+            if self._results.is_overdue(owned):
+                await self._undo(owned, Unreachable(str(error)))
 
     async def _undo(self, owned: OwnedShard, error: WriterFenced | Unreachable) -> None:
         """Give up a shard whose transaction failed: nothing of it may go on from what was not committed.
 
-        Fenced off, another owner has it. Else the mapping begins anew, at what the broker has.
+        Fenced off, another owner has it. Else the mapping begins anew, at what the broker has; also when it was fenced
+        off while the group knows of no other owner, or the shard would have none.
         """
-        assert self._results is not None
-        if self._opened().shards.get(owned.name) is not owned:
+        progress = self._opened()
+        if progress.shards.get(owned.name) is not owned:
             return
-        if isinstance(error, Unreachable):
+        if isinstance(error, Unreachable) or not progress.member.is_over(owned.epoch):
             self._fail(str(error))
         await self._lose([owned])
 
@@ -412,7 +424,8 @@ class KafkaSource:
 
     async def _on_assigned(self, partitions: Sequence[Partition]) -> None:
         """Look up where each partition is to be read from, and hand it to the listener."""
-        member = self._opened().member
+        progress = self._opened()
+        member = progress.member
         if not partitions and not self._request.reference.is_pattern and not member.knows_topics:
             self._fail("the topic does not exist any more")
         if self._is_closed or not partitions:
@@ -432,7 +445,13 @@ class KafkaSource:
             return
         taken = [self._take(partition, saved.get(partition), starts) for partition in partitions]
         assert self._listener is not None
-        await self._listener.on_taken(taken)
+        try:
+            await self._listener.on_taken(taken)
+        except SourceUnavailable as error:
+            # Raised here, the client would note it and go on, with shards that nobody works on.
+            self._failure = error
+            progress.member.interrupt()
+            return
         self._update_readable()
 
     def _take(self, partition: Partition, saved: Mark | None, starts: dict[Partition, int]) -> TakenShard:
