@@ -16,12 +16,13 @@ class OwnMarks:
     """What one engine remembers for as long as it lives, for all of its mappings.
 
     A shard may be lost amid a batch: a session, or a transaction that could not be ended. Its mark can't be taken back
-    then, as another owner may have the shard, which counts it. Found by us as we wrote it (any other owner has written
-    a higher count), it is ours, and we live.
+    then, as another owner may have the shard, which counts it. Found by us as we wrote it, it is ours, and we live:
+    another owner that marks the same batch has counted ours before, or failed with it, which is an attempt more.
     """
 
     def __init__(self) -> None:
-        self._written: dict[tuple[str, int], None] = {}  #: by the batch's request id and its count of marks, in order
+        #: By the batch's request id, its failed attempts and its count of marks, in order.
+        self._written: dict[tuple[str, int, int], None] = {}
 
     def note(self, state: ShardState) -> None:
         """Remember a mark; before it is written, as a write that fails may have been made all the same."""
@@ -49,6 +50,6 @@ class OwnMarks:
         return msgspec.structs.replace(lane, marked=False) if is_own else lane
 
 
-def _name(state: ShardState) -> tuple[str, int] | None:
+def _name(state: ShardState) -> tuple[str, int, int] | None:
     part = find_marked(state)
-    return None if part is None else (part.request_id, part.marks)
+    return None if part is None else (part.request_id, part.attempt, part.marks)
