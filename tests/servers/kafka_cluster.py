@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -143,6 +144,12 @@ class KafkaCluster:
         asked = admin.describe_consumer_groups([group])[group]
         described = await anyio.to_thread.run_sync(asked.result)
         return [(member.member_id, member.client_id) for member in described.members]
+
+    async def throw_out(self, group: str) -> None:
+        """Have the broker forget a group's members, as when their sessions end; they hear it at the next heartbeat."""
+        coordinator = await self.admin.find_coordinator(group)
+        for member, _ in await self.members(group):
+            await self.admin._client.send(coordinator, LeaveGroupRequest(group, member))
 
     # -- the code under test -------------------------------------------------------------------------------------------
 

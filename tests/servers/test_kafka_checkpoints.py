@@ -17,7 +17,7 @@ from eventcore.errors import SourceUnavailable
 from eventcore.ports.sources import LostRange
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, opened, reading
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S
-from tests.servers.held_commits import HeldCommits
+from tests.servers.held_requests import HeldRequests
 from tests.servers.kafka_cluster import KafkaCluster
 
 pytestmark = pytest.mark.any_client
@@ -141,7 +141,7 @@ async def test_no_record_waits_for_a_commit(kafka: KafkaCluster, monkeypatch: py
     async with reading(kafka.source(topic, "g")) as reader:
         await kafka.send(topic, [b"0"])
         await reader.until(lambda: len(reader.bodies(shard)) == 1)
-        held, came_meanwhile = HeldCommits(monkeypatch), False
+        held, came_meanwhile = HeldRequests(monkeypatch, OffsetCommitRequest), False
         await reader.settle(shard, 1)
         with anyio.fail_after(HAPPENS_WITHIN_S):
             # On a busy machine a record may take longer than a commit is waited for.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import anyio
@@ -11,6 +13,8 @@ import anyio.lowlevel
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition, errors
+from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.group import HeartbeatRequest
 
 from eventcore.delivery.ordering import EMPTY, Part, ShardState, decode_state
 from eventcore.errors import ShardLost, SourceUnavailable
@@ -19,9 +23,10 @@ from eventcore.ports.sources import ResultRecord, StreamSource
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
 from eventcore_connectors.kafka import connector
 from eventcore_connectors.kafka.membership import Unreachable
-from eventcore_connectors.kafka.result_writer import ResultWriter
+from eventcore_connectors.kafka.result_writer import ResultWriter, WriterFenced
 from eventcore_connectors.kafka.shards import Mark
-from tests.servers.held_commits import HeldCommits
+from tests.servers.held_ends import HeldEnds
+from tests.servers.held_requests import HeldRequests
 from tests.servers.kafka_cluster import KafkaCluster
 
 pytestmark = pytest.mark.any_client
@@ -39,9 +44,10 @@ async def create_exchange(kafka: KafkaCluster, *, partitions: int = 1) -> tuple[
     return topic, results
 
 
-def make_source(kafka: KafkaCluster, topic: str, results: str) -> StreamSource:
+def make_source(kafka: KafkaCluster, topic: str, results: str, **settings: Any) -> StreamSource:
     """Return what reads the one and writes the other exactly once."""
-    request = msgspec.structs.replace(kafka.request(topic, topic), topics_written=(results,), is_exactly_once=True)
+    request = kafka.request(topic, topic, **settings)
+    request = msgspec.structs.replace(request, topics_written=(results,), is_exactly_once=True)
     return connector.open_stream(request)
 
 
@@ -70,25 +76,16 @@ async def test_what_is_settled_while_a_transaction_ends_is_kept(
     """A failed attempt that comes while the broker still commits what was before it is durable on return."""
     topic, results = await create_exchange(kafka)
     shard = f"{topic}-0"
-    is_ending, may_end = anyio.Event(), anyio.Event()
-    commit = AIOKafkaProducer.commit_transaction
-
-    async def commit_late(self: AIOKafkaProducer) -> None:
-        is_ending.set()
-        await may_end.wait()
-        await commit(self)
-
-    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_late)
+    held = HeldEnds(monkeypatch)
     async with reading(make_source(kafka, topic, results)) as reader:
         await reader.until(lambda: len(reader.bodies(shard)) == 4)
         await produce(reader, shard, results, b"0")
         await reader.settle(shard, 1)
-        with anyio.fail_after(HAPPENS_WITHIN_S):
-            await is_ending.wait()
+        await held.until_held()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: reader.settle(shard, 2, FAILING, is_urgent=True))
             await anyio.wait_all_tasks_blocked()
-            may_end.set()
+            held.let_go.set()
         mark = await kafka.committed(topic, topic)
         assert mark is not None
         assert (mark.offset, decode_state(mark.metadata)) == (2, FAILING)
@@ -109,7 +106,7 @@ async def test_no_transaction_overtakes_a_commit_that_is_on_its_way(
 
     async with reading(make_source(kafka, topic, results)) as reader:
         await reader.until(lambda: len(reader.bodies(shard)) == 4)
-        held = HeldCommits(monkeypatch)
+        held = HeldRequests(monkeypatch, OffsetCommitRequest)
         monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", note)
         await reader.settle(shard, 1)
         with anyio.fail_after(HAPPENS_WITHIN_S):
@@ -198,29 +195,19 @@ async def test_no_shard_waits_for_the_transaction_of_another(
     """Neither with a transaction of its own, nor with a plain commit."""
     topic, results = await create_exchange(kafka, partitions=3)
     first, second, third = (f"{topic}-{partition}" for partition in range(3))
-    is_ending, may_end = anyio.Event(), anyio.Event()
-    commit = AIOKafkaProducer.commit_transaction
-
-    async def commit_late(self: AIOKafkaProducer) -> None:
-        if not is_ending.is_set():
-            is_ending.set()
-            await may_end.wait()
-        await commit(self)
-
-    monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_late)
+    held = HeldEnds(monkeypatch, count_max=1)
     async with reading(make_source(kafka, topic, results)) as reader:
         await reader.until(lambda: all(len(reader.bodies(shard)) == 4 for shard in (first, second, third)))
         await produce(reader, first, results, b"0")
         await reader.settle(first, 1)
-        with anyio.fail_after(HAPPENS_WITHIN_S):
-            await is_ending.wait()
+        await held.until_held()
         await produce(reader, second, results, b"0")
         with anyio.fail_after(HALF_AN_END_S):
             await reader.settle(second, 1, is_urgent=True)
             await reader.settle(third, 2, FAILING, is_urgent=True)
         await until_committed(kafka, topic, 1, partition=1)
         assert (await committed(kafka, topic), await committed(kafka, topic, partition=2)) == (0, 2)
-        may_end.set()
+        held.let_go.set()
         await until_committed(kafka, topic, 1)
 
 
@@ -268,12 +255,10 @@ async def test_whoever_waits_for_a_transaction_that_fails_hears_that_the_shard_i
     """Not that a producer is in no transaction, which is nobody's business and would be taken for a defect."""
     topic, results = await create_exchange(kafka)
     shard = f"{topic}-0"
-    is_ending, may_end = anyio.Event(), anyio.Event()
+    held = HeldEnds(monkeypatch)
     commit = AIOKafkaProducer.commit_transaction
 
     async def commit_and_say_otherwise(self: AIOKafkaProducer) -> None:
-        is_ending.set()
-        await may_end.wait()
         await commit(self)
         raise errors.KafkaTimeoutError("the answer was lost")
 
@@ -282,12 +267,11 @@ async def test_whoever_waits_for_a_transaction_that_fails_hears_that_the_shard_i
         await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
         await produce(reader, shard, results, b"0")
         await reader.settle(shard, 1)
-        with anyio.fail_after(HAPPENS_WITHIN_S):
-            await is_ending.wait()
+        await held.until_held()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_produce_in_vain, reader, shard, results)
             await anyio.wait_all_tasks_blocked()
-            may_end.set()
+            held.let_go.set()
         with anyio.fail_after(HAPPENS_WITHIN_S):
             while reader.history != [("taken", shard), ("lost", shard)]:
                 await anyio.lowlevel.checkpoint()
@@ -313,7 +297,7 @@ async def test_no_transaction_ends_before_what_was_given_up_has_arrived(
 
     async with reading(make_source(kafka, topic, results)) as reader:
         await reader.until(lambda: len(reader.bodies(shard)) == 4)
-        held = HeldCommits(monkeypatch)
+        held = HeldRequests(monkeypatch, OffsetCommitRequest)
         monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", note)
         await reader.settle(shard, 1)
         with anyio.fail_after(HAPPENS_WITHIN_S):
@@ -340,7 +324,7 @@ async def test_a_transaction_that_can_not_be_ended_for_long_is_told(
     shard = f"{topic}-0"
     async with opened(make_source(kafka, topic, results)) as reader:
         await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
-        held = HeldCommits(monkeypatch)
+        held = HeldRequests(monkeypatch, OffsetCommitRequest)
         await reader.settle(shard, 1)
         with anyio.fail_after(HAPPENS_WITHIN_S):
             while held.over == 0:
@@ -351,3 +335,105 @@ async def test_a_transaction_that_can_not_be_ended_for_long_is_told(
             await reader.run()
         held.let_go.set()
     assert await kafka.visible(results) == []
+
+
+@asynccontextmanager
+async def another_writer(kafka: KafkaCluster, shard: str, group: str, results: str) -> AsyncIterator[None]:
+    """Take a shard's transactional id, as its next owner does, and end what was open."""
+    writer = ResultWriter(kafka.config(), [results], now_ms=lambda: 0, transactional_id=f"{group}/{shard}")
+    await writer.open()
+    try:
+        yield
+    finally:
+        await writer.close()
+
+
+class SettlesWhenRevoked(Reader):
+    """Settles what it can when its shards are given up, as an engine does."""
+
+    async def on_revoked(self, shards: Sequence[str], *, why: str = "") -> None:
+        """Settle the first record of each, and let them go."""
+        for shard in shards:
+            with suppress(ShardLost):
+                await self.settle(shard, 1)
+        await super().on_revoked(shards, why=why)
+
+
+async def test_a_shard_that_was_fenced_off_while_it_is_given_up_stops_nothing_else(kafka: KafkaCluster) -> None:
+    """Its mapping goes on as a member: whoever gets the shard next begins at what the broker has."""
+    topic, results = await create_exchange(kafka, partitions=2)
+    shards = [f"{topic}-0", f"{topic}-1"]
+    source = make_source(kafka, topic, results)
+    async with opened(source, SettlesWhenRevoked(source)) as reader:
+        await reader.receive_until(lambda: all(len(reader.bodies(shard)) == 4 for shard in shards))
+        for shard in shards:
+            await produce(reader, shard, results, b"0")
+            async with another_writer(kafka, shard, topic, results):
+                pass
+        async with reading(make_source(kafka, topic, results)) as other:
+            await reader.receive_until(lambda: any(how == "revoked" for how, _ in reader.history))
+            await reader.receive_until(lambda: {*reader.taken, *other.taken} == set(shards))
+    assert (await committed(kafka, topic), await committed(kafka, topic, partition=1)) == (0, 0)
+    assert await kafka.visible(results) == []
+
+
+@pytest.mark.aiokafka_only
+async def test_a_member_that_was_fenced_off_hears_from_its_group_that_it_is_over(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thrown out, and told so by the next owner's writer first: it joins again, and its mapping does not fail."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with opened(make_source(kafka, topic, results, heartbeat_interval_ms=3000)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        # Nothing is left to commit, which would be told as well.
+        await reader.settle(shard, 0, is_urgent=True)
+        await produce(reader, shard, results, b"0")
+        heartbeats = HeldRequests(monkeypatch, HeartbeatRequest)
+        await kafka.throw_out(topic)
+        async with reading(make_source(kafka, topic, results)) as other, anyio.create_task_group() as tasks:
+            await other.until(lambda: len(other.bodies(shard)) == 4)
+            tasks.start_soon(reader.run)
+            with anyio.fail_after(HAPPENS_WITHIN_S), suppress(ShardLost):
+                await reader.settle(shard, 1, is_urgent=True)
+            assert reader.history == [("taken", shard), ("lost", shard)]
+            heartbeats.let_go.set()
+            with anyio.fail_after(HAPPENS_WITHIN_S):
+                while len(await kafka.members(topic)) < 2:
+                    await anyio.lowlevel.checkpoint()
+            await reader.until(lambda: bool(reader.taken or other.taken))
+            tasks.cancel_scope.cancel()
+    assert (await committed(kafka, topic), await kafka.visible(results)) == (0, [])
+
+
+async def test_a_shard_that_was_fenced_off_and_has_no_other_owner_is_told(kafka: KafkaCluster) -> None:
+    """By a stranger's writer: the group gives it to nobody else, and it would be worked on by nobody."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    async with opened(make_source(kafka, topic, results)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        await produce(reader, shard, results, b"0")
+        async with another_writer(kafka, shard, topic, results):
+            with suppress(ShardLost):
+                await reader.settle(shard, 1)
+            with anyio.fail_after(HAPPENS_WITHIN_S), pytest.raises(SourceUnavailable, match="ended by others"):
+                await reader.run()
+        assert reader.history == [("taken", shard), ("lost", shard)]
+
+
+async def test_a_writer_that_is_fenced_off_leaves_no_error_behind_that_nobody_takes(kafka: KafkaCluster) -> None:
+    """Its client keeps one for whoever waits for the end of the transaction; asyncio would show it to people."""
+    topic, results = await create_exchange(kafka)
+    shown: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context))
+    writer = ResultWriter(kafka.config(), [results], now_ms=lambda: 0, transactional_id=f"{topic}/any")
+    await writer.open()
+    await writer.write("any", [ResultRecord(topic=results, record=OutgoingRecord(body=b"0"))])
+    assert await writer.settle(Mark(1, ""), 0)
+    async with another_writer(kafka, "any", topic, results):
+        with pytest.raises(WriterFenced):
+            await writer.commit(topic, TopicPartition(topic, 0), nullcontext())
+    await writer.close()
+    del writer
+    gc.collect()
+    assert shown == []

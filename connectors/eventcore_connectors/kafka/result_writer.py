@@ -252,7 +252,19 @@ class ResultWriter:
         for each in self._pending:
             forget(each)
         self._pending = []
+        waited_for = self._waited_for()
         await stop_producer(self._producer)
+        for each in (*waited_for, *self._waited_for()):
+            forget(each)
+
+    def _waited_for(self) -> Sequence[Any]:
+        """Return what a transaction's end waits for: a producer that was fenced off gives each an error."""
+        if not self._is_transactional:
+            return ()
+        transactions = self._producer._txn_manager  # noqa: SLF001
+        end = transactions.wait_for_transaction_end()
+        offsets = [each for _, _, each in transactions._pending_txn_offsets]  # noqa: SLF001
+        return offsets if end is None else (end, *offsets)
 
 
 def _append(builder: Any, record: OutgoingRecord, now_ms: int) -> bool:

@@ -27,6 +27,7 @@ from eventcore.ports.sources import (
     StreamCapabilities,
     TakenShard,
 )
+from eventcore_connectors.kafka.fenced_shards import FencedShards
 from eventcore_connectors.kafka.membership import (
     ClientClosed,
     ClientFailed,
@@ -37,10 +38,11 @@ from eventcore_connectors.kafka.membership import (
     locate,
 )
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
-from eventcore_connectors.kafka.result_writer import TRANSACTION_INTERVAL_S, WriterFenced
+from eventcore_connectors.kafka.result_writer import WriterFenced
 from eventcore_connectors.kafka.results import SourceResults
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
+from eventcore_connectors.kafka.transactions import Transactions
 
 #: What newly assigned partitions need to know (commits, starting positions), seconds. aiokafka sends no heartbeats
 #: meanwhile, so it is also bounded by half of the session.
@@ -69,10 +71,12 @@ class KafkaSource:
         self._listener: ShardListener | None = None
         self._progress: Progress | None = None
         self._results = SourceResults(request) if request.topics_written else None
+        self._transactions: Transactions | None = None  #: exactly once
         self._readable: tuple[Partition, ...] = ()  #: partitions that are owned, not paused and not being revoked
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
         self._partitions_at_open: frozenset[Partition] = frozenset()
         self._failure: SourceUnavailable | None = None
+        self._fenced = FencedShards(heartbeat_s=self._config.heartbeat_interval_ms / 1000)
         self._revoking: frozenset[str] = frozenset()  #: shards that the listener is giving up
         self._is_closed = False
         self._is_receiving = False
@@ -93,6 +97,8 @@ class KafkaSource:
             self._progress = Progress(member, self._unavailable, self._lose)
             if self._results is not None:
                 await self._results.open()
+                if self._results.is_exactly_once:
+                    self._transactions = Transactions(self._results, self._progress, self._undo)
             self._partitions_at_open = frozenset(await member.join(self._on_revoked, self._on_assigned))
         except Unreachable as error:
             raise SourceUnavailable(str(error), source=str(self._request.reference)) from error
@@ -103,13 +109,20 @@ class KafkaSource:
         if is_closed or progress is None:
             return
         try:
-            await self._end_transactions(list(progress.shards.values()))
+            if self._transactions is not None:
+                await self._transactions.end(list(progress.shards.values()))
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
             progress.shards.clear()
+            await self._disconnect(progress)
+
+    async def _disconnect(self, progress: Progress) -> None:
+        try:
+            await progress.member.leave()
+        finally:
+            # Behind it: a rebalance that is under way opens writers.
             if self._results is not None:
                 await self._results.aclose()
-            await progress.member.leave()
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -143,6 +156,8 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         began = loop_time()
+        if complaint := self._fenced.complaint(progress.member.is_over, began):
+            raise self._unavailable(complaint)
         if self._lost:
             lost, self._lost = self._lost, []
             return lost
@@ -247,19 +262,13 @@ class KafkaSource:
 
     async def _settle(self, owned: OwnedShard, checkpoint: int, state: ShardState, *, is_urgent: bool) -> None:
         progress = self._opened()
-        if self._results is not None and await self._results.settle(owned, Mark(checkpoint, encode_state(state))):
+        mark = Mark(checkpoint, encode_state(state))
+        if self._transactions is None or not await self._transactions.settle(owned, mark, is_urgent=is_urgent):
             self._refuse_lost(owned)
+            owned.settle(checkpoint, state)
             if is_urgent:
-                await self._commit_results(owned)
-            elif self._results.is_due(owned):
-                await self._commit_results_quietly(owned)
-            self._refuse_lost(owned)
-            return
-        self._refuse_lost(owned)
-        owned.settle(checkpoint, state)
-        if is_urgent:
-            await progress.write()
-        self._update_activity()
+                await progress.write()
+            self._update_activity()
         self._refuse_lost(owned)
 
     def _refuse_lost(self, owned: OwnedShard) -> None:
@@ -278,10 +287,8 @@ class KafkaSource:
         owned = progress.shards.get(shard)
         if owned is None:
             raise ShardLost(source=str(self._request.reference), shard=shard)
-        if self._results is not None:
-            await self._commit_results(owned)
-            if self._results.is_open(owned):
-                await self._undo(owned, Unreachable("a batch was stopped amid its results, which are undone"))
+        if self._transactions is not None:
+            await self._transactions.give_up(owned)
         self._owned(shard, owned.epoch)
         moved = OwnedShard(owned.partition, owned.epoch, start=position, state=state, saved=None)
         # Nobody works on it yet: a record that came before this returns would be lost.
@@ -299,8 +306,8 @@ class KafkaSource:
         """Commit what is settled, and end transactions that are due; see `StreamSource.write_behind`."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._opened().write_behind)
-            if self._results is not None and self._results.is_exactly_once:
-                tasks.start_soon(self._end_due_transactions, self._results)
+            if self._transactions is not None:
+                tasks.start_soon(self._transactions.end_due)
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -316,55 +323,21 @@ class KafkaSource:
             await self._undo(owned, error)
             raise ShardLost(source=str(self._request.reference), shard=shard, epoch=epoch) from error
 
-    async def _commit_results(self, owned: OwnedShard) -> None:
-        """End a shard's transaction where it can end; a shard whose transaction fails is lost.
-
-        Raises:
-            SourceUnavailable: a commit that was given up is in its way; it can be ended later.
-        """
-        assert self._results is not None
-        try:
-            await self._results.commit(owned, self._opened().apart(owned))
-        except (WriterFenced, Unreachable) as error:
-            await self._undo(owned, error)
-
-    async def _commit_results_quietly(self, owned: OwnedShard) -> None:
-        """End a transaction that nobody waits for; where that can't be now, a later look does, within bounds."""
-        assert self._results is not None
-        try:
-            await self._commit_results(owned)
-        except SourceUnavailable as error:
-            if self._results.is_overdue(owned):
-                await self._undo(owned, Unreachable(str(error)))
-
     async def _undo(self, owned: OwnedShard, error: WriterFenced | Unreachable) -> None:
         """Give up a shard whose transaction failed: nothing of it may go on from what was not committed.
 
-        Fenced off, another owner has it. Else the mapping begins anew, at what the broker has; also when it was fenced
-        off while the group knows of no other owner, or the shard would have none.
+        Fenced off, another owner has it, of whom the group may tell a heartbeat later. Else the mapping begins anew, at
+        what the broker has; but not for a shard that is being given up, as whoever gets it begins there.
         """
         progress = self._opened()
         if progress.shards.get(owned.name) is not owned:
             return
-        if isinstance(error, Unreachable) or not progress.member.is_over(owned.epoch):
-            self._fail(str(error))
+        if owned.name not in self._revoking:
+            if isinstance(error, Unreachable):
+                self._fail(str(error))
+            else:
+                self._fenced.note(owned, str(error), loop_time())
         await self._lose([owned])
-
-    async def _end_due_transactions(self, results: SourceResults) -> None:
-        """End those that no settle has ended, side by side, until cancelled."""
-        owned = self._opened().shards
-        async with anyio.create_task_group() as tasks:
-            while True:
-                await anyio.sleep(TRANSACTION_INTERVAL_S)
-                for due in results.due(list(owned.values())):
-                    tasks.start_soon(self._commit_results_quietly, due)
-
-    async def _end_transactions(self, shards: Sequence[OwnedShard]) -> None:
-        """End the transactions of shards that are being given up, side by side; what can't be ended is undone."""
-        if self._results is not None and self._results.is_exactly_once:
-            async with anyio.create_task_group() as tasks:
-                for shard in shards:
-                    tasks.start_soon(self._commit_results_quietly, shard)
 
     @property
     def waits_for(self) -> str:
@@ -382,6 +355,7 @@ class KafkaSource:
     async def _on_revoked(self, partitions: Sequence[Partition]) -> None:
         """Give up partitions: all, also those that come back, or under the new group protocol those that others get."""
         progress = self._opened()
+        self._fenced.forget(partition.shard for partition in partitions)
         found = [progress.shards.get(partition.shard) for partition in partitions]
         shards = [shard for shard in found if shard is not None]
         if self._is_closed or not shards:
@@ -395,7 +369,8 @@ class KafkaSource:
         self._update_readable()
         try:
             await self._listener.on_revoked(names)
-            await self._end_transactions([shard for shard in shards if progress.shards.get(shard.name) is shard])
+            if self._transactions is not None:
+                await self._transactions.end([each for each in shards if progress.shards.get(each.name) is each])
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
             await self._forget(names)

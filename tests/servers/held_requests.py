@@ -1,4 +1,4 @@
-"""Commits whose answers a test keeps back."""
+"""Requests of one kind that a test keeps back."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import anyio
 import pytest
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.commit import OffsetCommitRequest
 
 
-class HeldCommits:
-    """Holds every commit until its sender gives up, or `let_go`; counts those that began and those that are over."""
+class HeldRequests:
+    """Holds each of them until its sender gives up, or `let_go`; counts those that began and those that are over."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> None:
         self.let_go = anyio.Event()
         self.began, self.over = 0, 0
         self._first: Callable[[], Awaitable[Any]] | None = None
@@ -24,7 +23,7 @@ class HeldCommits:
 
         async def send(self: AIOKafkaClient, node: Any, request: Any, **options: Any) -> Any:
             send_now = partial(holder._send, self, node, request, **options)
-            if isinstance(request, OffsetCommitRequest):
+            if isinstance(request, kind):
                 holder._first = holder._first or send_now
                 await holder.hold()
             return await send_now()
@@ -33,7 +32,7 @@ class HeldCommits:
 
     @property
     def is_holding(self) -> bool:
-        """Whether a commit is on its way."""
+        """Whether one is on its way."""
         return self.began > self.over
 
     async def hold(self) -> None:
