@@ -359,8 +359,15 @@ class SettlesWhenRevoked(Reader):
         await super().on_revoked(shards, why=why)
 
 
-async def test_a_shard_that_was_fenced_off_while_it_is_given_up_stops_nothing_else(kafka: KafkaCluster) -> None:
+@pytest.mark.parametrize("is_fenced", [True, False])
+async def test_a_transaction_that_fails_while_its_shard_is_given_up_stops_nothing_else(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch, *, is_fenced: bool
+) -> None:
     """Its mapping goes on as a member: whoever gets the shard next begins at what the broker has."""
+
+    async def end_never(_: AIOKafkaProducer) -> None:
+        raise errors.KafkaTimeoutError("no answer")
+
     topic, results = await create_exchange(kafka, partitions=2)
     shards = [f"{topic}-0", f"{topic}-1"]
     source = make_source(kafka, topic, results)
@@ -368,8 +375,11 @@ async def test_a_shard_that_was_fenced_off_while_it_is_given_up_stops_nothing_el
         await reader.receive_until(lambda: all(len(reader.bodies(shard)) == 4 for shard in shards))
         for shard in shards:
             await produce(reader, shard, results, b"0")
-            async with another_writer(kafka, shard, topic, results):
-                pass
+            if is_fenced:
+                async with another_writer(kafka, shard, topic, results):
+                    pass
+        if not is_fenced:
+            monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", end_never)
         async with reading(make_source(kafka, topic, results)) as other:
             await reader.receive_until(lambda: any(how == "revoked" for how, _ in reader.history))
             await reader.receive_until(lambda: {*reader.taken, *other.taken} == set(shards))
@@ -401,7 +411,8 @@ async def test_a_member_that_was_fenced_off_hears_from_its_group_that_it_is_over
             with anyio.fail_after(HAPPENS_WITHIN_S):
                 while len(await kafka.members(topic)) < 2:
                     await anyio.lowlevel.checkpoint()
-            await reader.until(lambda: bool(reader.taken or other.taken))
+            taken = ("taken", shard)
+            await reader.until(lambda: (reader.history + other.history).count(taken) == 3)
             tasks.cancel_scope.cancel()
     assert (await committed(kafka, topic), await kafka.visible(results)) == (0, [])
 
@@ -437,3 +448,75 @@ async def test_a_writer_that_is_fenced_off_leaves_no_error_behind_that_nobody_ta
     del writer
     gc.collect()
     assert shown == []
+
+
+@pytest.mark.aiokafka_only
+async def test_a_shard_that_is_lost_is_told_before_it_is_taken_again(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer's client may take seconds to stop; a loss that is told then would end who works on the shard anew."""
+    topic, results = await create_exchange(kafka)
+    shard = f"{topic}-0"
+    is_stopping, may_stop = anyio.Event(), anyio.Event()
+    stop = AIOKafkaProducer.stop
+
+    async def stop_late(self: AIOKafkaProducer) -> None:
+        is_stopping.set()
+        await may_stop.wait()
+        await stop(self)
+
+    async with opened(make_source(kafka, topic, results, heartbeat_interval_ms=3000)) as reader:
+        await reader.receive_until(lambda: len(reader.bodies(shard)) == 4)
+        # Nothing is left to commit, which would be told as well.
+        await reader.settle(shard, 0, is_urgent=True)
+        await produce(reader, shard, results, b"0")
+        heartbeats = HeldRequests(monkeypatch, HeartbeatRequest)
+        await kafka.throw_out(topic)
+        async with another_writer(kafka, shard, topic, results):
+            pass
+        monkeypatch.setattr(AIOKafkaProducer, "stop", stop_late)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_settle_in_vain, reader, shard)
+            with anyio.fail_after(HAPPENS_WITHIN_S):
+                await is_stopping.wait()
+            heartbeats.let_go.set()
+            await reader.receive_until(lambda: reader.history.count(("taken", shard)) == 2)
+            may_stop.set()
+        assert reader.history == [("taken", shard), ("lost", shard), ("taken", shard)]
+
+
+async def _settle_in_vain(reader: Reader, shard: str) -> None:
+    with pytest.raises(ShardLost):
+        await reader.settle(shard, 1, is_urgent=True)
+
+
+async def test_a_source_that_is_closed_amid_a_rebalance_leaves_no_writer_open(
+    kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rebalance is just opening writers: closed before it is over, they would connect behind the close."""
+    topic, results = await create_exchange(kafka)
+    is_starting, may_start, started = anyio.Event(), anyio.Event(), list[AIOKafkaProducer]()
+    start, stop = AIOKafkaProducer.start, AIOKafkaProducer.stop
+
+    async def start_late(self: AIOKafkaProducer) -> None:
+        is_starting.set()
+        await may_start.wait()
+        started.append(self)
+        await start(self)
+
+    async def note_stop(self: AIOKafkaProducer) -> None:
+        await stop(self)
+        if self in started:
+            started.remove(self)
+
+    monkeypatch.setattr(AIOKafkaProducer, "start", start_late)
+    monkeypatch.setattr(AIOKafkaProducer, "stop", note_stop)
+    source = make_source(kafka, topic, results)
+    await source.open(Reader(source))
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await is_starting.wait()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(source.aclose)
+        await anyio.wait_all_tasks_blocked()
+        may_start.set()
+    assert started == []

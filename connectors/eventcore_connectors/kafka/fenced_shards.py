@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from eventcore_connectors.kafka.shards import OwnedShard
 
-#: A member hears from its group within so many heartbeats.
-_HEARTBEATS_UNTIL_TOLD = 2
-
 
 class _Fenced(NamedTuple):
     epoch: int
@@ -24,8 +21,13 @@ class _Fenced(NamedTuple):
 class FencedShards:
     """Those that the group may tell of yet, by name. Times are the loop's, in seconds."""
 
-    def __init__(self, *, heartbeat_s: float) -> None:
-        self._patience_s = _HEARTBEATS_UNTIL_TOLD * heartbeat_s
+    def __init__(self, *, patience_s: float) -> None:
+        """Know of none.
+
+        Args:
+            patience_s: what is to be told of a member is told so long after.
+        """
+        self._patience_s = patience_s
         self._fenced: dict[str, _Fenced] = {}
 
     def note(self, shard: OwnedShard, message: str, now_s: float) -> None:

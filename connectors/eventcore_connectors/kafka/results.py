@@ -58,7 +58,7 @@ class SourceResults:
         if not self.is_exactly_once:
             return
         # Of an assignment that failed half-way: nobody else would close them.
-        await self.release(shards)
+        await close_all(self.release(shards))
         writers = {shard: self._make_writer(f"{self._request.consumer_group_id}/{shard}") for shard in shards}
         self._writers |= writers
         failures: list[Unreachable] = []
@@ -129,10 +129,9 @@ class SourceResults:
             shard.carry(mark)
         await signals.reach("results.after_commit")
 
-    async def release(self, shards: Sequence[str]) -> None:
-        """Close the writers of shards; what they have not committed is undone."""
-        writers = [self._writers.pop(shard) for shard in shards if shard in self._writers]
-        await close_all(writers)
+    def release(self, shards: Sequence[str]) -> Sequence[ResultWriter]:
+        """Forget the writers of shards, and return them to be closed; what they have not committed is undone."""
+        return [self._writers.pop(shard) for shard in shards if shard in self._writers]
 
     async def aclose(self) -> None:
         """Close every writer."""

@@ -38,7 +38,7 @@ from eventcore_connectors.kafka.membership import (
     locate,
 )
 from eventcore_connectors.kafka.progress import COMMIT_INTERVAL_S, LAST_TIMEOUT_S, Progress
-from eventcore_connectors.kafka.result_writer import WriterFenced
+from eventcore_connectors.kafka.result_writer import ResultWriter, WriterFenced, close_all
 from eventcore_connectors.kafka.results import SourceResults
 from eventcore_connectors.kafka.shape import KafkaShape, Partition
 from eventcore_connectors.kafka.shards import Mark, OwnedShard
@@ -49,6 +49,15 @@ from eventcore_connectors.kafka.transactions import Transactions
 TAKE_TIMEOUT_S = 5.0
 #: While no record comes, it is looked so often whether brokers answer, seconds.
 _LOOK_FOR_CONTACT_S = 0.5
+#: A member hears from its group within so many heartbeats, and in the end within so many seconds: two heartbeats of a
+#: broker that decides about them, if nobody told it otherwise.
+_HEARTBEATS_UNTIL_TOLD, _TOLD_WITHIN_S = 2, 10.0
+
+
+def _told_within_s(config: KafkaConfig) -> float:
+    if config.group_protocol == "consumer":
+        return _TOLD_WITHIN_S
+    return min(_HEARTBEATS_UNTIL_TOLD * config.heartbeat_interval_ms / 1000, _TOLD_WITHIN_S)
 
 
 class KafkaSource:
@@ -76,7 +85,7 @@ class KafkaSource:
         self._lost: list[ShardRecords] = []  #: ranges that were found lost, and are not returned yet
         self._partitions_at_open: frozenset[Partition] = frozenset()
         self._failure: SourceUnavailable | None = None
-        self._fenced = FencedShards(heartbeat_s=self._config.heartbeat_interval_ms / 1000)
+        self._fenced = FencedShards(patience_s=_told_within_s(self._config))
         self._revoking: frozenset[str] = frozenset()  #: shards that the listener is giving up
         self._is_closed = False
         self._is_receiving = False
@@ -373,7 +382,7 @@ class KafkaSource:
                 await self._transactions.end([each for each in shards if progress.shards.get(each.name) is each])
             await progress.write_quietly(LAST_TIMEOUT_S)
         finally:
-            await self._forget(names)
+            await close_all(self._forget(names))
             self._revoking = frozenset()
             self._update_readable()
 
@@ -381,21 +390,25 @@ class KafkaSource:
         """Forget shards that another member may own, and say so."""
         owned = self._opened().shards
         names = [shard.name for shard in shards if owned.get(shard.name) is shard]
-        await self._forget(names)
+        writers = self._forget(names)
         # Whoever is being told that shards are revoked learns the rest from `settle`.
         told = [name for name in names if name not in self._revoking]
-        if told and not self._is_closed:
-            assert self._listener is not None
-            await self._listener.on_lost(told)
+        try:
+            # Before writers are closed, which takes seconds where a broker hangs: the shards may be ours again by then.
+            if told and not self._is_closed:
+                assert self._listener is not None
+                await self._listener.on_lost(told)
+        finally:
+            await close_all(writers)
 
-    async def _forget(self, names: Sequence[str]) -> None:
+    def _forget(self, names: Sequence[str]) -> Sequence[ResultWriter]:
+        """Own shards no more; return their writers, which are to be closed."""
         owned = self._opened().shards
         for name in names:
             owned.pop(name, None)
         self._lost = [entry for entry in self._lost if entry.shard in owned]
         self._update_readable()
-        if self._results is not None:
-            await self._results.release(names)
+        return self._results.release(names) if self._results is not None else ()
 
     async def _on_assigned(self, partitions: Sequence[Partition]) -> None:
         """Look up where each partition is to be read from, and hand it to the listener."""
