@@ -7,11 +7,12 @@ import socket
 import anyio
 import anyio.to_thread
 import pytest
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 
 from eventcore.config.reference import Reference
 from eventcore.errors import SourceClosed, SourceUnavailable
 from eventcore.testing.conformance.stream import HAPPENS_WITHIN_S, Reader, opened, reading
-from eventcore_connectors.kafka import connector
+from eventcore_connectors.kafka import client, connector
 from eventcore_connectors.kafka.membership import OPEN_TIMEOUT_S
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.kafka_server import KafkaServer
@@ -88,6 +89,24 @@ async def test_check_counts_brokers_and_partitions(kafka: KafkaCluster) -> None:
     topic = await kafka.create_topic(partitions=3)
     line = await connector.check(Reference("kafka", "local", topic), kafka.config())
     assert line == f"Kafka at {kafka.address}: brokers 1, topic `{topic}`, partitions 3"
+
+
+@pytest.mark.aiokafka_only
+async def test_a_connection_that_the_broker_has_ended_is_not_left_open(kafka: KafkaCluster) -> None:
+    """As that behind a token which it refuses, before it has named brokers: aiokafka forgets it at once."""
+    topic = await kafka.create_topic()
+    own = AIOKafkaClient(bootstrap_servers=kafka.address)
+    try:
+        await client.connect(own.bootstrap, own, kafka.config(), topic)
+        own.cluster._brokers.clear()
+        own._conns = {("bootstrap", ConnectionGroup.DEFAULT): own._conns.popitem()[1]}
+        for connection in own._conns.values():
+            connection._reader.feed_eof()
+        del connection
+        # What is left open is told as a warning, which fails the test.
+        assert not await own._metadata_update(own.cluster, {topic})
+    finally:
+        await own.close()
 
 
 async def test_a_closed_source_says_so(kafka: KafkaCluster) -> None:

@@ -177,10 +177,18 @@ async def _ask_any(client: Any, request: Any, *besides: str) -> Any:
     """
     for node in (*(broker.nodeId for broker in client.cluster.brokers()), *besides):
         with suppress(errors.KafkaError, TimeoutError), anyio.move_on_after(_ANSWER_TIMEOUT_S):
+            _close_ended(client, node)
             connection = await client._get_conn(node)  # noqa: SLF001
             if connection is not None:
                 return await connection.send(request)
     raise errors.NodeNotReadyError
+
+
+def _close_ended(client: Any, node: str) -> None:
+    """Close a connection that the broker has ended: aiokafka forgets it, and leaves its socket to be collected."""
+    connection = client._conns.get((node, ConnectionGroup.DEFAULT))  # noqa: SLF001
+    if connection is not None and not connection.connected():
+        connection.close()
 
 
 def _pass_silent_addresses(client: Any) -> None:
