@@ -228,11 +228,11 @@ class LanedShard:
             raise ShardLost(source=self._context.source_reference, shard=self._shard, epoch=self._epoch)
         return done[0]
 
-    async def run(self, *, after: anyio.Event | None = None) -> None:
+    async def run(self, *, after: Sequence[anyio.Event] = ()) -> None:
         """Work until stopped.
 
         Args:
-            after: set when the worker that had this shard before has ended; None without one.
+            after: each set when a worker that had this shard before has ended.
 
         Raises:
             StoreUnavailable, SourceUnavailable: what had to be written could not be; the mapping starts anew.
@@ -240,8 +240,8 @@ class LanedShard:
         try:
             with self._scope, self._gate.listening(self._relief.look_at_gate):
                 self._relief.look_at_gate()
-                if after is not None:
-                    await after.wait()
+                for each in after:
+                    await each.wait()
                 await self._covered.load(self._window.checkpoint)
                 await give_up_window(self._context, self._taken)
                 async with anyio.create_task_group() as services:

@@ -142,19 +142,19 @@ class ShardWorker:
         """What of its state holds whatever its position is: nothing."""
         return EMPTY
 
-    async def run(self, *, after: anyio.Event | None = None) -> None:
+    async def run(self, *, after: Sequence[anyio.Event] = ()) -> None:
         """Work until stopped.
 
         Args:
-            after: set when the worker that had this shard before has ended; None without one.
+            after: each set when a worker that had this shard before has ended.
 
         Raises:
             StoreUnavailable, SourceUnavailable: what had to be written could not be; the mapping starts anew.
         """
         try:
             with self._scope:
-                if after is not None:
-                    await after.wait()
+                for each in after:
+                    await each.wait()
                 await self._covered.load(self._checkpoint.position)
                 if not self._context.window_length_s:
                     await give_up_window(self._context, self._taken)

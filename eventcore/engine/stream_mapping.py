@@ -46,7 +46,7 @@ class StreamMapping:
         self._parking = parking
         self._revoke_budget_s = revoke_budget_s
         self._workers: dict[str, ShardWorker | LanedShard] = {}
-        self._ending: dict[str, anyio.Event] = {}  #: by shard: set when its worker before has ended
+        self._ending: dict[str, list[anyio.Event]] = {}  #: by shard: each set when a worker before has ended
         self._tasks: anyio.abc.TaskGroup | None = None
         self._polling = anyio.CancelScope()
         self._is_stopping = False
@@ -148,14 +148,14 @@ class StreamMapping:
         for taken in shards:
             self._refuse_parked(taken)
         for taken in [self._context.own_marks.take_back(each) for each in shards]:
-            before = self._ending.pop(taken.shard, None)
+            before = self._still_ending(taken.shard)
             worker = self._make_worker(taken)
             self._workers[taken.shard] = worker
             self._context.reporter.taken(taken.shard, taken.epoch, taken.checkpoint)
             if self._is_stopping:
                 worker.stop()
-            # One worker a shard: the one that was abandoned a moment ago may still be killing its invocation.
-            run = partial(worker.run, after=before)
+            # One worker a shard: those that were abandoned a moment ago may still be killing their invocations.
+            run = partial(worker.run, after=tuple(before))
             self._tasks.start_soon(run, name=f"shard {self._context.mapping}/{taken.shard}")
         self._look_whether_it_waits()
         self._share_buffers()
@@ -213,9 +213,15 @@ class StreamMapping:
             worker = self._workers.pop(shard, None)
             if worker is not None:
                 worker.abandon()
-                self._ending[shard] = worker.finished
+                self._still_ending(shard).append(worker.finished)
                 self._context.reporter.released(shard, why)
         self._share_buffers()
+
+    def _still_ending(self, shard: str) -> list[anyio.Event]:
+        """Return the ends of a shard's workers that have not come yet; also of those before one that never began."""
+        ending = [each for each in self._ending.get(shard, ()) if not each.is_set()]
+        self._ending[shard] = ending
+        return ending
 
     def _share_buffers(self) -> None:
         share = max(BUFFER_BYTES_MAX // max(len(self._workers), 1), SHARD_BYTES_MIN)

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from eventcore.delivery.ordering import Part, ShardState
 from eventcore.testing.harness import Harness
@@ -32,8 +33,10 @@ async def _fail(event: dict[str, Any], context: Any) -> None:
 # -- lost, and taken again at once -------------------------------------------------------------------------------------
 
 
-def test_a_shard_that_comes_back_at_once_has_one_invocation_at_a_time() -> None:
-    """Order per shard: the invocation of before must have ended when the new owner begins."""
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_shard_that_comes_back_at_once_has_one_invocation_at_a_time(losses: int, lanes: int) -> None:
+    """Order per shard: the invocation of before must have ended when the new owner begins; whoever came between."""
     running = 0
     most = 0
 
@@ -48,13 +51,15 @@ def test_a_shard_that_comes_back_at_once_has_one_invocation_at_a_time() -> None:
 
     async def scenario(harness: Harness) -> None:
         await harness.advance(1)
-        await stream.lose()
-        await stream.source.take()
+        for _ in range(losses):
+            await stream.lose()
+            await stream.source.take()
+            await harness.advance(AT_ONCE_S)
         await harness.advance(30)
         assert len(harness.invocations) == 2
 
     stream = ScriptedStream({"orders-0": [record(0), record(1)]})
-    play_scripted(scripted_app(work, timeout=10, batch_size=2), scenario, stream)
+    play_scripted(scripted_app(work, timeout=10, batch_size=2, lanes=lanes), scenario, stream)
     assert most == 1
 
 
