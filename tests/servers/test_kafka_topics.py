@@ -103,7 +103,9 @@ async def test_topics_that_are_not_there_yet_are_waited_for(kafka: KafkaCluster)
 
 async def test_a_check_names_what_matches(kafka: KafkaCluster) -> None:
     prefix = await kafka.create_topic("checked")
-    first, second = await kafka.create_topic(prefix, partitions=2), await kafka.create_topic(prefix)
+    # Their line is in the order of their names: "-9" stands behind "-10".
+    first = await kafka.create_topic(f"{prefix}-a", partitions=2)
+    second = await kafka.create_topic(f"{prefix}-b")
     line = await connector.check(Reference("kafka", "local", f"^{prefix}-"), kafka.config())
     assert line.endswith(f"topics that match `^{prefix}-`: 2, partitions: `{first}` with 2, `{second}` with 1")
     line = await connector.check(Reference("kafka", "local", "^no-such-topic"), kafka.config())
