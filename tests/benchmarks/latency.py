@@ -1,17 +1,21 @@
 """How old records are when a handler has them: an engine and a bare loop in the same seconds.
 
-Each is a process with a topic of its own, and a third one sends at a fixed rate, half a second to one and half a second
-to the other. So a busy machine is busy for both, and neither takes time from the other; with a run of each after the
-other, the ratio of the slowest records was that of the machine's moods.
+Each is a process with a topic of its own, and a third one sends at a fixed rate, some records to one, then some to the
+other. So a busy machine is busy for both, and neither takes time from the other; with a run of each after the other,
+the ratio of the slowest records was that of the machine's moods. The turns are short, and of chance lengths: a broker
+stands still every two seconds to collect its garbage, and turns of half a second had that fall to the same one of the
+two ten times in a row.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -36,8 +40,8 @@ WARM_UP = 500
 #: What a contestant prints when it waits for records.
 READY = b"READY"
 LINE_BYTES_MAX = 64 * 1024
-#: Records to one topic, then as many to the other.
-TURN = 500
+#: Records to one topic before the other has its turn, fewest and most: a long collection of the broker's takes longer.
+TURN_MIN, TURN_MAX = 25, 75
 
 
 async def both(address: str, topic: str, count: int, per_s: int) -> dict[str, Figures]:
@@ -89,8 +93,7 @@ async def send_steadily(address: str, topics: list[str], count: int, per_s: int)
     """Send ``count`` records to each topic, in turns and at a fixed rate, each with the time at which it was sent."""
     async with AIOKafkaProducer(bootstrap_servers=address, linger_ms=0) as producer:
         began = time.perf_counter()
-        for number in range(count * len(topics)):
-            topic = topics[number // TURN % len(topics)]
+        for number, topic in enumerate(_turns(topics, count)):
             late_s = began + number / per_s - time.perf_counter()
             if late_s > 0:
                 await anyio.sleep(late_s)
@@ -98,6 +101,17 @@ async def send_steadily(address: str, topics: list[str], count: int, per_s: int)
             await producer.send(topic, body.ljust(RECORD_BYTES, b"x"), partition=number % PARTITIONS)
         await producer.flush()
     return {"count": count}
+
+
+def _turns(topics: Sequence[str], count: int) -> Iterator[str]:
+    """Name the topic of each record, so that each has ``count`` of them; the same in every run."""
+    lengths = random.Random(0)
+    left = count
+    while left:
+        length = min(lengths.randint(TURN_MIN, TURN_MAX), left)
+        left -= length
+        for topic in topics:
+            yield from itertools.repeat(topic, length)
 
 
 async def loop(address: str, topic: str, count: int) -> Figures:
