@@ -24,6 +24,11 @@ class Intake(Protocol):
         ...
 
     @property
+    def is_source_next(self) -> bool:
+        """Whether the shard has no record until its source brings more."""
+        ...
+
+    @property
     def barrier(self) -> LostRange | Window | None:
         """What is to be done before the next records: a lost range is told, a tumbling window closed."""
         ...
@@ -72,6 +77,11 @@ class ShardIntake:
     def __len__(self) -> int:
         """Return how many records wait."""
         return len(self._buffer) + sum(len(records) for _, records in self._behind)
+
+    @property
+    def is_source_next(self) -> bool:
+        """Whether the shard has no record until its source brings more."""
+        return not len(self)
 
     def limit(self, size_bytes_max: int) -> None:
         """Change how many bytes may wait."""

@@ -34,6 +34,11 @@ class KeyIntake:
         return len(self._records)
 
     @property
+    def is_source_next(self) -> bool:
+        """Never: while this key has none, others may."""
+        return False
+
+    @property
     def first(self) -> int:
         """The first position that is not settled; -1 without one."""
         if self._handed_out:

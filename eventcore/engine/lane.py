@@ -39,6 +39,10 @@ from eventcore.errors import CommandError
 from eventcore.model import Batch, Fault, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange
 
+#: Turns of the loop that it takes a source, once its records were taken, to ask for more: so many takes aiokafka, whose
+#: fetcher is woken in one and begins a task in the next. A source that takes more asks behind the settling.
+SOURCE_TURNS = 2
+
 
 class _Skip:
     """A person's wish to give up what holds up a lane."""
@@ -208,6 +212,8 @@ class Lane:
         if decision is None:
             invocations += 1
             outcome = await self._invoker.invoke(batch, part, state, self._read)
+            if self._intake.is_source_next:
+                await self._let_source_ask()
             report = self._read(batch, outcome)
             decision = decide_stream(
                 records,
@@ -225,6 +231,14 @@ class Lane:
             if discarded or self.blocked is None:
                 self._end_skip(discarded)
         return decision.state, decision.delay_ms
+
+    async def _let_source_ask(self) -> None:
+        """Let the source ask for more before a batch is settled: that takes time, and would make later records late.
+
+        Cancelled here, the batch comes again, as when an engine dies before it has settled it.
+        """
+        for _ in range(SOURCE_TURNS):
+            await anyio.lowlevel.checkpoint()
 
     def _make_batch(self, records: Sequence[Record], part: Part) -> Batch:
         return Batch(

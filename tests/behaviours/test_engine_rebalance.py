@@ -9,9 +9,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+import eventcore
 from eventcore.delivery.ordering import Part, ShardState
 from eventcore.testing.harness import Harness
-from tests.behaviours.scripted_source import ScriptedStream, books, play_scripted, record, scripted_app
+from tests.behaviours.scripted_source import ScriptedStream, Settled, books, play_scripted, record, scripted_app
 
 #: A revocation that waits for nothing needs a few turns of the loop, seconds.
 AT_ONCE_S = 0.1
@@ -28,6 +29,53 @@ async def _work_and_die_slowly() -> None:
 
 async def _fail(event: dict[str, Any], context: Any) -> None:
     raise ValueError("always")
+
+
+# -- between an invocation and its settling ----------------------------------------------------------------------------
+
+
+def test_the_source_is_asked_for_more_before_a_batch_is_settled() -> None:
+    """Where nothing else waits: what a batch costs behind its function makes no later record late."""
+    seen: list[str] = []
+
+    async def ask() -> None:
+        seen.append("asked")
+
+    async def settle(settled: Settled) -> None:
+        if settled.checkpoint == 2:
+            # The first batch of a shard is marked besides.
+            seen.append("settled")
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+
+    stream = ScriptedStream({"orders-0": [record(0), record(1)]}, receive_max=1)
+    stream.on_receive, stream.on_settle = ask, settle
+    play_scripted(scripted_app(lambda event, context: seen.append("handled")), scenario, stream)
+    assert seen == ["asked", "handled", "asked", "handled", "asked", "settled"]
+
+
+def test_a_shard_that_is_lost_between_an_invocation_and_its_settling_has_the_batch_again() -> None:
+    """As when its engine dies there: at least once. The next owner finds it nowhere blamed."""
+    handled: list[int] = []
+
+    async def lose() -> None:
+        if handled and stream.epoch == 1:
+            await stream.lose()
+            await stream.source.take()
+
+    def work(batch: eventcore.Batch) -> None:
+        handled.extend(each.position for each in batch)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(1)
+        assert (await books(harness)).settled == 2
+
+    stream = ScriptedStream({"orders-0": [record(0), record(1)]}, receive_max=1)
+    stream.on_receive = lose
+    play_scripted(scripted_app(work), scenario, stream)
+    assert handled == [0, 0, 1]
+    assert stream.kept["orders-0"] == (2, ShardState())
 
 
 # -- lost, and taken again at once -------------------------------------------------------------------------------------
