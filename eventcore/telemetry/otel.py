@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -84,7 +84,7 @@ class OtelTracing:
             for own in self._exporters:
                 self._provider.add_span_processor(BatchSpanProcessor(own))
         self._tracer = self._provider.get_tracer("eventcore")
-        self._processed: OrderedDict[str, SpanContext] = OrderedDict()
+        self._processed: OrderedDict[str, _Step] = OrderedDict()
 
     def receive(self, mapping: str, source: str) -> _Step:
         """Trace one receive; see `Tracing.receive`."""
@@ -103,16 +103,18 @@ class OtelTracing:
             step: _Step = self._start("process", batch.source, SpanKind.CONSUMER, own, links=self._links(batch))
         else:
             step = self._start_unsampled()
-        self._processed[batch.request_id] = step.span.get_span_context()
+        self._processed[batch.request_id] = step.without_span()
         if len(self._processed) > OPEN_BATCHES_MAX:
             self._processed.popitem(last=False)
         return step
 
     def settle(self, batch: Batch, decision: Decision) -> _Step:
         """Trace the settling of a batch; see `Tracing.settle`."""
-        parent = self._processed.pop(batch.request_id, None)
+        processed = self._processed.pop(batch.request_id, None)
+        parent = None if processed is None else processed.span.get_span_context()
         if not (self._is_next_sampled() if parent is None else parent.trace_flags.sampled):
-            return self._start_unsampled(parent)
+            # In the place of the process step, which is over.
+            return processed or self._start_unsampled()
         own = _batch_attributes(batch)
         for run in decision.runs:
             name = _SETTLE_COUNTS[run.verdict.kind]
@@ -136,9 +138,9 @@ class OtelTracing:
         """Draw the next trace's id, and tell whether that trace is sampled."""
         return self._ids.draw_trace() & samplers.TraceIdRatioBased.TRACE_ID_LIMIT < self._sampled_below
 
-    def _start_unsampled(self, parent: SpanContext | None = None) -> _Step:
-        """Begin what leaves no span: in a trace of its own, of the id that was drawn, or in its parent's place."""
-        context = parent or SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), is_remote=False)
+    def _start_unsampled(self) -> _Step:
+        """Begin what leaves no span, in a trace of its own, of the id that was drawn."""
+        context = SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), is_remote=False)
         return _Step(trace.NonRecordingSpan(context), is_handed_on=self._has_context)
 
     def _start(
@@ -197,10 +199,19 @@ class _Step:
 
     def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
         self.span = span
-        self.traceparent = ""
-        if is_handed_on:
-            context = span.get_span_context()
-            self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
+        self._is_handed_on = is_handed_on
+
+    @cached_property
+    def traceparent(self) -> str:
+        """As `Span.traceparent`; made when it is asked for."""
+        if not self._is_handed_on:
+            return ""
+        context = self.span.get_span_context()
+        return str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
+
+    def without_span(self) -> _Step:
+        """Return a step in the same place, which holds on to nothing that is exported."""
+        return self
 
     def fail(self, fault: Fault) -> None:
         """Do nothing."""
@@ -216,6 +227,7 @@ class _Step:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         otel_context.detach(self._token)
+        del self._token  # it keeps all that is bound to the task's context
 
 
 class _RecordedStep(_Step):
@@ -224,6 +236,10 @@ class _RecordedStep(_Step):
     def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
         super().__init__(span, is_handed_on=is_handed_on)
         self.is_kept = True
+
+    def without_span(self) -> _Step:
+        """Return a step in the same place, which holds on to nothing that is exported."""
+        return _Step(trace.NonRecordingSpan(self.span.get_span_context()), is_handed_on=self._is_handed_on)
 
     def fail(self, fault: Fault) -> None:
         """Mark the step failed."""

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 class Span(Protocol):
     """What a step may say of itself while it lasts."""
 
-    traceparent: str  #: the W3C header for what is done because of this step; empty without tracing
+    @property
+    def traceparent(self) -> str:
+        """The W3C header for what is done because of this step; empty without tracing."""
+        ...
 
     def fail(self, fault: Fault) -> None:
         """Mark the step failed."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
+from collections.abc import Sequence
+from contextvars import ContextVar, copy_context
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import anyio
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
@@ -48,6 +53,18 @@ def _batch(count: int = 3, *, contexts: int = 0, request_id: str = "r-1", source
         for number in range(count)
     ]
     return Batch(source=source, shard="orders-3", records=records, mapping="orders", attempt=2, request_id=request_id)
+
+
+class _Bound:
+    """Something that a task has bound to its context."""
+
+
+class _Dropping(SpanExporter):
+    """Keeps none."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Take them, and drop them."""
+        return SpanExportResult.SUCCESS
 
 
 class Traced:
@@ -278,6 +295,8 @@ def test_a_trace_is_sampled_as_a_whole_or_not_at_all() -> None:
         batch = _batch(request_id=f"r-{number}")
         with tracing.process(batch, "enrich") as process:
             current = trace.get_current_span().get_span_context()
+        with tracing.receive("orders", batch.source):
+            """Another trace begins meanwhile, which leaves nothing."""
         with tracing.settle(batch, decide_queue(3, *reported())):
             assert trace.get_current_span().get_span_context().trace_id == current.trace_id
         assert process.traceparent == f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}"
@@ -286,6 +305,26 @@ def test_a_trace_is_sampled_as_a_whole_or_not_at_all() -> None:
         sampled += [current.trace_id] * 2 if current.trace_flags.sampled else []
     assert 0 < len(sampled) < 400
     assert [span.context.trace_id for span in exporter.get_finished_spans() if span.context] == sampled
+
+
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+def test_an_invocation_that_is_never_settled_leaves_nothing_behind(sampler: str) -> None:
+    """Neither what its span tells nor what was bound to its task: there are as many as engines lose shards."""
+    tracing = open_tracing({"OTEL_TRACES_SAMPLER": sampler}, exporter=_Dropping())
+    bound: ContextVar[_Bound] = ContextVar("bound")
+
+    def invoke() -> tuple[weakref.ref[_Bound], weakref.ref[trace.Span] | None]:
+        held = _Bound()
+        bound.set(held)
+        with tracing.process(_batch(), "enrich") as process:
+            process.fail(FAULT)
+            span = trace.get_current_span()
+        return weakref.ref(held), weakref.ref(span) if sampler == "always_on" else None
+
+    held, span = copy_context().run(invoke)
+    gc.collect()
+    assert held() is None
+    assert span is None or span() is None
 
 
 @pytest.mark.parametrize(
