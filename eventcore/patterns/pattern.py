@@ -113,6 +113,10 @@ class Matcher:
         """Return the bits of the trees that each of many texts matches; None where one has to be looked at alone."""
         return self._index.passing_each(texts)
 
+    def all_surely_match(self, texts: Sequence[str | bytes]) -> bool:
+        """Tell whether each of many texts surely matches; False where that takes a look at each."""
+        return self._index.all_surely_match(texts)
+
     def find(self, text: str | bytes) -> Sequence[int]:
         """Return the numbers of the trees that an event's text matches, in order.
 

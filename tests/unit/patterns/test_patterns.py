@@ -144,6 +144,9 @@ def test_a_long_path_is_followed_beside_a_short_one(levels: int) -> None:
     single = filters.single_test()
     assert single is not None
     assert single[1].allow_each([json.dumps(event), '{"a": 1}']) == [True, False]
+    either = FilterCriteria([{"body": {"$or": [{path: [1]}, {"b": ["x"]}]}}], source="sqs").single_test()
+    assert either is not None
+    assert either[1].allow_each(['{"b": "y"}', '{"b": "x"}']) == [False, True]
 
 
 # -- filters -----------------------------------------------------------------------------------------------------------
@@ -223,6 +226,21 @@ def test_what_another_filter_names_and_nobody_can_read_keeps_no_record_out(unrea
         assert single is not None
         assert [single[1].allows(match), single[1].allows(other)] == [True, False]
         assert single[1].allow_each([match, other, b'{"a": 1}']) == [True, False, True]
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_records_that_match_in_all_but_one_respect_do_not(names: str) -> None:
+    """Neither many that are alike in this, nor one among others that match."""
+    first, second = names
+    asked = {first: [{"anything-but": ["x"]}], second: [{"anything-but": ["x"]}]}
+    for filters in ([asked], [{"$or": [asked, {"c": [1]}]}]):
+        single = FilterCriteria([{"value": each} for each in filters], source="kafka").single_test()
+        assert single is not None
+        for record, is_match in (({"a": 1, "b": 1}, True), ({"a": 1, "b": "x"}, False), ({"a": "x", "b": 1}, False)):
+            text = json.dumps(record).encode()
+            assert single[1].allow_each([text] * 3) == [is_match] * 3
+            assert single[1].allow_each([b'{"a": 1, "b": 1}'] * 2) == [True, True]
+            assert single[1].allow_each([b'{"a": 1, "b": 1}', text]) == [True, is_match]
 
 
 @pytest.mark.parametrize("size", [1, 31, 100, 1_000])
