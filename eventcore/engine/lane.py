@@ -235,7 +235,8 @@ class Lane:
     async def _let_source_ask(self) -> None:
         """Let the source ask for more before a batch is settled: that takes time, and would make later records late.
 
-        Cancelled here, the batch comes again, as when an engine dies before it has settled it.
+        A turn may take as long as the other shards' handlers do. Cancelled here, the batch comes again, as when an
+        engine dies before it has settled it.
         """
         for _ in range(SOURCE_TURNS):
             await anyio.lowlevel.checkpoint()

@@ -17,6 +17,8 @@ from eventcore.patterns.pattern import Matcher
 LOOK_AFTER = 1_000
 #: So many of them tell which lets most pass, at most.
 SAMPLE_MAX = 32
+#: So often all of many have matched, at most, before they are looked at together again.
+LOOKS_PAUSE_MAX = 63
 
 
 class DataTest:
@@ -33,7 +35,8 @@ class DataTest:
         self._matcher = Matcher([tree for trees in filters for tree in trees])
         self._first: int | None = None
         self._asked = self._missed = 0  #: records since it was looked at; of them those that the first did not let pass
-        self._is_told_at_once = True  #: whether the next many are tried so
+        #: After a look in vain: how often all are to match before the next, the last time and from now on.
+        self._looks_pause = self._looks_left = 0
 
     @property
     def first(self) -> int | None:
@@ -53,20 +56,26 @@ class DataTest:
 
     def allow_each(self, data: Sequence[Any]) -> list[bool]:
         """Tell the same of each of many; texts of JSON objects take less time together, and least where all match."""
-        is_tried = self._is_told_at_once
-        if is_tried and self._all_surely_match(data):
-            self._asked += len(data)
-            return [True] * len(data)
+        if not self._looks_left:
+            if self._all_surely_match(data):
+                self._looks_pause //= 2
+                return [True] * len(data)
+            # What it took is lost: the more often, the longer it is not tried.
+            self._looks_pause = min(self._looks_pause * 2 + 1, LOOKS_PAUSE_MAX)
+            self._looks_left = self._looks_pause
         allowed = self._hold_each(data)
-        # Not where some do not match, nor twice in a row in vain.
-        self._is_told_at_once = not is_tried and all(allowed)
+        if all(allowed):
+            self._looks_left -= 1
         return allowed
 
     def _all_surely_match(self, data: Sequence[Any]) -> bool:
         """Tell whether each of many surely matches; False where that takes a look at each."""
         if len(self._filters) == 1:
             return self._matcher.all_surely_match(data)
-        return self._first is not None and self._alone[self._first].all_surely_match(data)
+        if self._first is None or not self._alone[self._first].all_surely_match(data):
+            return False
+        self._asked += len(data)
+        return True
 
     def _hold_each(self, data: Sequence[Any]) -> list[bool]:
         if self._first is None:

@@ -194,7 +194,7 @@ class _Ids(RandomIdGenerator):
 class _Step:
     """A step and its ``with`` block, in which its span is the current one; by itself one that is not sampled.
 
-    So that what a handler or a library traces within is not sampled either.
+    So that what a handler or a library traces within is not sampled either. It may be entered again once it was left.
     """
 
     def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:

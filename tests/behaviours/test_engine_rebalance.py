@@ -56,7 +56,7 @@ def test_the_source_is_asked_for_more_before_a_batch_is_settled() -> None:
 
 
 def test_a_shard_that_is_lost_between_an_invocation_and_its_settling_has_the_batch_again() -> None:
-    """As when its engine dies there: at least once. The next owner finds it nowhere blamed."""
+    """As when its engine dies there: at least once."""
     handled: list[int] = []
 
     async def lose() -> None:
