@@ -17,8 +17,8 @@ from eventcore.patterns.pattern import Matcher
 LOOK_AFTER = 1_000
 #: So many of them tell which lets most pass, at most.
 SAMPLE_MAX = 32
-#: So often all of many have matched, at most, before they are looked at together again.
-LOOKS_PAUSE_MAX = 63
+#: So often all of many have matched, at least and at most, before they are looked at together again.
+LOOKS_PAUSE_MIN, LOOKS_PAUSE_MAX = 8, 64
 
 
 class DataTest:
@@ -58,10 +58,10 @@ class DataTest:
         """Tell the same of each of many; texts of JSON objects take less time together, and least where all match."""
         if not self._looks_left:
             if self._all_surely_match(data):
-                self._looks_pause //= 2
+                self._looks_pause = max(0, self._looks_pause - 1)
                 return [True] * len(data)
-            # What it took is lost: the more often, the longer it is not tried.
-            self._looks_pause = min(self._looks_pause * 2 + 1, LOOKS_PAUSE_MAX)
+            # What it took is lost, and more than several looks save: the more often, the longer it is not tried.
+            self._looks_pause = min(self._looks_pause * 2 + LOOKS_PAUSE_MIN, LOOKS_PAUSE_MAX)
             self._looks_left = self._looks_pause
         allowed = self._hold_each(data)
         if all(allowed):
