@@ -212,7 +212,8 @@ class Lane:
         if decision is None:
             invocations += 1
             outcome = await self._invoker.invoke(batch, part, state, self._read)
-            if self._intake.is_source_next:
+            # A marked batch at once: a death that another shard brings meanwhile would be blamed on it.
+            if self._intake.is_source_next and not self._checkpoint.kept.marked:
                 await self._let_source_ask()
             report = self._read(batch, outcome)
             decision = decide_stream(
