@@ -113,28 +113,35 @@ class Channel:
                 raise  # a zygote's requests are tiny, and thousands of them would have to wait
             sent = 0
         except OSError:
-            self._end()
+            self.read_last()
             return
         if sent < len(data):
             self._unsent += data[sent:]
             self._loop.add_writer(self._socket.fileno(), self._write)
 
-    def read(self) -> None:
-        """Take in what has come. Called by the loop, and to see whether a process that is gone had answered before."""
+    def read(self) -> bool:
+        """Take in what has come, as much as one read gives; tell whether there may be more. Called by the loop."""
         if not self.is_open:
-            return
+            return False
         try:
             data = self._socket.recv(protocol.READ_BYTES)
             if data:
                 self._received += self._frames.feed(data)
         except BlockingIOError:
-            return
+            return False
         except (OSError, protocol.BadFrame):
             data = b""
         if not data:
             self._end()
         elif self._received:
             self._wake()
+        return self.is_open
+
+    def read_last(self) -> None:
+        """Take in all that the other end said before it was gone, and end."""
+        while self.read():
+            pass
+        self._end()
 
     def close(self) -> None:
         """Close the socket; waits get None. Safe to repeat."""
@@ -147,7 +154,7 @@ class Channel:
         except BlockingIOError:
             return
         except OSError:
-            self._end()
+            self.read_last()
             return
         self._unsent = self._unsent[sent:]
         if not self._unsent:

@@ -145,7 +145,7 @@ class RemoteEnvironment:
         """Take note that its process is gone: take in what it still said, and wake who waits."""
         if self.exit_code is not None:
             return
-        self._channel.read()
+        self._channel.read_last()
         self._channel.close()
         self.exit_code = exit_code
         self.output.end()
