@@ -116,22 +116,25 @@ def decide_stream(
         verdict = _discard(DiscardReason.RETRY_ATTEMPTS_EXHAUSTED)
         return Decision((Run(0, count, verdict),), _state(*rest))
     pause_ms = min(policy.pause_ms(attempt, error_type, jitter), _until_too_old_ms(records[0], policy, now_ms))
-    again = msgspec.structs.replace(part, attempt=attempt, first_failure_ms=part.first_failure_ms or now_ms, marks=0)
+    first_failure_ms = part.first_failure_ms or now_ms
+    # It came back, so that no engine died of it.
+    again = Part(part.last, attempt, first_failure_ms, part.request_id)
     retry = Run(0, count, Verdict(VerdictKind.RETRY, at_ms=now_ms + pause_ms))
     return Decision((retry,), _state(again, *rest), delay_ms=pause_ms)
 
 
-def _split(records: Sequence[Record], rest: Sequence[Part], *, marks: int = 0) -> Decision:
+def _split(records: Sequence[Record], rest: Sequence[Part], *, marks: int = 0, is_cut: bool = False) -> Decision:
     """Halve the batch: each half has a budget of its own, so splitting costs no attempts (§4, trap 18).
 
     Args:
         records: two or more.
         rest: the parts behind this batch.
         marks: what a half of several records inherits; a single record always begins with none.
+        is_cut: the engine died in this batch, so each half is a suspect.
     """
     middle = split_point(len(records))
-    left = Part(last=records[middle - 1].position, marks=marks if middle > 1 else 0)
-    right = Part(last=records[-1].position, marks=marks if len(records) - middle > 1 else 0)
+    left = Part(last=records[middle - 1].position, marks=marks if middle > 1 else 0, is_cut=is_cut)
+    right = Part(last=records[-1].position, marks=marks if len(records) - middle > 1 else 0, is_cut=is_cut)
     return Decision((Run(0, len(records), BISECT),), _state(left, right, *rest))
 
 
@@ -202,7 +205,7 @@ def decide_before_stream(
     if len(records) > 1 and (is_spent or (part.marks and policy.bisect_batch_on_function_error)):
         # One record kills the engine, not the batch: it is isolated whatever the mapping says of its own failures.
         # Each further halving then costs one death, not `marks_max` of them.
-        return _split(records, rest, marks=marks_max - 1 if is_spent else 0)
+        return _split(records, rest, marks=marks_max - 1 if is_spent else 0, is_cut=True)
     if is_spent:
         return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, rest, now_ms)
     return None

@@ -27,6 +27,13 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     request_id: str = ""  #: kept for unchanged retries (Lambda semantics §12); empty before the first
     #: Invocations that were begun and never came back, each found by the next owner: the engine died in them.
     marks: int = 0
+    #: It was cut from a batch in which the engine died, and has not come back from an invocation since.
+    is_cut: bool = False
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether an engine may have died of one of its records."""
+        return self.is_cut or self.marks > 0
 
 
 class LaneState(msgspec.Struct, frozen=True, array_like=True):

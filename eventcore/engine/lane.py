@@ -322,7 +322,7 @@ class Lane:
         checkpoint = self._intake.reach(checkpoint)
         is_released = any(run.verdict == RELEASE for run in decision.runs)
         state = decision.state
-        if is_released and state.parts and not state.parts[0].attempt and not state.parts[0].marks:
+        if is_released and state.parts and not state.parts[0].attempt and not state.parts[0].is_suspect:
             # Never tried: nothing is worth keeping, and the next owner may cut its own batches.
             state = ShardState() if len(state.parts) == 1 else state
         if done or state != self._checkpoint.kept:

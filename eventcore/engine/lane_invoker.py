@@ -58,7 +58,7 @@ class LaneInvoker:
     async def invoke(
         self, batch: Batch, part: Part, state: ShardState, read: Callable[[Batch, Outcome], Report]
     ) -> Outcome:
-        """Invoke a batch, marked where it must be; one in which an engine has died before runs as the only such one.
+        """Invoke a batch, marked where it must be; one that an engine may have died of runs as the only such one.
 
         Else the record that kills engines would have its neighbours of other shards marked each time, and they would
         be given up with it.
@@ -70,8 +70,8 @@ class LaneInvoker:
             read: says which records of a batch its outcome names failed. Kept for the call alone: it is its lane's, and
                 lanes of a key come and go too fast for a cycle of references to each other.
         """
-        is_marked = self._is_first or part.attempt > 0 or part.marks > 0
-        if not part.marks:
+        is_marked = self._is_first or part.attempt > 0 or part.is_suspect
+        if not part.is_suspect:
             return await self._run(batch, state if is_marked else None, read)
         suspects = self._context.suspects
         if not await unless(self._stopping, suspects.acquire, suspects.release):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,7 @@ attempts = st.builds(
     first_failure_ms=st.integers(0, 10**13),
     request_id=st.sampled_from(["", "r"]),
     marks=st.integers(0, 6),
+    is_cut=st.booleans(),
 )
 
 
@@ -74,10 +76,7 @@ def parts_of(draw: st.DrawFn, batch: Sequence[Record]) -> tuple[Part, ...]:
     for distance in draw(st.lists(st.integers(1, 100), max_size=4)):
         lasts.append(lasts[-1] + distance)
     tried = [draw(attempts) for _ in lasts]
-    return tuple(
-        Part(last, part.attempt, part.first_failure_ms, part.request_id, part.marks)
-        for last, part in zip(lasts, tried, strict=True)
-    )
+    return tuple(msgspec.structs.replace(part, last=last) for last, part in zip(lasts, tried, strict=True))
 
 
 @st.composite

@@ -9,9 +9,15 @@ from eventcore.delivery.ordering import EMPTY, STATE_BYTES_MAX, Part, ShardState
 
 def test_a_state_survives_its_text() -> None:
     state = ShardState(
-        parts=(Part(last=7, attempt=3, first_failure_ms=9, request_id="r", marks=1), Part(last=12)), marked=True
+        parts=(Part(last=7, attempt=3, first_failure_ms=9, request_id="r", marks=1), Part(last=12, is_cut=True)),
+        marked=True,
     )
     assert decode_state(encode_state(state)) == state
+
+
+def test_a_state_of_before_there_were_halves_of_suspects_is_read() -> None:
+    part = Part(last=7, attempt=3, first_failure_ms=9, request_id="r", marks=1)
+    assert decode_state('[1,[[7,3,9,"r",1]],true]') == ShardState(parts=(part,), marked=True)
 
 
 def test_an_empty_state_is_empty_text() -> None:
@@ -23,7 +29,7 @@ def test_an_empty_state_is_empty_text() -> None:
 def test_every_split_of_the_largest_batch_fits() -> None:
     """Design §3: the commit's metadata; 10,000 records are split 14 times, and every part has a request id."""
     parts = tuple(
-        Part(last=2**62 + index, attempt=10_000, first_failure_ms=2**42, request_id="u" * 36, marks=11)
+        Part(last=2**62 + index, attempt=10_000, first_failure_ms=2**42, request_id="u" * 36, marks=11, is_cut=True)
         for index in range(15)
     )
     state = ShardState(parts=parts, marked=True)

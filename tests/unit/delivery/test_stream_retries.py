@@ -273,6 +273,28 @@ def test_a_mark_is_counted_apart_from_attempts() -> None:
     assert shard.run(raises_for(1)).discarded == {1: RETRIES_EXHAUSTED}
 
 
+@pytest.mark.parametrize("bisects", [True, False])
+def test_halves_of_a_batch_that_ended_the_engine_are_suspects_until_they_come_back(bisects: bool) -> None:
+    """A single record begins with no marks, but either half may hold the one that ends engines (design §3)."""
+    shard = NaiveShard(make_records(2), StreamRetry(maximum_retry_attempts=1, bisect_batch_on_function_error=bisects))
+    for _ in range(1 if bisects else MARKS_MIN):
+        shard.die()
+    shard.step(reported)
+    assert shard.invocations == []
+    first, second = shard.state.parts
+    assert (first, second) == (Part(last=1, is_cut=True), Part(last=2, is_cut=True))
+    assert first.is_suspect
+    shard.step(raises_for(1))
+    again, second = shard.state.parts
+    assert (again.attempt, again.is_suspect, second.is_suspect) == (1, False, True)
+
+
+def test_halves_of_a_batch_that_failed_are_no_suspects() -> None:
+    shard = NaiveShard(make_records(2), StreamRetry(maximum_retry_attempts=1, bisect_batch_on_function_error=True))
+    shard.step(raises_for(1))
+    assert [part.is_suspect for part in shard.state.parts] == [False, False]
+
+
 def test_a_clean_state_has_no_mark_to_find() -> None:
     assert find_mark(EMPTY) == EMPTY
     kept = ShardState(parts=(Part(last=4, attempt=1),))
