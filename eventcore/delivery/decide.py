@@ -197,9 +197,9 @@ def decide_before_stream(
     part, *rest = parts
     old = _count_too_old(records, policy.maximum_record_age_in_seconds, now_ms)
     if old:
-        return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, rest, now_ms)
+        return _give_up_head(records, old, DiscardReason.RECORD_AGE_EXCEEDED, parts, now_ms)
     if event_bytes_max and len(records) == 1 and records[0].size_bytes > event_bytes_max:
-        return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, rest, now_ms)
+        return _give_up_head(records, 1, DiscardReason.MAXIMUM_PAYLOAD_SIZE_EXCEEDED, parts, now_ms)
     marks_max = max(MARKS_MIN, policy.maximum_retry_attempts + 1)
     is_spent = part.marks >= marks_max
     if len(records) > 1 and (is_spent or (part.marks and policy.bisect_batch_on_function_error)):
@@ -207,7 +207,7 @@ def decide_before_stream(
         # Each further halving then costs one death, not `marks_max` of them.
         return _split(records, rest, marks=marks_max - 1 if is_spent else 0, is_cut=True)
     if is_spent:
-        return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, rest, now_ms)
+        return _give_up_head(records, 1, DiscardReason.ENGINE_CRASH, parts, now_ms)
     return None
 
 
@@ -224,12 +224,12 @@ def decide_recursive(
         loops: indices of those records, rising, not empty.
         now_ms: wall time.
     """
-    rest = parts[1:]
+    part, *rest = parts
     first = loops[0]
     if first == 0:
         leading = next((count for count, index in enumerate(loops) if index != count), len(loops))
-        return _give_up_head(records, leading, DiscardReason.RECURSION, rest, now_ms)
-    before, behind = Part(last=records[first - 1].position), Part(last=records[-1].position)
+        return _give_up_head(records, leading, DiscardReason.RECURSION, parts, now_ms)
+    before, behind = (Part(last=records[index].position, is_cut=part.is_suspect) for index in (first - 1, -1))
     retry = Run(0, len(records), Verdict(VerdictKind.RETRY, at_ms=now_ms))
     return Decision((retry,), _state(before, behind, *rest))
 
@@ -243,16 +243,17 @@ def decide_skip(records: Sequence[Record], parts: Sequence[Part], count: int, *,
         count: records to give up, at least 1; more than there are: all of them.
         now_ms: wall time.
     """
-    return _give_up_head(records, min(count, len(records)), DiscardReason.SKIPPED, parts[1:], now_ms)
+    return _give_up_head(records, min(count, len(records)), DiscardReason.SKIPPED, parts, now_ms)
 
 
 def _give_up_head(
-    records: Sequence[Record], count: int, reason: DiscardReason, rest: Sequence[Part], now_ms: int
+    records: Sequence[Record], count: int, reason: DiscardReason, parts: Sequence[Part], now_ms: int
 ) -> Decision:
+    part, *rest = parts
     runs = (Run(0, count, _discard(reason)),)
     if count == len(records):
         return Decision(runs, _state(*rest))
-    left = Part(last=records[-1].position)
+    left = Part(last=records[-1].position, is_cut=part.is_suspect)
     retry = Verdict(VerdictKind.RETRY, at_ms=now_ms)
     return Decision((*runs, Run(count, len(records), retry)), _state(left, *rest))
 

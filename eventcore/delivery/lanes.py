@@ -246,10 +246,11 @@ class LaneStates:
         waiting = [lane for lane in self._restored.values() if lane.name not in names]
         return msgspec.structs.replace(
             self.of_parked,
-            # Those that have failed come first: what does not fit is left out from the end.
+            # What engines may have died of comes first, then what has failed: what does not fit is left out at the end.
             lanes=tuple(sorted((*kept, *waiting), key=_rank)),
         )
 
 
-def _rank(lane: LaneState) -> tuple[bool, int]:
-    return not lane.marked, -lane.parts[0].attempt
+def _rank(lane: LaneState) -> tuple[bool, bool, int]:
+    part = lane.parts[0]
+    return not lane.marked, not part.is_suspect, -part.attempt

@@ -113,7 +113,8 @@ def _shorten(state: ShardState) -> ShardState | None:
 
 
 def _join_last(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    return (*parts[:-2], Part(last=parts[-1].last))
+    *others, one, other = parts
+    return (*others, Part(last=other.last, is_cut=one.is_suspect or other.is_suspect))
 
 
 def encode_window(position: int, window: Window | None) -> bytes:

@@ -7,7 +7,7 @@ same attempts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -177,7 +177,10 @@ class Lane:
             if not state.parts:
                 part = Part(last=records[-1].position, request_id=self._context.ids.new_id())
                 state = ShardState(parts=(part,))
-            state, pause_ms = await self._handle(records, state)
+            try:
+                state, pause_ms = await self._handle(records, state)
+            finally:
+                self._invoker.let_others_run()
             if pause_ms:
                 await self._pause(pause_ms)
 
@@ -263,7 +266,8 @@ class Lane:
             if covered == len(records):
                 return Decision(tuple(runs), ShardState(parts=state.parts[1:]))
             runs.append(Run(covered, len(records), Verdict(VerdictKind.RETRY)))
-            return Decision(tuple(runs), ShardState(parts=(Part(last=records[-1].position), *state.parts[1:])))
+            left = Part(last=records[-1].position, is_cut=state.parts[0].is_suspect)
+            return Decision(tuple(runs), ShardState(parts=(left, *state.parts[1:])))
         if loops := self._context.dispatcher.find_loops(records):
             return decide_recursive(records, state.parts, loops, now_ms=self._context.clock.now_ms())
         return decide_before_stream(
@@ -296,7 +300,7 @@ class Lane:
         results = self._context.results
         if gives_up and settler.is_blocked:
             self._context.reporter.outbox_blocked(settler.destination)
-            if not await unless(self._stopping, settler.wait_room):
+            if not await self._wait_beside_others(settler.wait_room):
                 return None
         if gives_up:
             discarded = await settler.discard(
@@ -316,7 +320,8 @@ class Lane:
         # before, which this batch is covered by (design §3).
         is_outside = not self._context.source.capabilities.is_settle_durable
         passes_discard = gives_up or (done and self._covered.reaches_below(checkpoint))
-        if is_outside and passes_discard and not await unless(self._stopping, partial(settler.wait_taken, self._shard)):
+        wait_taken = partial(settler.wait_taken, self._shard)
+        if is_outside and passes_discard and not await self._wait_beside_others(wait_taken):
             return None
         self._intake.give_back(batch.records[done:])
         checkpoint = self._intake.reach(checkpoint)
@@ -333,6 +338,11 @@ class Lane:
             await self._checkpoint.write(checkpoint, state, is_urgent=is_urgent)
         await self._covered.settle(checkpoint)
         return discarded
+
+    async def _wait_beside_others(self, wait: Callable[[], Awaitable[object]]) -> bool:
+        """Wait for a destination, which may take for ever; tell whether it came to that before the lane was stopped."""
+        self._invoker.let_others_run()
+        return await unless(self._stopping, wait)
 
     async def _pass_filtered(self) -> None:
         """Move the checkpoint over records that no filter has let in: with none behind them, no batch does."""

@@ -44,6 +44,7 @@ class LaneInvoker:
         self._stopping = stopping
         self._is_first = is_first
         self._invocation: anyio.CancelScope | None = None
+        self._runs_alone = False  #: this lane holds `ShardContext.suspects`
 
     @property
     def is_invoking(self) -> bool:
@@ -60,8 +61,9 @@ class LaneInvoker:
     ) -> Outcome:
         """Invoke a batch, marked where it must be; one that an engine may have died of runs as the only such one.
 
-        Else the record that kills engines would have its neighbours of other shards marked each time, and they would
-        be given up with it.
+        It does until `let_others_run`. Else the record that kills engines would have its neighbours of other shards
+        marked each time, and they would be given up with it. What runs beside it is marked, too: one that kills then
+        is known, and waits for it in the next engine.
 
         Args:
             batch: what to invoke the function with.
@@ -70,16 +72,22 @@ class LaneInvoker:
             read: says which records of a batch its outcome names failed. Kept for the call alone: it is its lane's, and
                 lanes of a key come and go too fast for a cycle of references to each other.
         """
-        is_marked = self._is_first or part.attempt > 0 or part.is_suspect
-        if not part.is_suspect:
-            return await self._run(batch, state if is_marked else None, read)
-        suspects = self._context.suspects
-        if not await unless(self._stopping, suspects.acquire, suspects.release):
+        rate, suspects = self._context.rate, self._context.suspects
+        # Before it takes what others could use meanwhile: the suspects' turn, or a slot.
+        if rate is not None and not await unless(self._stopping, partial(rate.wait, len(batch))):
             return RELEASED
-        try:
-            return await self._run(batch, state, read)
-        finally:
-            suspects.release()
+        if part.is_suspect:
+            if not await unless(self._stopping, suspects.acquire, suspects.release):
+                return RELEASED
+            self._runs_alone = True
+        is_marked = self._is_first or part.attempt > 0 or suspects.locked()
+        return await self._run(batch, state if is_marked else None, read)
+
+    def let_others_run(self) -> None:
+        """Let the next suspect run, if this lane's last batch was one: its mark is gone, or will be at last."""
+        if self._runs_alone:
+            self._runs_alone = False
+            self._context.suspects.release()
 
     async def _run(self, batch: Batch, state: ShardState | None, read: Callable[[Batch, Outcome], Report]) -> Outcome:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
@@ -91,9 +99,6 @@ class LaneInvoker:
         """
         context = self._context
         function = context.dispatcher.function
-        # Before it takes a slot, which others could use meanwhile.
-        if context.rate is not None and not await unless(self._stopping, partial(context.rate.wait, len(batch))):
-            return RELEASED
         try:
             function.slots.acquire_nowait()
         except anyio.WouldBlock:

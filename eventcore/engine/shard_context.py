@@ -41,7 +41,7 @@ class ShardContext(msgspec.Struct, frozen=True, kw_only=True):
     lanes: int  #: batches of a shard at a time; 1: one after the other
     is_hashed: bool  #: lanes are shared by keys (the parallelization factor), and none is ever parked
     window_length_s: int  #: of tumbling windows; 0: none
-    suspects: anyio.Lock  #: held by the one batch of the engine that runs although an engine has died in it before
+    suspects: anyio.Lock  #: held by the one batch of the engine that runs although one may have died of it
     own_marks: OwnMarks  #: of the engine
     clock: Clock
     ids: IdFactory

@@ -30,7 +30,6 @@ from eventcore.engine.lane import Lane
 from eventcore.engine.settler import Discarded
 from eventcore.engine.shard_context import ShardContext
 from eventcore.engine.status import Blocked
-from eventcore.engine.unless import unless
 from eventcore.engine.windows import ShardWindows, WindowIntake
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.ports.sources import LostRange
@@ -101,7 +100,10 @@ class WindowedLane(Lane):
     async def _pass_barrier(self, barrier: LostRange | Window, state: ShardState) -> ShardState:
         if isinstance(barrier, LostRange):
             return await super()._pass_barrier(barrier, state)
-        pause_ms = await self._close(barrier, state)
+        try:
+            pause_ms = await self._close(barrier, state)
+        finally:
+            self._invoker.let_others_run()
         if pause_ms:
             await self._pause(pause_ms)
         return state
@@ -137,7 +139,7 @@ class WindowedLane(Lane):
             settler = context.settler
             if settler.is_blocked:
                 context.reporter.outbox_blocked(settler.destination)
-                if not await unless(self._stopping, settler.wait_room):
+                if not await self._wait_beside_others(settler.wait_room):
                     return 0
             discarded = [
                 await settler.discard_final(

@@ -15,6 +15,10 @@ from collections.abc import Callable
 
 from eventcore.runtime import protocol
 
+#: Reads of what a process said before it was gone: 4 MiB, many times what a socket holds. One that is not gone, and
+#: goes on, must not hold up the loop.
+LAST_READS_MAX = 64
+
 
 def watch(descriptor: int, on_readable: Callable[[], object]) -> None:
     """Call ``on_readable`` whenever ``descriptor`` can be read or is at its end."""
@@ -138,9 +142,10 @@ class Channel:
         return self.is_open
 
     def read_last(self) -> None:
-        """Take in all that the other end said before it was gone, and end."""
-        while self.read():
-            pass
+        """Take in what the other end said before it was gone, as much as a socket holds, and end."""
+        for _ in range(LAST_READS_MAX):
+            if not self.read():
+                break
         self._end()
 
     def close(self) -> None:

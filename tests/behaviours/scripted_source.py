@@ -30,7 +30,7 @@ from eventcore.ports.sources import (
     StreamCapabilities,
     TakenShard,
 )
-from eventcore.ports.store import Operation, Store
+from eventcore.ports.store import Operation, OutboxRow, Store
 from eventcore.store.memory import open_memory_store
 from eventcore.telemetry.counters import CountersSnapshot
 from eventcore.testing.harness import Harness, open_harness
@@ -231,6 +231,30 @@ class ScriptedSource:
 
 def _end(entry: Record | LostRange) -> int:
     return entry.position if isinstance(entry, Record) else entry.last
+
+
+class ScriptedDestination:
+    """A connector of kind `http`, and its one destination: a test's function takes rows or raises."""
+
+    kind = "http"
+
+    def __init__(self, take: Callable[[Sequence[OutboxRow]], Awaitable[None]]) -> None:
+        self.reference = "http:sink"
+        self.calls: list[str] = []  #: the lane of each hand-over
+        self._take = take
+
+    def open_destination(self, reference: Any, connection: Any, context: Any) -> ScriptedDestination:
+        return self
+
+    async def open(self) -> None:
+        return None
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> None:
+        self.calls.append(rows[0].lane)
+        await self._take(rows)
+
+    async def aclose(self) -> None:
+        return None
 
 
 class ScriptedStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -13,31 +13,15 @@ from eventcore.ports.store import MarkSent, Operation, OutboxRow, PutOutbox, Sto
 from eventcore.store.memory import open_memory_store
 from eventcore.testing.harness import LOOK_MAX_S, Harness, open_harness
 from eventcore.testing.virtual_loop import run_virtual
-from tests.behaviours.scripted_source import ScriptedStream, Settled, books, play_scripted, record, scripted_app
-
-
-class ScriptedDestination:
-    """A connector of kind `http`, and its one destination: a test's function takes rows or raises."""
-
-    kind = "http"
-
-    def __init__(self, take: Callable[[Sequence[OutboxRow]], Awaitable[None]]) -> None:
-        self.reference = "http:sink"
-        self.calls: list[str] = []  #: the lane of each hand-over
-        self._take = take
-
-    def open_destination(self, reference: Any, connection: Any, context: Any) -> ScriptedDestination:
-        return self
-
-    async def open(self) -> None:
-        return None
-
-    async def deliver(self, rows: Sequence[OutboxRow]) -> None:
-        self.calls.append(rows[0].lane)
-        await self._take(rows)
-
-    async def aclose(self) -> None:
-        return None
+from tests.behaviours.scripted_source import (
+    ScriptedDestination,
+    ScriptedStream,
+    Settled,
+    books,
+    play_scripted,
+    record,
+    scripted_app,
+)
 
 
 async def _fail(event: dict[str, Any], context: Any) -> None:

@@ -98,57 +98,6 @@ def test_a_shard_that_is_lost_between_an_invocation_and_its_settling_has_the_bat
     assert stream.kept["orders-0"] == (2, ShardState())
 
 
-# -- taken after an engine has died ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bisects", [True, False])
-def test_what_an_engine_may_have_died_of_is_marked_and_runs_as_the_only_such_batch(bisects: bool) -> None:
-    """Else a batch of one shard is blamed for deaths that a record of another shard brings (design §3)."""
-    running: list[int] = []
-    most = 0
-
-    async def work(event: dict[str, Any], context: Any) -> None:
-        nonlocal most
-        running.append(1)
-        most = max(most, len(running))
-        await anyio.sleep(1)
-        running.pop()
-
-    async def scenario(harness: Harness) -> None:
-        await harness.advance(10)
-        assert len(harness.invocations) == 3
-
-    stream = ScriptedStream({"orders-0": [record(0), record(1)], "orders-1": [record(0)]})
-    stream.kept = {
-        # Halved before anything is invoked: each half is new, and as suspect as the batch was.
-        "orders-0": (0, ShardState(parts=(Part(last=1, marks=0 if bisects else 2),), marked=True)),
-        "orders-1": (0, ShardState(parts=(Part(last=0, marks=1),))),
-    }
-    play_scripted(
-        scripted_app(work, maximum_retry_attempts=1, bisect_batch_on_function_error=bisects), scenario, stream
-    )
-    assert most == 1
-    marked = [(settled.shard, settled.state.parts[0].last) for settled in stream.settled if settled.state.marked]
-    assert sorted(marked) == [("orders-0", 0), ("orders-0", 1), ("orders-1", 0)]
-
-
-def test_a_half_that_is_released_stays_a_suspect() -> None:
-    """It has not come back: joined with what stands behind it, it would be a batch of which nothing is known."""
-
-    async def work(event: dict[str, Any], context: Any) -> None:
-        await anyio.sleep(500)
-
-    async def scenario(harness: Harness) -> None:
-        await harness.advance(1)
-        await stream.revoke()
-
-    stream = ScriptedStream({"orders-0": [record(0), record(1)]})
-    stream.kept = {"orders-0": (0, ShardState(parts=(Part(last=0, is_cut=True),)))}
-    play_scripted(scripted_app(work, timeout=600), scenario, stream)
-    (part,) = stream.kept["orders-0"][1].parts
-    assert part.is_cut
-
-
 # -- lost, and taken again at once -------------------------------------------------------------------------------------
 
 

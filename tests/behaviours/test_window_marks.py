@@ -30,6 +30,7 @@ class Slow:
         self.finals: list[tuple[str, str, list[int]]] = []  #: shard, request id, records of the window
         self.running = self.running_max = 0
         self._fails_first = fails_first
+        self.fails = False  #: all final calls do
 
     async def __call__(self, event: dict[str, Any], context: Any) -> Any:
         known = event["state"].get("seen", [])
@@ -39,7 +40,7 @@ class Slow:
         shard = event["shardId"]
         is_first = shard not in {shard for shard, _, _ in self.finals}
         self.finals.append((shard, context.aws_request_id, known))
-        if self._fails_first and is_first:
+        if self.fails or (self._fails_first and is_first):
             raise ValueError("not yet")
         self.running += 1
         self.running_max = max(self.running, self.running_max)
@@ -117,19 +118,35 @@ def test_a_final_call_that_a_restart_of_its_mapping_cuts_short_leaves_no_mark() 
     assert closed == [[1]] * (DEATHS + 2) + [[2]]
 
 
+def die_in_two_final_calls(pipeline: VirtualPipeline, work: Slow) -> None:
+    """Let the engine die while the final calls of two shards run."""
+    for key in ("a", "d"):
+        pipeline.send("stream:orders", [1], key=key)
+    pipeline.advance(12)
+    for key in ("a", "d"):
+        pipeline.send("stream:orders", [2], key=key)
+    pipeline.advance(3)
+    # Both were called before, so both are marked.
+    assert work.running_max == 2
+    pipeline.crash()
+
+
+def test_a_final_call_that_keeps_failing_lets_that_of_another_shard_run() -> None:
+    """Both came back from a call: no engine died of them."""
+    work = Slow(fails_first=True)
+    with opened(work, shards=2) as pipeline:
+        die_in_two_final_calls(pipeline, work)
+        work.finals.clear()
+        work.fails = True
+        pipeline.advance(10)
+        assert len({shard for shard, _, _ in work.finals}) == 2
+
+
 def test_final_calls_in_which_an_engine_has_died_run_one_at_a_time() -> None:
     """Else the one that kills engines would have its neighbours marked each time, and they were given up with it."""
     work = Slow(fails_first=True)
     with opened(work, shards=2) as pipeline:
-        for key in ("a", "d"):
-            pipeline.send("stream:orders", [1], key=key)
-        pipeline.advance(12)
-        for key in ("a", "d"):
-            pipeline.send("stream:orders", [2], key=key)
-        pipeline.advance(3)
-        # Both were called before, so both are marked.
-        assert work.running_max == 2
-        pipeline.crash()
+        die_in_two_final_calls(pipeline, work)
         work.running = work.running_max = 0
         pipeline.run_until_idle()
         pipeline.advance(10)

@@ -3,10 +3,8 @@
 import json
 import os
 import resource
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from eventcore.runtime.environment import DESCRIPTOR_MIN
 from eventcore.runtime.inline import InlineRuntime, open_inline_runtime
 from eventcore.runtime.launcher import STARTS_MAX
 from eventcore.runtime.process import ProcessRuntime, open_process_runtime
-from eventcore.runtime.protocol import READ_BYTES
+from eventcore.runtime.tree import children_of
 from eventcore.testing.conformance.runtime import RuntimeConformance
-from eventcore.testing.conformance.runtime_under_test import HAPPENS_WITHIN_S, RuntimeUnderTest, is_running, until
+from eventcore.testing.conformance.runtime_under_test import RuntimeUnderTest, is_running, until
 from eventcore.testing.virtual_loop import run_virtual
 
 FUNCTIONS = Path(__file__).parent / "functions"
@@ -76,18 +74,6 @@ async def process_runtime(state_dir: Path | None = None) -> AsyncIterator[Runtim
 def function(test: RuntimeUnderTest, name: str, **settings) -> FunctionSpec:
     module, _, attribute = name.rpartition(".")
     return test.function(f"{module or 'process_handlers'}.{attribute}", code=FUNCTIONS, **settings)
-
-
-def _has_ended(pid: int) -> bool:
-    return not is_running(pid)
-
-
-def _block_until(happened: Callable[[], object]) -> None:
-    """Let nothing else of this process run until something is true."""
-    end_s = time.monotonic() + HAPPENS_WITHIN_S
-    while not happened():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 async def test_forks_environments_from_a_zygote_that_never_imports_the_handler():
@@ -179,10 +165,13 @@ async def test_refuses_by_name_what_must_not_be_forked(module: str, left: str):
 
 async def test_hears_why_preload_was_refused_from_a_zygote_that_has_ended_before_it_was_asked():
     """A busy machine may run the zygote to its end before the engine's next step."""
+    before = set(children_of(os.getpid()))
 
     def wait_for_its_end(lines: Sequence[LogLine]) -> None:
+        """Let nothing else of this process run until then."""
         if any(line.text.startswith("INIT_START") for line in lines):
-            _block_until(lambda: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+            (zygote,) = set(children_of(os.getpid())) - before
+            os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
 
     async with open_process_runtime(SystemClock(), SeededIds(1), wait_for_its_end, None) as runtime:
         test = RuntimeUnderTest(runtime, [])
@@ -280,18 +269,6 @@ async def test_takes_no_answer_to_another_invocation():
         assert (await test.fault(spec)).error_type == "Runtime.ExitError"
         assert (await test.fault(spec)).error_type == "Runtime.ExitError"
         assert test.runtime.statistics().started == 2
-
-
-async def test_takes_a_reply_of_several_reads_from_an_environment_that_is_gone():
-    """It had answered: what it did afterwards is not the invocation's."""
-
-    def wait_for_its_end(lines: Sequence[LogLine]) -> None:
-        for pid in [int(line.text) for line in lines if line.text.isdecimal()]:
-            _block_until(partial(_has_ended, pid))
-
-    async with open_process_runtime(SystemClock(), SeededIds(1), wait_for_its_end, None) as runtime:
-        test = RuntimeUnderTest(runtime, [])
-        assert await test.result(function(test, "reply_and_die"), READ_BYTES * 2) == "x" * READ_BYTES * 2
 
 
 async def test_keeps_its_descriptors_from_programs_that_a_handler_starts():

@@ -29,7 +29,7 @@ def test_an_empty_state_is_empty_text() -> None:
 def test_every_split_of_the_largest_batch_fits() -> None:
     """Design §3: the commit's metadata; 10,000 records are split 14 times, and every part has a request id."""
     parts = tuple(
-        Part(last=2**62 + index, attempt=10_000, first_failure_ms=2**42, request_id="u" * 36, marks=11, is_cut=True)
+        Part(last=2**62 + index, attempt=10_000, first_failure_ms=2**42, request_id="u" * 36, marks=11)
         for index in range(15)
     )
     state = ShardState(parts=parts, marked=True)
@@ -46,6 +46,13 @@ def test_parts_that_do_not_fit_are_joined() -> None:
     assert len(text) > STATE_BYTES_MAX * 0.9
     assert kept[:-1] == parts[: len(kept) - 1]
     assert kept[-1] == Part(last=500)
+
+
+@pytest.mark.parametrize("suspect", [Part(last=498, is_cut=True), Part(last=500, marks=1)])
+def test_parts_that_are_joined_with_a_suspect_are_one(suspect: Part) -> None:
+    parts = [Part(last=index + 1, attempt=2, request_id="u" * 36) for index in range(500)]
+    parts[suspect.last - 1] = suspect
+    assert decode_state(encode_state(ShardState(parts=tuple(parts)))).parts[-1] == Part(last=500, is_cut=True)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
-from eventcore.delivery.decide import FINAL_CAUSES, MARKS_MIN, decide_before_stream, decide_stream, find_mark
+from eventcore.delivery.decide import (
+    FINAL_CAUSES,
+    MARKS_MIN,
+    decide_before_stream,
+    decide_recursive,
+    decide_skip,
+    decide_stream,
+    find_mark,
+)
 from eventcore.delivery.ordering import EMPTY, Part, ShardState, Window
 from eventcore.delivery.partial import SUCCESS
 from eventcore.delivery.retry import BACKOFF_MAX_S, StreamRetry, backoff_ms
@@ -287,6 +296,27 @@ def test_halves_of_a_batch_that_ended_the_engine_are_suspects_until_they_come_ba
     shard.step(raises_for(1))
     again, second = shard.state.parts
     assert (again.attempt, again.is_suspect, second.is_suspect) == (1, False, True)
+
+
+@pytest.mark.parametrize("marks", [0, 1])
+def test_what_is_left_of_a_suspect_that_was_not_invoked_is_one(marks: int) -> None:
+    """Its head is too old, too large or in a loop, or a person skipped it: that says nothing of the others."""
+    policy = StreamRetry(maximum_record_age_in_seconds=60)
+    parts = (Part(last=3, marks=marks, is_cut=not marks),)
+    old, *young = make_records(3)
+    young = [msgspec.structs.replace(record, arrived_ms=100_000) for record in young]
+    decided = [
+        decide_before_stream([old, *young], parts, policy, now_ms=100_000, event_bytes_max=0),
+        decide_recursive([old, *young], parts, [0], now_ms=0),
+        decide_recursive([old, *young], parts, [2], now_ms=0),
+        decide_skip([old, *young], parts, 1, now_ms=0),
+    ]
+    assert [[part.is_suspect for part in decision.state.parts] for decision in decided if decision is not None] == [
+        [True],
+        [True],
+        [True, True],
+        [True],
+    ]
 
 
 def test_halves_of_a_batch_that_failed_are_no_suspects() -> None:
