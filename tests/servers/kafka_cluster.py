@@ -214,17 +214,26 @@ class KafkaCluster:
 
 
 @asynccontextmanager
+async def open_admin(address: str, *, request_timeout_ms: int = 40_000) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Connect to a broker, to ask about topics and groups and to change them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=request_timeout_ms)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+@asynccontextmanager
 async def open_cluster(address: str, *, request_timeout_ms: int = 40_000) -> AsyncIterator[KafkaCluster]:
     """Connect to a broker."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=request_timeout_ms)
-    producer = AIOKafkaProducer(bootstrap_servers=address, request_timeout_ms=request_timeout_ms)
-    await admin.start()
-    await producer.start()
-    try:
-        yield KafkaCluster(address, admin, producer)
-    finally:
-        await producer.stop()
-        await admin.close()
+    async with open_admin(address, request_timeout_ms=request_timeout_ms) as admin:
+        producer = AIOKafkaProducer(bootstrap_servers=address, request_timeout_ms=request_timeout_ms)
+        await producer.start()
+        try:
+            yield KafkaCluster(address, admin, producer)
+        finally:
+            await producer.stop()
 
 
 class KafkaStream:

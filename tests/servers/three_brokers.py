@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 from aiokafka.errors import KafkaError
 
-from tests.servers.kafka_cluster import KafkaCluster
+from tests.servers.kafka_cluster import KafkaCluster, open_admin
 from tests.servers.kafka_server import KafkaServer, find_jars
 from tests.servers.ports import free_ports
 from tests.servers.secured_kafka import PASSWORD, USER, Certificates
@@ -81,12 +81,16 @@ class ThreeBrokers:
 
 
 async def _describe(kafka: KafkaCluster, topic: str) -> Sequence[dict[str, Any]]:
-    """Return what is known of a topic's partitions, from whichever broker answers."""
+    """Return what is known of a topic's partitions, from whichever broker answers.
+
+    Each time by a new client: one that was told of a single broker, as the others were late with their heartbeats, asks
+    no other again, also when that one is killed.
+    """
     with anyio.fail_after(SETTLED_BY_S):
         while True:
-            # The client asks any broker that it knows of, also one that was killed a moment ago.
             with contextlib.suppress(KafkaError):
-                (described,) = await kafka.admin.describe_topics([topic])
+                async with open_admin(kafka.address) as admin:
+                    (described,) = await admin.describe_topics([topic])
                 if not described["error_code"]:
                     return list(described["partitions"])
             await anyio.sleep(0.1)
