@@ -246,11 +246,11 @@ class LaneStates:
         waiting = [lane for lane in self._restored.values() if lane.name not in names]
         return msgspec.structs.replace(
             self.of_parked,
-            # What engines may have died of comes first, then what has failed: what does not fit is left out at the end.
+            # What does not fit is left out from the end: marks of what has not failed, and is no suspect.
             lanes=tuple(sorted((*kept, *waiting), key=_rank)),
         )
 
 
-def _rank(lane: LaneState) -> tuple[bool, bool, int]:
+def _rank(lane: LaneState) -> tuple[bool, int, bool]:
     part = lane.parts[0]
-    return not lane.marked, not part.is_suspect, -part.attempt
+    return not part.is_suspect, -part.attempt, not lane.marked

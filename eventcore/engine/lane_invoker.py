@@ -16,6 +16,10 @@ from eventcore.engine.unless import unless
 from eventcore.loop import open_scope
 from eventcore.model import Batch, Outcome
 
+#: Shards with more lanes than these are not marked because a suspect runs beside them: each mark writes what is kept of
+#: all lanes, and some twenty have room in a checkpoint.
+MARKED_LANES_MAX = 10
+
 
 class LaneInvoker:
     """Invokes the function with the batches of one lane, one at a time."""
@@ -62,7 +66,7 @@ class LaneInvoker:
         """Invoke a batch, marked where it must be; one that an engine may have died of runs as the only such one.
 
         It does until `let_others_run`. Else the record that kills engines would have its neighbours of other shards
-        marked each time, and they would be given up with it. What runs beside it is marked, too: one that kills then
+        marked each time, and they would be given up with it. What begins beside it is marked, too: one that kills then
         is known, and waits for it in the next engine.
 
         Args:
@@ -80,8 +84,7 @@ class LaneInvoker:
             if not await unless(self._stopping, suspects.acquire, suspects.release):
                 return RELEASED
             self._runs_alone = True
-        is_marked = self._is_first or part.attempt > 0 or suspects.locked()
-        return await self._run(batch, state if is_marked else None, read)
+        return await self._run(batch, part, state, read)
 
     def let_others_run(self) -> None:
         """Let the next suspect run, if this lane's last batch was one: its mark is gone, or will be at last."""
@@ -89,12 +92,15 @@ class LaneInvoker:
             self._runs_alone = False
             self._context.suspects.release()
 
-    async def _run(self, batch: Batch, state: ShardState | None, read: Callable[[Batch, Outcome], Report]) -> Outcome:
+    async def _run(
+        self, batch: Batch, part: Part, state: ShardState, read: Callable[[Batch, Outcome], Report]
+    ) -> Outcome:
         """Wait for a slot and run the function; RELEASED when the shard is stopped before it began, or aborted.
 
         Args:
             batch: what to invoke it with; empty for a window's final call.
-            state: marked before the invocation begins; None when no mark is needed.
+            part: see `invoke`.
+            state: marked before the invocation begins, where that is needed.
             read: see `invoke`.
         """
         context = self._context
@@ -112,7 +118,7 @@ class LaneInvoker:
             if context.breaker is not None:
                 # Before the mark: where one batch is let in, the others write none.
                 context.breaker.begin(batch)
-            if state is not None:
+            if self._is_first or part.attempt or part.is_suspect or self._is_beside_suspect:
                 position = batch.first.position if len(batch) else self._checkpoint.position
                 await self._checkpoint.mark(position, state)
                 if self._stopping.is_set() or self._is_held(batch):
@@ -127,6 +133,11 @@ class LaneInvoker:
             # Cancelled, too: a probe of which nobody hears would be waited for without end.
             outcome = answer.outcome if context.breaker is None else context.breaker.end(batch, answer, read)
         return outcome
+
+    @property
+    def _is_beside_suspect(self) -> bool:
+        """Whether a suspect runs now; with more lanes than may be marked by that, no."""
+        return self._context.suspects.locked() and self._context.lanes <= MARKED_LANES_MAX
 
     def _is_held(self, batch: Batch) -> bool:
         """Tell whether a batch that was let in may not run all the same; what holds the others for a probe is it."""

@@ -10,7 +10,9 @@ import pytest
 
 import eventcore
 from eventcore.delivery.ordering import Part, ShardState
+from eventcore.engine.lane_invoker import MARKED_LANES_MAX
 from eventcore.errors import DestinationUnavailable
+from eventcore.model import Record
 from eventcore.ports.connectors import StreamRequest
 from eventcore.ports.store import OutboxRow
 from eventcore.testing import open_pipeline
@@ -38,6 +40,18 @@ class ByMapping(ScriptedStream):
 
     def open_stream(self, request: StreamRequest) -> ScriptedSource:
         return self.streams[request.mapping].open_stream(request)
+
+
+def with_other(app: eventcore.App) -> eventcore.App:
+    """Add a mapping with a shard of its own."""
+    app.mapping(
+        "other",
+        source="kafka:local/other",
+        function="work",
+        starting_position="TRIM_HORIZON",
+        maximum_batching_window_in_seconds=0,
+    )
+    return app
 
 
 @pytest.mark.parametrize("bisects", [True, False])
@@ -146,15 +160,30 @@ def test_a_suspect_that_waits_for_its_mappings_rate_lets_those_of_others_run() -
     orders, other = ScriptedStream({"orders-0": [record(0), record(1)]}), ScriptedStream({"other-0": [record(0)]})
     orders.kept = {"orders-0": (0, ShardState(parts=(Part(last=0, is_cut=True), Part(last=1, is_cut=True))))}
     other.kept, other.on_open = {"other-0": DIED_OF}, open_later
-    app = scripted_app(work, maximum_records_per_second=0.001)
-    app.mapping(
-        "other",
-        source="kafka:local/other",
-        function="work",
-        starting_position="TRIM_HORIZON",
-        maximum_batching_window_in_seconds=0,
-    )
+    app = with_other(scripted_app(work, maximum_records_per_second=0.001))
     play_scripted(app, scenario, ByMapping({"orders": orders, "other": other}))
+
+
+@pytest.mark.parametrize(("lanes", "is_marked"), [(MARKED_LANES_MAX, True), (MARKED_LANES_MAX + 1, False)])
+def test_only_a_few_lanes_are_marked_because_a_suspect_runs_beside_them(lanes: int, is_marked: bool) -> None:
+    """Each mark writes what is kept of all lanes: a thousand of them would keep the engine from anything else."""
+    count = 10 * lanes
+
+    async def work(batch: eventcore.Batch) -> None:
+        await anyio.sleep(60 if batch.mapping == "other" else 1)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.advance(50)
+        assert sum(run.count for run in harness.settled) == count
+
+    keyed = [Record(position=number, body=b"", key=str(number).encode(), size_bytes=10) for number in range(count)]
+    orders, other = ScriptedStream({"orders-0": [*keyed]}), ScriptedStream({"other-0": [record(0)]})
+    other.kept = {"other-0": DIED_OF}
+    app = with_other(scripted_app(work, timeout=100, concurrency=20, lanes=lanes, batch_size=1))
+    play_scripted(app, scenario, ByMapping({"orders": orders, "other": other}))
+    marked = {lane.name for settled in orders.settled for lane in settled.state.lanes if lane.marked}
+    # The first of a shard always is.
+    assert len(marked) == count if is_marked else len(marked) <= lanes
 
 
 def test_what_runs_beside_a_suspect_is_marked_so_that_a_killer_among_it_is_known() -> None:

@@ -7,8 +7,8 @@ from eventcore.delivery.ordering import EMPTY, Part, ShardState
 from eventcore.model import Record
 
 
-def test_what_engines_may_have_died_of_is_forgotten_last() -> None:
-    """What does not fit is left out from the end: its attempts begin anew, a suspect would bring more deaths."""
+def test_what_has_failed_or_may_have_killed_an_engine_is_forgotten_last() -> None:
+    """What does not fit is left out from the end. A suspect would bring more deaths, attempts would begin anew."""
     states = LaneStates(EMPTY)
     kept = {
         "failed": ShardState(parts=(Part(last=1, attempt=2),)),
@@ -21,4 +21,4 @@ def test_what_engines_may_have_died_of_is_forgotten_last() -> None:
         key = lane_key(Record(position=0, body=b"", key=name.encode()), 1)
         names[lane_name(key)] = name
         states.keep(key, state, 0)
-    assert [names[lane.name] for lane in states.compose(0).lanes] == ["running", "cut", "failed more", "failed"]
+    assert [names[lane.name] for lane in states.compose(0).lanes] == ["cut", "failed more", "failed", "running"]
