@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 
 import anyio
-import pytest
 
 from eventcore.clock import SystemClock
 from eventcore.model import Outcome, OutcomeKind
@@ -83,7 +82,7 @@ async def test_an_environment_that_is_gone_may_have_answered(tmp_path: Path) -> 
         assert await environment.receive() == reply
 
 
-async def test_an_end_that_goes_on_writing_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_end_that_goes_on_writing_does_not_hold_up_the_loop() -> None:
     """It refuses what it is sent, and is not gone."""
     ours, theirs = socket.socketpair()
     reads = 0
