@@ -66,7 +66,7 @@ class Dispatcher:
                 request_id=batch.request_id,
                 build_event=lambda: event_value(batch, self._shape),
                 batch=batch,
-                trace_header=span.traceparent,
+                build_trace_header=lambda: span.traceparent,
                 wants_results=self._wants_results,
             )
             outcome = await self.function.runtime.invoke(self.function.spec, invocation)

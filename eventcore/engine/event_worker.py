@@ -292,7 +292,7 @@ class EventWorker:
         invocation = Invocation(
             request_id=event.request_id,
             build_event=lambda: msgspec.json.decode(event.body),
-            trace_header=event.traceparent,
+            build_trace_header=lambda: event.traceparent,
         )
         outcome = RELEASED
         with anyio.CancelScope() as scope:

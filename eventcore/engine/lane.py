@@ -38,6 +38,7 @@ from eventcore.engine.unless import unless
 from eventcore.errors import CommandError
 from eventcore.model import Batch, Fault, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 from eventcore.ports.sources import LostRange
+from eventcore.telemetry.tracing import Span
 
 #: Turns of the loop that it takes a source, once its records were taken, to ask for more: so many takes aiokafka, whose
 #: fetcher is woken in one and begins a task in the next. A source that takes more asks behind the settling.
@@ -229,7 +230,7 @@ class Lane:
                 jitter=context.ids.jitter(),
             )
         with context.tracing.settle(batch, decision) as span:
-            discarded = await self._settle(batch, part, decision, outcome, invocations, span.traceparent)
+            discarded = await self._settle(batch, part, decision, outcome, invocations, span)
         if discarded is not None:
             self._tell(batch, decision, outcome)
             if discarded or self.blocked is None:
@@ -287,7 +288,7 @@ class Lane:
         decision: Decision,
         outcome: Outcome | None,
         invocations: int,
-        traceparent: str,
+        span: Span,
     ) -> Sequence[Discarded] | None:
         """Make a decision durable; return what it gives up.
 
@@ -309,7 +310,7 @@ class Lane:
                 outcome,
                 invocations=invocations,
                 first_failure_ms=part.first_failure_ms,
-                traceparent=traceparent,
+                span=span,
                 # In a transaction the discard is undone with all else: its records must be invoked again.
                 covered=None if results is not None and results.is_exactly_once else self._covered,
             )

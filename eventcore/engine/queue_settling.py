@@ -25,7 +25,7 @@ from eventcore.engine.settler import SETTLE_GRACE_S
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, Verdict, VerdictKind
 from eventcore.ports.recorder import FailedBatch
 from eventcore.ports.store import Operation
-from eventcore.telemetry.tracing import NULL_TRACING
+from eventcore.telemetry.tracing import NULL_SPAN, NULL_TRACING, Span
 
 _KEPT = frozenset({VerdictKind.RETRY, VerdictKind.RELEASE})
 _DONE = frozenset({VerdictKind.SETTLE, VerdictKind.DISCARD})
@@ -170,7 +170,7 @@ class QueueSettling:
         is_told = False
         try:
             entries = await context.settler.discard(
-                batch, decision, None, invocations=0, first_failure_ms=0, traceparent=""
+                batch, decision, None, invocations=0, first_failure_ms=0, span=NULL_SPAN
             )
             context.reporter.discarded(batch, entries)
             is_told = True
@@ -197,7 +197,7 @@ class QueueSettling:
         why_returned = "the mapping failed"
         try:
             with context.tracing.settle(invoked.batch, invoked.decision) as span:
-                await self._settle(invoked, span.traceparent)
+                await self._settle(invoked, span)
             is_over = invoked.outcome.kind not in {OutcomeKind.RELEASED, OutcomeKind.THROTTLED}
             why_returned = "" if is_over else "the invocation was ended by a stop"
             if invoked.outcome is UNCOUNTED:
@@ -210,11 +210,11 @@ class QueueSettling:
         context.reporter.returned("", len(invoked.outcome.deferred), "another invocation works on its key")
         self._on_done(count)
 
-    async def _settle(self, invoked: Invoked, traceparent: str) -> None:
+    async def _settle(self, invoked: Invoked, span: Span) -> None:
         context = self._context
         batch, decision, outcome = invoked.batch, invoked.decision, invoked.outcome
         entries = await context.settler.discard(
-            batch, decision, outcome, invocations=batch.attempt, first_failure_ms=0, traceparent=traceparent
+            batch, decision, outcome, invocations=batch.attempt, first_failure_ms=0, span=span
         )
         context.reporter.discarded(batch, entries)
         await context.settler.commit(self._failures(batch, decision, outcome))

@@ -39,6 +39,7 @@ from eventcore.ports.recorder import FailedBatch, Recorder
 from eventcore.ports.sources import EventShape, LostRange
 from eventcore.ports.store import Operation, Store
 from eventcore.telemetry.propagation import hand_on
+from eventcore.telemetry.tracing import Span
 
 #: The settling step may take this long when the engine is being cancelled around it, seconds; past it the batch is
 #: redelivered.
@@ -125,7 +126,7 @@ class Settler:
         *,
         invocations: int,
         first_failure_ms: int,
-        traceparent: str,
+        span: Span,
         covered: GivenUp | None = None,
     ) -> list[Discarded]:
         """Write what a decision gives up: its destination's rows, its failures, the note that covers it.
@@ -138,7 +139,7 @@ class Settler:
             outcome: of its invocation; None without one.
             invocations: of exactly this batch, this one included.
             first_failure_ms: wall time; 0 when it never failed before.
-            traceparent: the context that is handed on to the destination; empty without a trace.
+            span: its trace's context is handed on to the destination.
             covered: of the shard, extended in place; None for a queue.
 
         Raises:
@@ -153,7 +154,7 @@ class Settler:
         for run in runs:
             part = msgspec.structs.replace(batch, records=batch.records[run.start : run.stop])
             own = outcome.of(run.start) if outcome is not None and len(part) == 1 else outcome
-            entry, writes = self._give_up(run, part, place, own, invocations, first_failure_ms, traceparent)
+            entry, writes = self._give_up(run, part, place, own, invocations, first_failure_ms, span.traceparent)
             discarded.append(entry)
             operations.extend(writes)
             if covered is not None:

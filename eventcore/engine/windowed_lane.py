@@ -33,6 +33,7 @@ from eventcore.engine.status import Blocked
 from eventcore.engine.windows import ShardWindows, WindowIntake
 from eventcore.model import Batch, DiscardReason, Outcome, OutcomeKind, Record, VerdictKind
 from eventcore.ports.sources import LostRange
+from eventcore.telemetry.tracing import Span
 
 
 class WindowedLane(Lane):
@@ -87,13 +88,13 @@ class WindowedLane(Lane):
         decision: Decision,
         outcome: Outcome | None,
         invocations: int,
-        traceparent: str,
+        span: Span,
     ) -> Sequence[Discarded] | None:
         """Make a decision durable, with the state that the function returned for the records it has processed."""
         if outcome is not None and outcome.kind is OutcomeKind.SUCCESS and _settles(decision.runs):
             assert self._windows.current is not None, "the batch has one"
             self._windows.replace(hand_on(self._windows.current, read_state(outcome.response)))
-        return await super()._settle(batch, part, decision, outcome, invocations, traceparent)
+        return await super()._settle(batch, part, decision, outcome, invocations, span)
 
     # -- the end of a window -------------------------------------------------------------------------------------------
 

@@ -295,7 +295,7 @@ def _frame_for(form: HandlerForm, function: FunctionSpec, invocation: Invocation
         invocation.request_id,
         function.arn,
         limit_s,
-        invocation.trace_header,
+        invocation.build_trace_header(),
         event,
         batch,
         invocation.wants_results,

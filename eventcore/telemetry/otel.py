@@ -1,8 +1,10 @@
 """Tracing by the OpenTelemetry SDK; imported only when it is switched on.
 
 A span costs some 15 µs, so there are none per record; and what is not sampled gets none, neither links nor attributes:
-whether it is, is decided first, from the trace's id. Exporters run on the SDK's own thread, behind its bounded queue:
-when that is full, spans are dropped, never the engine delayed.
+whether it is, is decided first, from the trace's id. It has its place in the handler's context all the same, made of as
+few calls as can be: behind a batch of records nothing of them is in the processor's caches any more, and they take
+three times as long as one after another. Exporters run on the SDK's own thread, behind its bounded queue: when that is
+full, spans are dropped, never the engine delayed.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextvars import Token
 from functools import cached_property, lru_cache
+from random import Random
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +32,7 @@ from opentelemetry.sdk.trace.export import (
     SimpleSpanProcessor,
     SpanExporter,
 )
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
@@ -53,6 +57,12 @@ OPEN_BATCHES_MAX = 4_096
 STACK_TEXT_MAX = 8_192
 #: Batches come from as many sources as a pipeline has; names are parsed once for each.
 SOURCES_MAX = 1_024
+
+#: Bits of a trace's id, and of a span's.
+_TRACE_BITS, _SPAN_BITS = 128, 64
+_TRACE_MASK = (1 << _TRACE_BITS) - 1
+#: What a sampler of a share of all traces looks at in a trace's id.
+_SAMPLED_MASK = samplers.TraceIdRatioBased.TRACE_ID_LIMIT
 
 _SETTLE_COUNTS = {
     VerdictKind.SETTLE: names.SETTLED_COUNT,
@@ -88,22 +98,26 @@ class OtelTracing:
 
     def receive(self, mapping: str, source: str) -> _Step:
         """Trace one receive; see `Tracing.receive`."""
-        if not self._is_next_sampled():
-            return self._start_unsampled()
+        drawn = self._ids.draw()
+        if not self._is_sampled(drawn):
+            return _Step(_UnsampledSpan(drawn), is_handed_on=self._has_context)
         step = self._start("receive", source, SpanKind.CLIENT, {names.MAPPING: mapping})
         step.is_kept = False
         return step
 
     def process(self, batch: Batch, function: str) -> _Step:
         """Trace an invocation; see `Tracing.process`."""
-        if self._is_next_sampled():
+        step: _Step
+        drawn = self._ids.draw()
+        if self._is_sampled(drawn):
             own = _batch_attributes(batch)
             own[names.FAAS_INVOKED_NAME] = function
             own[names.FAAS_TRIGGER] = "pubsub"
-            step: _Step = self._start("process", batch.source, SpanKind.CONSUMER, own, links=self._links(batch))
+            recorded = self._start("process", batch.source, SpanKind.CONSUMER, own, links=self._links(batch))
+            step, place = recorded, recorded.without_span()
         else:
-            step = self._start_unsampled()
-        self._processed[batch.request_id] = step.without_span()
+            step = place = _Step(_UnsampledSpan(drawn), is_handed_on=self._has_context)
+        self._processed[batch.request_id] = place
         if len(self._processed) > OPEN_BATCHES_MAX:
             self._processed.popitem(last=False)
         return step
@@ -111,10 +125,13 @@ class OtelTracing:
     def settle(self, batch: Batch, decision: Decision) -> _Step:
         """Trace the settling of a batch; see `Tracing.settle`."""
         processed = self._processed.pop(batch.request_id, None)
-        parent = None if processed is None else processed.span.get_span_context()
-        if not (self._is_next_sampled() if parent is None else parent.trace_flags.sampled):
-            # In the place of the process step, which is over.
-            return processed or self._start_unsampled()
+        parent: SpanContext | None = None
+        if processed is not None:
+            if isinstance(processed.span, _UnsampledSpan):
+                return processed  # in the place of the process step, which is over
+            parent = processed.span.get_span_context()
+        elif not self._is_sampled(drawn := self._ids.draw()):
+            return _Step(_UnsampledSpan(drawn), is_handed_on=self._has_context)
         own = _batch_attributes(batch)
         for run in decision.runs:
             name = _SETTLE_COUNTS[run.verdict.kind]
@@ -134,14 +151,9 @@ class OtelTracing:
             for exporter in self._exporters:
                 exporter.shutdown()
 
-    def _is_next_sampled(self) -> bool:
-        """Draw the next trace's id, and tell whether that trace is sampled."""
-        return self._ids.draw_trace() & samplers.TraceIdRatioBased.TRACE_ID_LIMIT < self._sampled_below
-
-    def _start_unsampled(self) -> _Step:
-        """Begin what leaves no span, in a trace of its own, of the id that was drawn."""
-        context = SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), is_remote=False)
-        return _Step(trace.NonRecordingSpan(context), is_handed_on=self._has_context)
+    def _is_sampled(self, drawn: int) -> bool:
+        """Tell whether the trace that has been drawn is sampled, as any sampler of the same share decides on it."""
+        return drawn & _SAMPLED_MASK < self._sampled_below
 
     def _start(
         self,
@@ -175,27 +187,53 @@ class OtelTracing:
         return [Link(_span_context(context)) for context in contexts_of(batch.records)]
 
 
-class _Ids(RandomIdGenerator):
-    """Random ids, of which a trace's can be drawn before its first span."""
+class _Ids(IdGenerator):
+    """Random ids, of which a trace's are drawn before it is known whether it gets a span.
+
+    From a source of their own: a handler that seeds Python's, as its tests may, would have the same traces twice.
+    """
 
     def __init__(self) -> None:
-        self._trace_id = self.draw_trace()
+        self._bits = Random().getrandbits
+        self._drawn = 0
 
-    def draw_trace(self) -> int:
-        """Draw the id that the next trace gets, and return it."""
-        self._trace_id = super().generate_trace_id()
-        return self._trace_id
+    def draw(self) -> int:
+        """Draw the next trace's id, in the lower bits, and that of its first span where it is not sampled."""
+        self._drawn = drawn = self._bits(_TRACE_BITS + _SPAN_BITS)
+        return drawn
 
     def generate_trace_id(self) -> int:
-        """Return the id that was drawn."""
-        return self._trace_id
+        """Return the id that was drawn last."""
+        return _trace_id(self._drawn)
+
+    def generate_span_id(self) -> int:
+        """Return a new one."""
+        return self._bits(_SPAN_BITS) or 1
+
+
+def _trace_id(drawn: int) -> int:
+    return drawn & _TRACE_MASK or 1  # zero is no id
+
+
+class _UnsampledSpan(trace.NonRecordingSpan):
+    """A span that leaves nothing, and tells what runs within to do the same; its ids are told to who asks."""
+
+    def __init__(self, drawn: int) -> None:
+        self._drawn = drawn
+
+    @cached_property
+    def _context(self) -> SpanContext:  # type: ignore[override]
+        return SpanContext(_trace_id(self._drawn), self._drawn >> _TRACE_BITS or 1, is_remote=False)
 
 
 class _Step:
-    """A step and its ``with`` block, in which its span is the current one; by itself one that is not sampled.
+    """A step and its ``with`` block, in which its span is the current one; by itself one that leaves no span.
 
-    So that what a handler or a library traces within is not sampled either. It may be entered again once it was left.
+    It may be entered again once it was left.
     """
+
+    _context: Context | None = None
+    _token: Token[Context]
 
     def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
         self.span = span
@@ -209,10 +247,6 @@ class _Step:
         context = self.span.get_span_context()
         return str(TraceContext(context.trace_id, context.span_id, context.trace_flags))
 
-    def without_span(self) -> _Step:
-        """Return a step in the same place, which holds on to nothing that is exported."""
-        return self
-
     def fail(self, fault: Fault) -> None:
         """Do nothing."""
 
@@ -220,7 +254,10 @@ class _Step:
         """Do nothing."""
 
     def __enter__(self) -> Self:
-        self._token = otel_context.attach(trace.set_span_in_context(self.span))
+        context = self._context
+        if context is None:
+            context = self._context = trace.set_span_in_context(self.span)
+        self._token = otel_context.attach(context)
         return self
 
     def __exit__(

@@ -76,7 +76,7 @@ class _NullSpan:
         return None
 
 
-_NULL_SPAN = _NullSpan()
+NULL_SPAN = _NullSpan()
 
 
 class _NullTracing:
@@ -84,15 +84,15 @@ class _NullTracing:
 
     def receive(self, mapping: str, source: str) -> AbstractContextManager[Span]:  # noqa: ARG002
         """Trace nothing."""
-        return _NULL_SPAN
+        return NULL_SPAN
 
     def process(self, batch: Batch, function: str) -> AbstractContextManager[Span]:  # noqa: ARG002
         """Trace nothing."""
-        return _NULL_SPAN
+        return NULL_SPAN
 
     def settle(self, batch: Batch, decision: Decision) -> AbstractContextManager[Span]:  # noqa: ARG002
         """Trace nothing."""
-        return _NULL_SPAN
+        return NULL_SPAN
 
     async def aclose(self) -> None:
         """Do nothing."""

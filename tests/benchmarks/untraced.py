@@ -40,6 +40,10 @@ class _Untraced(ast.NodeTransformer):
         """Let there be no trace to go on with."""
         return ast.Constant("") if ast.unparse(node) == "span.traceparent" else self.generic_visit(node)
 
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Let there be no span to hand on."""
+        return ast.Constant(None) if node.id == "span" and isinstance(node.ctx, ast.Load) else node
+
 
 async def queue_engine(count: int) -> Figures:
     """Run `durable.queue_engine` on such an engine."""

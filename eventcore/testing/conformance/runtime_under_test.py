@@ -95,7 +95,9 @@ class RuntimeUnderTest:
 
     async def traced(self, function: FunctionSpec, trace_header: str) -> Any:
         """Invoke a function within a trace, and return its result."""
-        invocation = Invocation(request_id=self.new_id(), build_event=lambda: None, trace_header=trace_header)
+        invocation = Invocation(
+            request_id=self.new_id(), build_event=lambda: None, build_trace_header=lambda: trace_header
+        )
         return msgspec.json.decode((await self.runtime.invoke(function, invocation)).response)
 
     def logged(self, request_id: str, *streams: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import subprocess
 import sys
 import threading
@@ -305,6 +306,28 @@ def test_a_trace_is_sampled_as_a_whole_or_not_at_all() -> None:
         sampled += [current.trace_id] * 2 if current.trace_flags.sampled else []
     assert 0 < len(sampled) < 400
     assert [span.context.trace_id for span in exporter.get_finished_spans() if span.context] == sampled
+
+
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+def test_a_handler_that_seeds_its_random_numbers_does_not_repeat_traces(sampler: str) -> None:
+    traced, found = Traced(OTEL_TRACES_SAMPLER=sampler).tracing, set()
+    for number in range(3):
+        random.seed(1)
+        with traced.process(_batch(request_id=f"r-{number}"), "enrich") as process:
+            found.add(process.traceparent)
+    assert len(found) == 3
+
+
+def test_what_is_not_sampled_tells_its_context_to_who_asks() -> None:
+    """A handler logs it, and a client library hands it on, both from whatever thread they are in."""
+    traced = Traced(OTEL_TRACES_SAMPLER="always_off")
+    with traced.tracing.process(_batch(), "enrich") as process:
+        span = trace.get_current_span()
+    context = span.get_span_context()
+    assert context.is_valid
+    assert span.get_span_context() == context
+    assert repr(context) in repr(span)
+    assert process.traceparent == f"00-{context.trace_id:032x}-{context.span_id:016x}-00"
 
 
 @pytest.mark.parametrize("sampler", ["always_on", "always_off"])
