@@ -42,9 +42,12 @@ class RecordFilter:
         test = self._test
         if test is None:
             matches = [self._matches(record, shard) for record in records]
+        elif self._is_about_key:
+            matches = test.allow_each([record.key for record in records])
+        elif test.surely_allows_all(records):
+            return Sorted(records, ())
         else:
-            data = [record.key for record in records] if self._is_about_key else [record.body for record in records]
-            matches = test.allow_each(data)
+            matches = test.allow_each([record.body for record in records])
         if all(matches):
             return Sorted(records, ())
         return Sorted(

@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 from eventcore.model import UNREADABLE_JSON
 from eventcore.patterns.compile import Node
+from eventcore.patterns.glance import Glance, HasBody, make_glance
 from eventcore.patterns.lookups import RuleIndex
 from eventcore.patterns.match import is_present
 from eventcore.patterns.narrow import NARROW_LEVELS_MAX, NarrowType
@@ -45,10 +46,10 @@ class Index:
         # First what most conjunctions ask: it is the likeliest to leave none.
         self._places = sorted(places, key=lambda place: -place.asking.bit_count())
         self._looks = [(place.look, place.asking) for place in self._places]
-        #: The one path that tells whether a text matches, where it does so by a look at many values at once.
-        self._telling = self._places[0] if len(self._places) == 1 and not self._deep else None
-        if self._telling is not None and self._telling.refused is None:
-            self._telling = None
+        self._glance: Glance | None = None
+        if len(places) == 1 and not self._deep and places[0].refused is not None:
+            (path,) = by_path
+            self._glance = make_glance(path, places[0].refused, shape.names_of(path), self._decode)
 
     def passing(self, text: str | bytes) -> tuple[int, int]:
         """Return the bits of the conjunctions that match a text, and of those of which only the whole event tells.
@@ -90,17 +91,9 @@ class Index:
             left = list(map(and_, left, column)) if number else column
         return left
 
-    def all_surely_match(self, texts: Sequence[str | bytes]) -> bool:
-        """Tell whether each of many texts surely matches; False where that takes a look at each.
-
-        Where one look tells, it takes five sixths of the time of `passing_each`.
-        """
-        if self._telling is None:
-            return False
-        try:
-            return self._telling.all_surely_pass(map(self._decode, texts))
-        except (*UNREADABLE_JSON, TypeError):
-            return False
+    def all_surely_match(self, records: Sequence[HasBody]) -> bool:
+        """Tell whether each of many records surely matches; False where that takes a closer look at each."""
+        return self._glance is not None and self._glance(records)
 
 
 class _Place:
@@ -215,17 +208,6 @@ class _Place:
             without, with_bit = self._any, self._any | bit
             return [with_bit if test(value) else without for value in values]
         return list(map(self._of, values))
-
-    def all_surely_pass(self, rows: Iterable[Any]) -> bool:
-        """Tell whether each of many events surely lets a conjunction pass.
-
-        Raises:
-            TypeError: a value is an array, or an object.
-        """
-        try:
-            return self.refused is not None and self.refused.isdisjoint(map(self._find, rows))
-        except AttributeError:
-            return False
 
     def _without(self, value: Any) -> int | None:
         """Return what an event lets pass in which the path ends early; None where that is at an array."""

@@ -61,6 +61,12 @@ class NarrowType:
                 for path, leaf in self._below[key].leaves(child):
                     yield f"{attribute}.{path}", leaf
 
+    def names_of(self, path: str) -> list[str]:
+        """Return what the texts call a path of attributes."""
+        attribute, _, rest = path.partition(".")
+        (name,) = [name for name, own in self._attributes.items() if own == attribute]
+        return [name, *self._below[name].names_of(rest)] if rest else [name]
+
 
 def _dotted_paths(node: Node) -> set[str]:
     """Return the paths below a place that could stand in one name."""

@@ -10,6 +10,7 @@ import msgspec
 
 from eventcore.errors import PatternError
 from eventcore.patterns.compile import Node, compile_pattern
+from eventcore.patterns.glance import HasBody
 from eventcore.patterns.index import Index
 from eventcore.patterns.lookups import numbers_of
 from eventcore.patterns.match import Names, has_dotted_names, matches, spread_dotted_names
@@ -113,9 +114,9 @@ class Matcher:
         """Return the bits of the trees that each of many texts matches; None where one has to be looked at alone."""
         return self._index.passing_each(texts)
 
-    def all_surely_match(self, texts: Sequence[str | bytes]) -> bool:
-        """Tell whether each of many texts surely matches; False where that takes a look at each."""
-        return self._index.all_surely_match(texts)
+    def all_surely_match(self, records: Sequence[HasBody]) -> bool:
+        """Tell whether each of many records surely matches; False where that takes a closer look at each."""
+        return self._index.all_surely_match(records)
 
     def find(self, text: str | bytes) -> Sequence[int]:
         """Return the numbers of the trees that an event's text matches, in order.
