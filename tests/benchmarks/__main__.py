@@ -26,7 +26,9 @@ def main() -> int:
     """Run what the arguments choose; 1 when a row falls short."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="comparisons to run, by the start of their name")
-    parser.add_argument("--rounds", type=int, help="pairs of each comparison (5; thrice as many for bounds near 1)")
+    parser.add_argument(
+        "--rounds", type=int, help="pairs of each comparison (5; three or five times as many for bounds near 1)"
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny counts, one round: whether everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's figures")
     parser.add_argument("--address", help="a running broker's, instead of one of our own")

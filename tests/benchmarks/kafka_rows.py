@@ -196,7 +196,7 @@ def peer_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
 def span_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
     off = _engine(address, topic, scale.records, "native", 1000)
     found = []
-    for percent, least in ((1, 0.97), (100, 0.8)):
+    for percent, least, rounds_factor in ((1, 0.97, 5), (100, 0.8, 3)):
         on = Contestant("kafka:traced_engine", {**off.arguments, "ratio": percent / 100})
         row = Row(what=f"the first row with spans at {percent} %", figure="per_s", least=least)
         found.append(
@@ -207,7 +207,7 @@ def span_rows(scale: Scale, address: str, topic: str) -> list[Comparison]:
                 peer=off,
                 rows=[row],
                 needs_kafka=True,
-                rounds_factor=3,
+                rounds_factor=rounds_factor,
             )
         )
     return found

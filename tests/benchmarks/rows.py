@@ -59,7 +59,7 @@ def _durable(scale: Scale) -> list[Comparison]:
         against="an engine with no tracing in its source",
         ours=Contestant("durable:queue_engine", {"count": scale.traced_messages}),
         peer=Contestant("untraced:queue_engine", {"count": scale.traced_messages}),
-        rounds_factor=3,
+        rounds_factor=5,
         rows=[
             # Neither wall time nor the whole processor time is steady to a fiftieth.
             Row(what="processor time a message of a queue, tracing off", figure="cpu_us_slice", most=1.02)
