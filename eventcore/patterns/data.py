@@ -56,7 +56,7 @@ class DataTest:
             return self._allows_unread(data)
 
     def surely_allows_all(self, records: Sequence[HasBody]) -> bool:
-        """Tell whether each of many records surely matches; False: `allow_each` tells. It takes less time than that."""
+        """Tell whether each of many records surely matches, in less time than `allow_each`; False: that one tells."""
         if self._glance_left or (self._first is None and len(self._filters) > 1):
             return False
         if self._all_surely_match(records):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import repeat
 from operator import and_, attrgetter, or_
 from typing import Any
@@ -46,10 +46,7 @@ class Index:
         # First what most conjunctions ask: it is the likeliest to leave none.
         self._places = sorted(places, key=lambda place: -place.asking.bit_count())
         self._looks = [(place.look, place.asking) for place in self._places]
-        self._glance: Glance | None = None
-        if len(places) == 1 and not self._deep and places[0].refused is not None:
-            (path,) = by_path
-            self._glance = make_glance(path, places[0].refused, shape.names_of(path), self._decode)
+        self._shape, self._paths = shape, tuple(by_path)
 
     def passing(self, text: str | bytes) -> tuple[int, int]:
         """Return the bits of the conjunctions that match a text, and of those of which only the whole event tells.
@@ -94,6 +91,14 @@ class Index:
     def all_surely_match(self, records: Sequence[HasBody]) -> bool:
         """Tell whether each of many records surely matches; False where that takes a closer look at each."""
         return self._glance is not None and self._glance(records)
+
+    @cached_property
+    def _glance(self) -> Glance | None:
+        """Made where it is asked for: few patterns are held against many records."""
+        if len(self._places) != 1 or self._deep or self._places[0].refused is None:
+            return None
+        (path,) = self._paths
+        return make_glance(path, self._places[0].refused, self._shape.names_of(path), self._decode)
 
 
 class _Place:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextvars import Token
 from functools import cached_property, lru_cache
 from random import Random
 from types import TracebackType
@@ -202,6 +201,10 @@ class _Ids(IdGenerator):
         self._drawn = drawn = self._bits(_TRACE_BITS + _SPAN_BITS)
         return drawn
 
+    def is_trace_id_random(self) -> bool:
+        """Tell that all bits are, which a span's context says of it (W3C Trace Context, level 2)."""
+        return True
+
     def generate_trace_id(self) -> int:
         """Return the id that was drawn last."""
         return _trace_id(self._drawn)
@@ -221,9 +224,16 @@ class _UnsampledSpan(trace.NonRecordingSpan):
     def __init__(self, drawn: int) -> None:
         self._drawn = drawn
 
+    def get_span_context(self) -> SpanContext:
+        """Return the same context each time, made when it is asked for first."""
+        return self._known
+
     @cached_property
-    def _context(self) -> SpanContext:  # type: ignore[override]
+    def _known(self) -> SpanContext:
         return SpanContext(_trace_id(self._drawn), self._drawn >> _TRACE_BITS or 1, is_remote=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._known!r})"
 
 
 class _Step:
@@ -231,9 +241,6 @@ class _Step:
 
     It may be entered again once it was left.
     """
-
-    _context: Context | None = None
-    _token: Token[Context]
 
     def __init__(self, span: trace.Span, *, is_handed_on: bool) -> None:
         self.span = span
@@ -254,10 +261,7 @@ class _Step:
         """Do nothing."""
 
     def __enter__(self) -> Self:
-        context = self._context
-        if context is None:
-            context = self._context = trace.set_span_in_context(self.span)
-        self._token = otel_context.attach(context)
+        self._token = otel_context.attach(trace.set_span_in_context(self.span))
         return self
 
     def __exit__(

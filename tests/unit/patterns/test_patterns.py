@@ -316,10 +316,11 @@ TEXTS = (
 )
 def test_a_glance_is_sure_of_what_a_closer_look_tells(pattern: dict[str, Any], surely: list[bytes]) -> None:
     for text in TEXTS:
-        single = FilterCriteria([{"value": pattern}], source="kafka").single_test()
-        assert single is not None
-        if single[1].surely_allows_all([_Body(text)]):
-            assert single[1].allows(text), text
+        for data in ([text], [*surely, text], [text, *surely]):
+            single = FilterCriteria([{"value": pattern}], source="kafka").single_test()
+            assert single is not None
+            if single[1].surely_allows_all([_Body(each) for each in data]):
+                assert single[1].allows(text), text
     single = FilterCriteria([{"value": pattern}], source="kafka").single_test()
     assert single is not None
     assert single[1].surely_allows_all([_Body(text) for text in surely])
