@@ -22,7 +22,7 @@ from eventcore.patterns.compile import Node
 from eventcore.patterns.glance import Glance, HasBody, make_glance
 from eventcore.patterns.lookups import RuleIndex
 from eventcore.patterns.match import is_present
-from eventcore.patterns.narrow import NARROW_LEVELS_MAX, NarrowType
+from eventcore.patterns.narrow import NarrowType, is_narrow
 from eventcore.patterns.values import Leaf, Rule
 
 _Look = Callable[[Any], int | None]
@@ -33,7 +33,7 @@ class Index:
 
     def __init__(self, conjunctions: Sequence[Node]) -> None:
         self._everything = (1 << len(conjunctions)) - 1
-        shallow = [(1 << number, each) for number, each in enumerate(conjunctions) if each.levels <= NARROW_LEVELS_MAX]
+        shallow = [(1 << number, each) for number, each in enumerate(conjunctions) if is_narrow(each)]
         #: Of these only the whole event tells.
         self._deep = self._everything & ~reduce(or_, [bit for bit, _ in shallow], 0)
         shape = NarrowType([conjunction for _, conjunction in shallow])

@@ -6,6 +6,7 @@ path leads through an array, or a name of the text has dots, the whole text is d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Union
 
@@ -19,6 +20,19 @@ from eventcore.patterns.values import Leaf
 NARROW_LEVELS_MAX = 16
 #: No value is one: its numbers are above 1 and below 0.
 _Nothing = Annotated[int, msgspec.Meta(gt=1, lt=0)]
+
+
+#: A field of a type can't be called so in a text.
+_NO_NAME = re.compile(r'["\\\x00-\x1f]')
+
+
+def is_narrow(node: Node) -> bool:
+    """Tell whether what a tree names can be decoded alone; else the whole event tells."""
+    return node.levels <= NARROW_LEVELS_MAX and _has_names(node)
+
+
+def _has_names(node: Node) -> bool:
+    return all(_NO_NAME.search(name) is None and _has_names(child) for name, child in node.children.items())
 
 
 class NarrowType:

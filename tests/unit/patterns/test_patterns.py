@@ -163,6 +163,20 @@ def test_a_long_path_is_followed_beside_a_short_one(levels: int) -> None:
     assert allowed(either[1], ['{"b": "y"}', '{"b": "x"}']) == [False, True]
 
 
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "\x00", "", "value", "class", "ä"])
+def test_a_name_may_have_any_characters(name: str) -> None:
+    for pattern, known in (({name: [1]}, {name: 1}), ({"b": {name: [1]}}, {"b": {name: 1}})):
+        other = {"b": {"c": 1}}
+        together = PatternSet({"named": pattern, "beside": {"b": {"c": [1]}}})
+        for event, found in ((known, ["named"]), (other, ["beside"])):
+            text = json.dumps(event)
+            assert together.matching(text) == together.matching(event) == found
+            assert Pattern(pattern).matches(text) is Pattern(pattern).matches(event) is (event is known)
+        filters = FilterCriteria([{"value": pattern}, {"value": {"d": [1]}}], source="kafka").single_test()
+        assert filters is not None
+        assert allowed(filters[1], [json.dumps(each) for each in (known, other, {"d": 1})]) == [True, False, True]
+
+
 # -- filters -----------------------------------------------------------------------------------------------------------
 
 
