@@ -16,6 +16,9 @@ pytestmark = pytest.mark.slow
 
 #: What a summary writes: of one mapping, of two kinds of lines that were left out, and the last of these.
 SUMMARY_LINES = 4
+#: What is written behind the reader's end arrives all the same where its last read has begun and not come back: on a
+#: busy machine all lines of a record, or of a few.
+SENDS_MAX = 100
 
 BISECTING = STREAM.replace("batch_size = 10", "batch_size = 10\nbisect_batch_on_function_error = true")
 
@@ -75,6 +78,9 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
     with running("-o", "ndjson", "dev", cwd=folder) as engine:
         engine.wait_printed("Enabled")
         engine.stop_reading()
-        assert run("send", "stream:orders", "a", cwd=folder).returncode == 0
+        for _ in range(SENDS_MAX):
+            run("send", "stream:orders", "a", cwd=folder)  # fails where the engine ends before it has answered
+            if engine.process.poll() is not None:
+                break
         assert engine.wait() == 0
         assert not any("Error" in line or "error" in line for line in engine.lines)
