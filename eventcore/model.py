@@ -118,7 +118,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     #: that take records.
     build_event: Callable[[], Any]
     batch: Batch | None = None  #: the records; None for a direct or asynchronous invocation
-    #: Build a W3C ``traceparent`` for the handler's environment; empty without a trace. Called where there is one.
+    #: Build a W3C ``traceparent`` for the handler's environment; empty without a trace. Called by runtimes that have
+    #: such an environment.
     build_trace_header: Callable[[], str] = str
     wants_results: bool = False  #: what a handler of records returns is sent on, see `Outcome.results`
 
