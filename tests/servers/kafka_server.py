@@ -171,13 +171,14 @@ class KafkaServer:
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Let the broker hang for the block: its port accepts connections, and nothing answers."""
-        assert self._process is not None, "it is started first"
-        self._process.send_signal(signal.SIGSTOP)
+        """Let the broker hang for the block: its port accepts connections, and nothing answers. It may be killed."""
+        process = self._process
+        assert process is not None, "it is started first"
+        process.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
 
     def run_command(self, name: str, *arguments: str) -> None:
         """Run one of Kafka's own commands on the broker, to its end."""

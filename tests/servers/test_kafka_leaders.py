@@ -171,6 +171,34 @@ async def test_the_brokers_that_are_left_are_found_when_one_is_gone_for_good(
         await reader.until(lambda: all(reader.bodies(shard) == [b"1"] for shard in shards))
 
 
+async def test_progress_that_was_given_up_does_not_come_back_with_a_new_coordinator(
+    brokers: ThreeBrokers, cluster: KafkaCluster
+) -> None:
+    """A commit that hangs is given up, and its coordinator dies: what is committed behind it stands."""
+    topic = await make_topic(cluster)
+    for partition in range(COUNT):
+        await cluster.send(topic, [b"0", b"0"], partition=partition)
+    gone = (await leaders(cluster, "__consumer_offsets"))[0]
+    left = ",".join(broker.address for node, broker in brokers.brokers.items() if node != gone)
+    shards = [f"{topic}-{partition}" for partition in range(COUNT)]
+    async with reading(cluster.source(topic, f"{topic}-g")) as reader:
+        await reader.until(lambda: all(reader.bodies(shard) == [b"0", b"0"] for shard in shards))
+        with brokers.brokers[gone].hanging():
+            for shard in shards:
+                await reader.settle(shard, 1)
+            async with open_cluster(left, request_timeout_ms=REQUEST_TIMEOUT_MS) as rest:
+                # It takes the brokers longer than the source waits for an answer to what is written behind.
+                await moved_away(rest, "__consumer_offsets", gone)
+            await anyio.to_thread.run_sync(brokers.brokers[gone].kill)
+        for shard in shards:
+            await reader.settle(shard, 2, is_urgent=True)
+    for partition in range(COUNT):
+        await cluster.send(topic, [b"1"], partition=partition)
+    async with reading(cluster.source(topic, f"{topic}-g", bootstrap_servers=left)) as reader:
+        await reader.until(lambda: all(b"1" in reader.bodies(shard) for shard in shards))
+        assert all(reader.bodies(shard) == [b"1"] for shard in shards)
+
+
 async def test_a_broker_that_hangs_is_passed(brokers: ThreeBrokers, cluster: KafkaCluster) -> None:
     """It accepts connections and never answers; first in the list, it had the coordinator and led a partition."""
     topic = await make_topic(cluster)

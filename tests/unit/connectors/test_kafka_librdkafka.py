@@ -336,8 +336,8 @@ class SlowKafka:
 
     def subscribe(self, topics: list[str], **hooks: Any) -> None:
         """Be given the first partition at once."""
-        self._calls.put(lambda: hooks["on_assign"](self, [TopicPartition(*FIRST)]))
-        self._on_revoke = hooks["on_revoke"]
+        self._hooks = hooks
+        self.give()
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         """Read nothing."""
@@ -345,9 +345,13 @@ class SlowKafka:
     def unassign(self) -> None:
         """Read nothing."""
 
+    def give(self) -> None:
+        """Have the group give it the first partition."""
+        self._calls.put(lambda: self._hooks["on_assign"](self, [TopicPartition(*FIRST)]))
+
     def revoke(self) -> None:
         """Have the group take the first partition away."""
-        self._calls.put(lambda: self._on_revoke(self, [TopicPartition(*FIRST)]))
+        self._calls.put(lambda: self._hooks["on_revoke"](self, [TopicPartition(*FIRST)]))
 
     def answer(self, refused: KafkaError | None) -> None:
         """Have the broker answer the first commit that it has not answered."""
@@ -366,41 +370,59 @@ class SlowKafka:
         """Leave nothing."""
 
 
-async def test_the_answer_to_a_commit_that_was_given_up_is_not_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the next one would be taken for written, and its refusal be heard by nobody."""
-    monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
-    pump = make_pump()
-    await pump.open()
+async def begin(pump: Pump) -> SlowKafka:
+    """Start the thread, with the first partition assigned."""
 
-    def begin(client: Any) -> SlowKafka:
+    def assign(client: Any) -> SlowKafka:
         pump.assignment.begin(client, [FIRST])
         assert isinstance(client, SlowKafka)
         return client
 
-    kafka = await pump.ask(begin)
-    with anyio.fail_after(HAPPENS_WITHIN_S):
-        async with anyio.create_task_group() as given_up:
-            given_up.start_soon(pump.commit, 1, [TopicPartition(*FIRST, 5)])
-            while not kafka.committed:
-                await anyio.lowlevel.checkpoint()
-            given_up.cancel_scope.cancel()
-        refused: list[KafkaError | None] = []
+    await pump.open()
+    return await pump.ask(assign)
 
-        async def commit_next() -> None:
-            refused.append(await pump.commit(1, [TopicPartition(*FIRST, 7)]))
 
+async def test_a_commit_waits_for_one_that_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka sends that one until there is a coordinator: behind what is sent before then, it would take it back.
+
+    What is given up while it waits is never sent, and each has its own answer.
+    """
+    monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
+    pump = make_pump()
+    kafka = await begin(pump)
+
+    async def commit(offset: int) -> None:
+        heard[offset] = await pump.commit(1, [TopicPartition(*FIRST, offset)])
+
+    async def give_up_commit(offset: int) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(commit_next)
-            while len(kafka.committed) < 2:
-                await anyio.lowlevel.checkpoint()
+            tasks.start_soon(commit, offset)
+            await anyio.lowlevel.checkpoint()
+            # Behind the commit.
+            await pump.ask(lambda _: None)
+            tasks.cancel_scope.cancel()
+
+    heard: dict[int, KafkaError | None] = {}
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await give_up_commit(5)
+        await give_up_commit(6)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(commit, 7)
+            await anyio.lowlevel.checkpoint()
+            await pump.ask(lambda _: None)
+            assert kafka.committed == [5]
             kafka.answer(None)
             kafka.answer(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
-        assert refused == [KafkaError(KafkaError.UNKNOWN_MEMBER_ID)]
         await pump.stop()
+    assert kafka.committed == [5, 7]
+    assert heard == {7: KafkaError(KafkaError.UNKNOWN_MEMBER_ID)}
 
 
 async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is polled while partitions are given up, so that no answer would come: it is to be sent again at once."""
+    """Nothing is polled while partitions are given up, so that no answer would come: it is to be sent again at once.
+
+    Behind the rebalance, librdkafka still has it: what is committed then waits for it.
+    """
     monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
     pump, is_assigned, is_over = make_pump(), anyio.Event(), anyio.Event()
     heard: list[KafkaError | None] = []
@@ -417,19 +439,29 @@ async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch
         assert await pump.commit(1, [TopicPartition(*FIRST, 7)]) is None
         is_over.set()
 
-    async def commit() -> None:
-        heard.append(await pump.commit(1, [TopicPartition(*FIRST, 5)]))
+    async def commit(offset: int) -> None:
+        heard.append(await pump.commit(1, [TopicPartition(*FIRST, offset)]))
 
     pump.begin(on_revoked, on_assigned)
     with anyio.fail_after(HAPPENS_WITHIN_S):
         await is_assigned.wait()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(commit)
+            tasks.start_soon(commit, 5)
             while not kafka.committed:
                 await anyio.lowlevel.checkpoint()
             kafka.revoke()
         await is_over.wait()
         assert kafka.committed == [5, 7]
-        kafka.answer(None)
+        is_assigned = anyio.Event()
+        kafka.give()
+        await is_assigned.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(commit, 9)
+            await anyio.lowlevel.checkpoint()
+            await pump.ask(lambda _: None)
+            assert kafka.committed == [5, 7]
+            kafka.answer(None)
+            kafka.answer(None)
         await pump.stop()
-    assert heard == [KafkaError(KafkaError._IN_PROGRESS)]
+    assert kafka.committed == [5, 7, 9]
+    assert heard == [KafkaError(KafkaError._IN_PROGRESS), None]

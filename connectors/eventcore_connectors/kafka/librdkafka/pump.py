@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -56,6 +56,8 @@ _TOO_OLD = "ConsumerGroupHeartbeat fatal error: " + KafkaError(KafkaError.UNSUPP
 _NO_KIP848 = 'the brokers do not speak group_protocol = "consumer", Kafka 4.0 does: write "classic"'
 
 _Answer = TypeVar("_Answer")
+#: What the broker has against a commit.
+_CommitAnswer: TypeAlias = Future[KafkaError | None]
 
 
 class _Broker(msgspec.Struct):
@@ -96,9 +98,9 @@ class Pump:
         self._is_stopping = self._is_in_callback = False
         self._balance = Balance(self.held, self._loop.time)
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._committing: Future[KafkaError | None] | None = None  #: the last one
-        #: Of the commits that librdkafka was given and has not answered, in order; nobody may wait for them any more.
-        self._unanswered: deque[Future[KafkaError | None]] = deque()
+        #: Of the commit that librdkafka was given and has not answered; nobody may wait for it any more.
+        self._unanswered: _CommitAnswer | None = None
+        self._next_commits: deque[tuple[int, list[TopicPartition], _CommitAnswer]] = deque()  #: they wait for that one
         self._ended: Future[None] | None = None
 
     # -- called in the loop --------------------------------------------------------------------------------------------
@@ -132,15 +134,14 @@ class Pump:
     async def commit(self, generation: int, offsets: list[TopicPartition]) -> KafkaError | None:
         """Commit, after what was committed before, and return what the broker has against it.
 
+        Cancelled, it may still be written: later, but before any that follows.
+
         Args:
             generation: in which the partitions were taken, or the first of those in which they were.
             offsets: those of partitions that were given up meanwhile are left out.
         """
-        while (before := self._committing) is not None and not before.done() and not self._is_in_callback:
-            await asyncio.wait([asyncio.wrap_future(before)])
-        self._committing = answer = Future[KafkaError | None]()
-        # Looked at by the thread: only there nothing changes until it is sent.
-        self._put(lambda: self._send_commit(self.assignment.still_ours(generation, offsets), answer))
+        answer: _CommitAnswer = Future()
+        self._put(lambda: self._send_commit(generation, offsets, answer))
         return await asyncio.wrap_future(answer)
 
     def _put(self, question: Callable[[], None]) -> None:
@@ -186,8 +187,7 @@ class Pump:
                 if self._hooks is not None:
                     self._keep_membership()
                     self._balance.forget(self.assignment.seek(self._kafka))
-                is_called_back = self._committing is not None and not self._committing.done()
-                if self._balance.may_read(self._kafka, _POLL_S, is_called_back=is_called_back):
+                if self._balance.may_read(self._kafka, _POLL_S, is_called_back=self._unanswered is not None):
                     self._read()
         finally:
             self._is_stopping = True
@@ -242,27 +242,49 @@ class Pump:
         else:
             self._note_error(error)
 
-    def _send_commit(self, offsets: list[TopicPartition], answer: Future[KafkaError | None]) -> None:
+    def _send_commit(self, generation: int, offsets: list[TopicPartition], answer: _CommitAnswer) -> None:
+        """Commit, one after the other.
+
+        Whoever gave up the one before did not take it from librdkafka, which sends it again and again until there is a
+        coordinator, and then perhaps behind one that it was given later.
+        """
+        if answer.done():
+            return
+        # Only in this thread nothing changes until it is sent.
+        ours = self.assignment.still_ours(generation, offsets)
         try:
-            if not offsets:
-                self._end_commit(answer, KafkaError(KafkaError.ILLEGAL_GENERATION))
+            if not ours:
+                _end_commit(answer, KafkaError(KafkaError.ILLEGAL_GENERATION))
             elif self._is_in_callback:
                 # Nothing is polled here, and so no answer would come.
-                self._end_commit(answer, _first_error(self._kafka.commit(offsets=offsets, asynchronous=False)))
+                _end_commit(answer, _first_error(self._kafka.commit(offsets=ours, asynchronous=False)))
+            elif self._unanswered is not None:
+                while self._next_commits and self._next_commits[0][2].done():
+                    self._next_commits.popleft()
+                self._next_commits.append((generation, offsets, answer))
             else:
-                self._kafka.commit(offsets=offsets, asynchronous=True)
-                self._unanswered.append(answer)
+                self._kafka.commit(offsets=ours, asynchronous=True)
+                self._unanswered = answer
         except KafkaException as error:
-            self._end_commit(answer, error.args[0])
+            _end_commit(answer, error.args[0])
 
-    def _end_commit(self, answer: Future[KafkaError | None], refused: KafkaError | None) -> None:
-        with suppress(InvalidStateError):
-            answer.set_result(refused)
+    def _interrupt_commits(self) -> None:
+        """Have those who wait for an answer send theirs again, and hear of it soon."""
+        waiting = [answer for _, _, answer in self._next_commits]
+        self._next_commits.clear()
+        if self._unanswered is not None:
+            waiting.append(self._unanswered)
+        for answer in waiting:
+            _end_commit(answer, KafkaError(KafkaError._IN_PROGRESS))  # noqa: SLF001
 
     # -- librdkafka's callbacks, in the thread, within a poll ----------------------------------------------------------
 
     def _on_committed(self, refused: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
-        self._end_commit(self._unanswered.popleft(), refused or _first_error(partitions))
+        answer, self._unanswered = self._unanswered, None
+        assert answer is not None, "it is called once for each"
+        _end_commit(answer, refused or _first_error(partitions))
+        while self._next_commits and self._unanswered is None:
+            self._send_commit(*self._next_commits.popleft())
 
     def _count_answers(self, statistics: str) -> None:
         brokers = msgspec.json.decode(statistics, type=_Statistics).brokers
@@ -301,9 +323,8 @@ class Pump:
         if self._is_stopping or self._loop.is_closed():
             return
         self._is_in_callback = True
-        # Answers come while it is read, which it is not in here: whoever waits for one sends it again, and hears soon.
-        for unanswered in self._unanswered:
-            self._end_commit(unanswered, KafkaError(KafkaError._IN_PROGRESS))  # noqa: SLF001
+        # Answers come while it is read, which it is not in here.
+        self._interrupt_commits()
         running = asyncio.run_coroutine_threadsafe(hook(partitions), self._loop)
         running.add_done_callback(lambda _: self._questions.put(lambda: None))
         while not running.done() and not self._loop.is_closed():
@@ -334,6 +355,11 @@ def _settle(answer: Future[_Answer], question: Callable[[], _Answer]) -> None:
         answer.set_result(question())
     except (KafkaException, UnicodeDecodeError) as error:
         answer.set_exception(error)
+
+
+def _end_commit(answer: _CommitAnswer, refused: KafkaError | None) -> None:
+    with suppress(InvalidStateError):
+        answer.set_result(refused)
 
 
 def _ours(partitions: Sequence[TopicPartition]) -> list[Partition]:
