@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from anyio.abc import TaskGroup
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
     TIMESTAMP_LOG_APPEND_TIME,
@@ -319,6 +320,8 @@ class SlowKafka:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._on_commit = settings["on_commit"]
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.unanswered = 0
+        self._is_closing = False
         self.committed: list[int] = []
 
     def consumer_group_metadata(self) -> bytes:
@@ -327,7 +330,9 @@ class SlowKafka:
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         """Note what is sent."""
+        assert not self._is_closing, "librdkafka aborts the process"
         self.committed += [each.offset for each in offsets]
+        self.unanswered += asynchronous
         return offsets
 
     def list_topics(self, *_: Any, **__: Any) -> None:
@@ -355,7 +360,11 @@ class SlowKafka:
 
     def answer(self, refused: KafkaError | None) -> None:
         """Have the broker answer the first commit that it has not answered."""
-        self._calls.put(lambda: self._on_commit(refused, []))
+        self._calls.put(lambda: self._answer(refused))
+
+    def _answer(self, refused: KafkaError | None) -> None:
+        self.unanswered -= 1
+        self._on_commit(refused, [])
 
     def poll(self, wait_s: float) -> None:
         """Read nothing, and call back."""
@@ -367,55 +376,89 @@ class SlowKafka:
         return []
 
     def close(self) -> None:
-        """Leave nothing."""
+        """Find no coordinator for what is not answered, and say so."""
+        self._is_closing = True
+        while self.unanswered:
+            self._answer(KafkaError(KafkaError._WAIT_COORD))
 
 
-async def begin(pump: Pump) -> SlowKafka:
-    """Start the thread, with the first partition assigned."""
+class Commits:
+    """Commits of the first partition, by offset; the pump has begun."""
+
+    def __init__(self, pump: Pump, kafka: SlowKafka) -> None:
+        self._pump, self.kafka = pump, kafka
+        self.heard: dict[int, KafkaError | None] = {}
+
+    async def commit(self, offset: int) -> None:
+        """Commit, and note what is heard."""
+        self.heard[offset] = await self._pump.commit(1, [TopicPartition(*FIRST, offset)])
+
+    async def begin(self, offset: int, tasks: TaskGroup) -> None:
+        """Commit in the background, and return when the thread has been told."""
+        tasks.start_soon(self.commit, offset)
+        await anyio.lowlevel.checkpoint()
+        # Behind the commit.
+        await self._pump.ask(lambda _: None)
+
+    async def give_up(self, offset: int) -> None:
+        """Commit, and wait for no answer."""
+        async with anyio.create_task_group() as tasks:
+            await self.begin(offset, tasks)
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def committing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Pump, Commits]]:
+    """The thread runs, with the first partition assigned."""
+    monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
+    pump = make_pump()
 
     def assign(client: Any) -> SlowKafka:
         pump.assignment.begin(client, [FIRST])
         assert isinstance(client, SlowKafka)
         return client
 
-    await pump.open()
-    return await pump.ask(assign)
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await pump.open()
+        kafka = await pump.ask(assign)
+    yield pump, Commits(pump, kafka)
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await pump.stop()
 
 
-async def test_a_commit_waits_for_one_that_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_waits_for_one_that_was_given_up(committing: tuple[Pump, Commits]) -> None:
     """librdkafka sends that one until there is a coordinator: behind what is sent before then, it would take it back.
 
     What is given up while it waits is never sent, and each has its own answer.
     """
-    monkeypatch.setattr(pump_module, "Consumer", SlowKafka)
-    pump = make_pump()
-    kafka = await begin(pump)
-
-    async def commit(offset: int) -> None:
-        heard[offset] = await pump.commit(1, [TopicPartition(*FIRST, offset)])
-
-    async def give_up_commit(offset: int) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(commit, offset)
-            await anyio.lowlevel.checkpoint()
-            # Behind the commit.
-            await pump.ask(lambda _: None)
-            tasks.cancel_scope.cancel()
-
-    heard: dict[int, KafkaError | None] = {}
+    pump, commits = committing
     with anyio.fail_after(HAPPENS_WITHIN_S):
-        await give_up_commit(5)
-        await give_up_commit(6)
+        await commits.give_up(5)
+        await commits.give_up(6)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(commit, 7)
-            await anyio.lowlevel.checkpoint()
+            await commits.begin(7, tasks)
+            assert commits.kafka.committed == [5]
+            commits.kafka.answer(None)
+            commits.kafka.answer(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+        await commits.give_up(8)
+        await commits.give_up(9)
+        commits.kafka.answer(None)
+        while commits.kafka.unanswered:
             await pump.ask(lambda _: None)
-            assert kafka.committed == [5]
-            kafka.answer(None)
-            kafka.answer(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
-        await pump.stop()
-    assert kafka.committed == [5, 7]
-    assert heard == {7: KafkaError(KafkaError.UNKNOWN_MEMBER_ID)}
+    assert commits.kafka.committed == [5, 7, 8]
+    assert commits.heard == {7: KafkaError(KafkaError.UNKNOWN_MEMBER_ID)}
+
+
+async def test_what_waits_for_a_commit_is_not_sent_while_the_client_closes(committing: tuple[Pump, Commits]) -> None:
+    """librdkafka answers what it has then, and aborts the whole process when it is given another commit."""
+    pump, commits = committing
+    with anyio.fail_after(HAPPENS_WITHIN_S):
+        await commits.give_up(5)
+        async with anyio.create_task_group() as tasks:
+            await commits.begin(7, tasks)
+            await pump.stop()
+    assert commits.kafka.committed == [5]
+    assert commits.heard == {7: KafkaError(KafkaError._DESTROY)}
 
 
 async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +477,7 @@ async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch
         is_assigned.set()
 
     async def on_revoked(partitions: Sequence[Partition]) -> None:
-        while not heard:
+        while len(heard) < 2:
             await anyio.lowlevel.checkpoint()
         assert await pump.commit(1, [TopicPartition(*FIRST, 7)]) is None
         is_over.set()
@@ -449,6 +492,9 @@ async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch
             tasks.start_soon(commit, 5)
             while not kafka.committed:
                 await anyio.lowlevel.checkpoint()
+            tasks.start_soon(commit, 6)
+            await anyio.lowlevel.checkpoint()
+            await pump.ask(lambda _: None)
             kafka.revoke()
         await is_over.wait()
         assert kafka.committed == [5, 7]
@@ -464,4 +510,4 @@ async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch
             kafka.answer(None)
         await pump.stop()
     assert kafka.committed == [5, 7, 9]
-    assert heard == [KafkaError(KafkaError._IN_PROGRESS), None]
+    assert heard == [KafkaError(KafkaError._IN_PROGRESS)] * 2 + [None]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
@@ -95,12 +94,12 @@ class Pump:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._hooks: tuple[PartitionsHook, PartitionsHook] | None = None
-        self._is_stopping = self._is_in_callback = False
+        self._is_stopping = self._is_in_callback = self._is_closing = False
         self._balance = Balance(self.held, self._loop.time)
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         #: Of the commit that librdkafka was given and has not answered; nobody may wait for it any more.
         self._unanswered: _CommitAnswer | None = None
-        self._next_commits: deque[tuple[int, list[TopicPartition], _CommitAnswer]] = deque()  #: they wait for that one
+        self._next_commit: tuple[int, list[TopicPartition], _CommitAnswer] | None = None  #: it waits for that one
         self._ended: Future[None] | None = None
 
     # -- called in the loop --------------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ class Pump:
                 if self._balance.may_read(self._kafka, _POLL_S, is_called_back=self._unanswered is not None):
                     self._read()
         finally:
-            self._is_stopping = True
+            self._is_stopping = self._is_closing = True
             self._kafka.close()
 
     def _make(self) -> None:
@@ -253,28 +252,28 @@ class Pump:
         # Only in this thread nothing changes until it is sent.
         ours = self.assignment.still_ours(generation, offsets)
         try:
-            if not ours:
+            if self._is_closing:
+                # It still calls back, and aborts the process when it is given a commit then.
+                _end_commit(answer, KafkaError(KafkaError._DESTROY))  # noqa: SLF001
+            elif not ours:
                 _end_commit(answer, KafkaError(KafkaError.ILLEGAL_GENERATION))
             elif self._is_in_callback:
                 # Nothing is polled here, and so no answer would come.
                 _end_commit(answer, _first_error(self._kafka.commit(offsets=ours, asynchronous=False)))
             elif self._unanswered is not None:
-                while self._next_commits and self._next_commits[0][2].done():
-                    self._next_commits.popleft()
-                self._next_commits.append((generation, offsets, answer))
+                self._interrupt_next_commit()
+                self._next_commit = generation, offsets, answer
             else:
                 self._kafka.commit(offsets=ours, asynchronous=True)
                 self._unanswered = answer
         except KafkaException as error:
             _end_commit(answer, error.args[0])
 
-    def _interrupt_commits(self) -> None:
-        """Have those who wait for an answer send theirs again, and hear of it soon."""
-        waiting = [answer for _, _, answer in self._next_commits]
-        self._next_commits.clear()
-        if self._unanswered is not None:
-            waiting.append(self._unanswered)
-        for answer in waiting:
+    def _interrupt_next_commit(self) -> None:
+        """Have whoever waits to send one, if anybody does, come again with it."""
+        if self._next_commit is not None:
+            *_, answer = self._next_commit
+            self._next_commit = None
             _end_commit(answer, KafkaError(KafkaError._IN_PROGRESS))  # noqa: SLF001
 
     # -- librdkafka's callbacks, in the thread, within a poll ----------------------------------------------------------
@@ -283,8 +282,9 @@ class Pump:
         answer, self._unanswered = self._unanswered, None
         assert answer is not None, "it is called once for each"
         _end_commit(answer, refused or _first_error(partitions))
-        while self._next_commits and self._unanswered is None:
-            self._send_commit(*self._next_commits.popleft())
+        if self._next_commit is not None:
+            following, self._next_commit = self._next_commit, None
+            self._send_commit(*following)
 
     def _count_answers(self, statistics: str) -> None:
         brokers = msgspec.json.decode(statistics, type=_Statistics).brokers
@@ -323,8 +323,10 @@ class Pump:
         if self._is_stopping or self._loop.is_closed():
             return
         self._is_in_callback = True
-        # Answers come while it is read, which it is not in here.
-        self._interrupt_commits()
+        # Answers come while it is read, which it is not in here: whoever waits for one sends it again, and hears soon.
+        self._interrupt_next_commit()
+        if self._unanswered is not None:
+            _end_commit(self._unanswered, KafkaError(KafkaError._IN_PROGRESS))  # noqa: SLF001
         running = asyncio.run_coroutine_threadsafe(hook(partitions), self._loop)
         running.add_done_callback(lambda _: self._questions.put(lambda: None))
         while not running.done() and not self._loop.is_closed():
