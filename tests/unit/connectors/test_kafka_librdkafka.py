@@ -280,6 +280,19 @@ def test_what_the_client_is_to_call_back_with_is_read_up_to() -> None:
     assert reading.kafka.partitions == set()
 
 
+def test_a_paused_partition_that_was_taken_is_resumed_while_a_callback_is_awaited() -> None:
+    """Also while another one is full: a commit may go unanswered for as long as a session."""
+    reading = Reading()
+    positions(reading.held, SECOND)
+    reading.may_read()
+    assert reading.may_read(0.06)
+    assert reading.kafka.partitions == {FIRST}
+    reading.held.put(SECOND, make_records(0, PARTITION_COUNT_MAX))
+    positions(reading.held, FIRST)
+    assert reading.may_read(is_called_back=True)
+    assert reading.kafka.partitions == set()
+
+
 def test_a_pause_that_the_client_has_forgotten_is_told_anew() -> None:
     """After an assignment it reads everything."""
     reading = Reading()
@@ -445,6 +458,8 @@ async def test_a_commit_waits_for_one_that_was_given_up(committing: tuple[Pump, 
         commits.kafka.answer(None)
         while commits.kafka.unanswered:
             await pump.ask(lambda _: None)
+        # Behind what it is called back with.
+        await pump.ask(lambda _: None)
     assert commits.kafka.committed == [5, 7, 8]
     assert commits.heard == {7: KafkaError(KafkaError.UNKNOWN_MEMBER_ID)}
 
@@ -457,8 +472,9 @@ async def test_what_waits_for_a_commit_is_not_sent_while_the_client_closes(commi
         async with anyio.create_task_group() as tasks:
             await commits.begin(7, tasks)
             await pump.stop()
+        await commits.commit(8)
     assert commits.kafka.committed == [5]
-    assert commits.heard == {7: KafkaError(KafkaError._DESTROY)}
+    assert commits.heard == {7: KafkaError(KafkaError._DESTROY), 8: KafkaError(KafkaError._DESTROY)}
 
 
 async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

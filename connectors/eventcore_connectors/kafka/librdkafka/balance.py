@@ -68,6 +68,7 @@ class Balance:
         """
         if self._held.full() - self._paused or self._full_since < inf:
             if is_called_back and not self._held.is_overfull:
+                self._resume_roomy(kafka)
                 return True
             has_room = self._held.wait_for_room(wait_s, besides=self._paused)
             if not has_room and not self._is_too_long():
@@ -75,10 +76,14 @@ class Balance:
         self._full_since = self._starving_since = inf
         if more := self._held.full() - self._paused:
             kafka.pause(_listed(more))
+        self._resume_roomy(kafka)
+        self._paused |= more
+        return True
+
+    def _resume_roomy(self, kafka: Pausing) -> None:
         if fewer := self._held.roomy(self._paused):
             kafka.resume(_listed(fewer))
-        self._paused = (self._paused | more) - fewer
-        return True
+            self._paused -= fewer
 
     def _is_too_long(self) -> bool:
         now = self._now()

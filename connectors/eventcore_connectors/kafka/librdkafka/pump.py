@@ -133,12 +133,15 @@ class Pump:
     async def commit(self, generation: int, offsets: list[TopicPartition]) -> KafkaError | None:
         """Commit, after what was committed before, and return what the broker has against it.
 
-        Cancelled, it may still be written: later, but before any that follows.
+        Cancelled, it may still be written: later, but before any that follows outside of a rebalance. Once the client
+        closes it is refused.
 
         Args:
             generation: in which the partitions were taken, or the first of those in which they were.
             offsets: those of partitions that were given up meanwhile are left out.
         """
+        if self._is_closing:
+            return KafkaError(KafkaError._DESTROY)  # noqa: SLF001
         answer: _CommitAnswer = Future()
         self._put(lambda: self._send_commit(generation, offsets, answer))
         return await asyncio.wrap_future(answer)
@@ -244,8 +247,8 @@ class Pump:
     def _send_commit(self, generation: int, offsets: list[TopicPartition], answer: _CommitAnswer) -> None:
         """Commit, one after the other.
 
-        Whoever gave up the one before did not take it from librdkafka, which sends it again and again until there is a
-        coordinator, and then perhaps behind one that it was given later.
+        Whoever gave up the one before did not take it from librdkafka, which for a session's time sends it again until
+        there is a coordinator, and then perhaps behind one that it was given later.
         """
         if answer.done():
             return
