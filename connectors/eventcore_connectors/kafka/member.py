@@ -159,6 +159,11 @@ class GroupMember(TopicReader):
         with client.told_as_ours():
             await self._commit(self._kafka._coordinator, generation, marks)  # noqa: SLF001
 
+    def has_stray_commit(self, partition: Partition) -> bool:
+        """Tell that there is none: aiokafka sends each once, and a connection keeps them in order."""
+        del partition
+        return False
+
     async def _commit(self, coordinator: Any, generation: int, marks: Mapping[Partition, Mark]) -> None:
         while True:
             await coordinator.ensure_coordinator_known()

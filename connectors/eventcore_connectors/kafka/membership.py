@@ -192,3 +192,7 @@ class Member(Protocol):
             ClientFailed: the broker refuses it for good (permissions, metadata too large).
         """
         ...
+
+    def has_stray_commit(self, partition: Partition) -> bool:
+        """Tell whether a commit of a partition is on its way that another one may overtake, or a transaction."""
+        ...

@@ -62,16 +62,19 @@ class Progress:
         """Keep a shard out of commits while its transaction ends.
 
         None of them may arrive behind the transaction's: one that is on its way with the shard is waited for, and
-        behind one that was given up another is written first, whose answer tells that both have arrived.
+        behind one that was given up another is written first, whose answer tells that both have arrived. Amid a
+        rebalance it does not, where the client may send the first one again.
 
         Raises:
-            SourceUnavailable: that can't be written.
+            SourceUnavailable: that can't be written, or it is not known when the first one arrives.
         """
         while True:
             if shard in self._on_its_way:
                 await self._answered.wait()
             elif shard.is_in_doubt and self.shards.get(shard.name) is shard:
                 await self.write()
+            elif self.member.has_stray_commit(shard.partition):
+                raise self._unavailable(f"a commit of {shard.name} is on its way that may arrive behind a transaction")
             else:
                 break
         self._apart.add(shard)

@@ -496,6 +496,9 @@ async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch
         while len(heard) < 2:
             await anyio.lowlevel.checkpoint()
         assert await pump.commit(1, [TopicPartition(*FIRST, 7)]) is None
+        # A transaction that ends here would be taken back by it.
+        assert pump.has_unanswered_commit(FIRST)
+        assert not pump.has_unanswered_commit(SECOND)
         is_over.set()
 
     async def commit(offset: int) -> None:
@@ -527,3 +530,4 @@ async def test_a_commit_that_a_rebalance_overtakes_is_heard_of_in_it(monkeypatch
         await pump.stop()
     assert kafka.committed == [5, 7, 9]
     assert heard == [KafkaError(KafkaError._IN_PROGRESS)] * 2 + [None]
+    assert not pump.has_unanswered_commit(FIRST)

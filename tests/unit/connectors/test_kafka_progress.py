@@ -28,6 +28,10 @@ class SilentMember:
         """Wait for an answer."""
         await anyio.sleep_forever()
 
+    def has_stray_commit(self, partition: Partition) -> bool:
+        """Have one of the first partition."""
+        return partition.number == 0
+
 
 async def _nobody(shards: Any) -> None:
     raise AssertionError("nothing is fenced off")
@@ -65,3 +69,18 @@ def test_those_who_wait_together_fail_together(*, is_apart: bool) -> None:
     # Twice: the marks of whoever comes behind the first one's beginning may not be in it.
     assert run_virtual(run) <= 2 * COMMIT_TIMEOUT_S
     assert len(failed) == SHARDS
+
+
+def test_no_transaction_ends_before_a_commit_that_may_arrive_behind_it() -> None:
+    """It would take the transaction's offset back, and results that count would be written again."""
+
+    async def run() -> None:
+        progress = Progress(SilentMember(), SourceUnavailable, _nobody)  # type: ignore[arg-type]
+        first, second = (OwnedShard(Partition("orders", n), 1, start=0, state=EMPTY, saved=None) for n in range(2))
+        with pytest.raises(SourceUnavailable, match="a commit of orders-0 is on its way"):
+            async with progress.apart(first):
+                raise AssertionError("it may arrive behind what is done here")
+        async with progress.apart(second):
+            pass
+
+    run_virtual(run)

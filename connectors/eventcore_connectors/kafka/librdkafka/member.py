@@ -299,6 +299,10 @@ class LibrdkafkaMember:
                 raise ClientFailed(str(refused))
             await anyio.sleep(_AGAIN_S)
 
+    def has_stray_commit(self, partition: Partition) -> bool:
+        """Tell whether librdkafka may send a commit of a partition again; see `Member.has_stray_commit`."""
+        return self._pump.has_unanswered_commit(partition)
+
     async def _ask(self, question: Callable[[Consumer], list[TopicPartition]]) -> list[TopicPartition]:
         """Ask for offsets until the brokers say; leaders move. The caller bounds it."""
         while True:

@@ -99,6 +99,7 @@ class Pump:
         self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         #: Of the commit that librdkafka was given and has not answered; nobody may wait for it any more.
         self._unanswered: _CommitAnswer | None = None
+        self._unanswered_partitions: frozenset[Partition] = frozenset()  #: of that commit
         self._next_commit: tuple[int, list[TopicPartition], _CommitAnswer] | None = None  #: it waits for that one
         self._ended: Future[None] | None = None
 
@@ -145,6 +146,10 @@ class Pump:
         answer: _CommitAnswer = Future()
         self._put(lambda: self._send_commit(generation, offsets, answer))
         return await asyncio.wrap_future(answer)
+
+    def has_unanswered_commit(self, partition: Partition) -> bool:
+        """Tell whether librdkafka has a commit of a partition that it has not answered."""
+        return self._unanswered is not None and partition in self._unanswered_partitions
 
     def _put(self, question: Callable[[], None]) -> None:
         self._questions.put(question)
@@ -268,6 +273,7 @@ class Pump:
                 self._next_commit = generation, offsets, answer
             else:
                 self._kafka.commit(offsets=ours, asynchronous=True)
+                self._unanswered_partitions = frozenset(_ours(ours))
                 self._unanswered = answer
         except KafkaException as error:
             _end_commit(answer, error.args[0])
