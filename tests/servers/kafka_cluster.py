@@ -52,7 +52,8 @@ class KafkaCluster:
     ) -> str:
         """Create a topic under a name of its own; configs with `_` for `.`."""
         topic = f"{name}-{next(_numbers)}"
-        settings = {key.replace("_", "."): value for key, value in configs.items()}
+        # Brokers look every five minutes for records that are older than a week, as some of the tests' are.
+        settings = {"retention.ms": "-1"} | {key.replace("_", "."): value for key, value in configs.items()}
         await self.admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=settings)])
         await self.producer.client.add_topic(topic)
         await self._led(topic, partitions)
