@@ -190,6 +190,8 @@ async def test_progress_that_was_given_up_does_not_come_back_with_a_new_coordina
                 # It takes the brokers longer than the source waits for an answer to what is written behind.
                 await moved_away(rest, "__consumer_offsets", gone)
             await anyio.to_thread.run_sync(brokers.brokers[gone].kill)
+        # Short sessions may have ended meanwhile.
+        await reader.until(lambda: reader.owns(shards))
         for shard in shards:
             await reader.settle(shard, 2, is_urgent=True)
     for partition in range(COUNT):
